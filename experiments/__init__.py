@@ -1,0 +1,38 @@
+"""The experiments, by the name they have on the command line.
+
+Example:
+    >>> from probml_tp.experiments import EXPERIMENTS
+    >>> list(EXPERIMENTS)[:2]
+    ['linear-regression', 'nonlinear-regression']
+"""
+
+from __future__ import annotations
+
+from probml_tp.experiment import Entry, Registry
+
+__all__ = ["EXPERIMENTS"]
+
+EXPERIMENTS = Registry(
+    {
+        "linear-regression": Entry(
+            "probml_tp.experiments.linear_regression:EXPERIMENT",
+            "Every guide against the exact posterior of Bayesian linear regression.",
+        ),
+        "nonlinear-regression": Entry(
+            "probml_tp.experiments.nonlinear_regression:EXPERIMENT",
+            "Where a small network knows that it does not know: gaps in one-dimensional data.",
+        ),
+        "logistic-regression": Entry(
+            "probml_tp.experiments.logistic_regression:EXPERIMENT",
+            "Guides against NUTS on logistic regression, where no exact posterior exists.",
+        ),
+        "two-moons": Entry(
+            "probml_tp.experiments.two_moons:EXPERIMENT",
+            "Decision boundaries and the uncertainty around them on two moons.",
+        ),
+        "mnist-uncertainty": Entry(
+            "probml_tp.experiments.mnist_uncertainty:EXPERIMENT",
+            "LeNet on MNIST: accuracy, and which digits it is least sure of.",
+        ),
+    }
+)

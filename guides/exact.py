@@ -1,0 +1,127 @@
+r"""The exact posterior of conjugate linear regression: the yardstick for every other guide."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probml_tp.guides.gaussian import FullNormal, jacobians
+from probml_tp.likelihoods import Gaussian
+from probml_tp.model import BayesianModel
+
+__all__ = ["Exact"]
+
+
+class Exact(FullNormal):
+    r"""Conjugate Bayesian linear regression in closed form (Bishop 2006, eqs. 3.50-3.51, 3.86).
+
+    For a net linear in its parameters, :math:`f_\theta(x) = f_0(x) + \Phi(x)\theta`, known noise
+    precision :math:`\beta` and a prior :math:`\mathcal N(\mu, \mathrm{diag}(\alpha)^{-1})`:
+
+    .. math:: \Sigma^{-1} = \mathrm{diag}(\alpha) + \beta\Phi^\top\Phi, \qquad
+              m = \Sigma\,(\alpha\mu + \beta\Phi^\top (y - f_0))
+
+    A :class:`~probml_tp.priors.FlatPrior` is the limit :math:`\alpha \to 0`: least squares with
+    its sampling covariance. All in float64, whatever the model's type.
+
+    Args:
+        model: a model with Gaussian likelihood of known noise, normal or flat priors, and a net
+            linear in its parameters.
+        max_params: the largest ``P`` accepted.
+
+    Raises:
+        ValueError: the model is not conjugate.
+
+    Example:
+        >>> from probml_tp import BayesianModel, Gaussian, NormalPrior, fit
+        >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
+        >>> posterior = fit(model, Exact, (x, 2 * x))
+        >>> round(posterior.guide.log_evidence(), 1)
+        13.7
+    """
+
+    name: ClassVar[str] = "exact"
+
+    def __init__(self, model: BayesianModel, *, max_params: int = 10_000) -> None:
+        _check_conjugate(model)
+        super().__init__(model, max_params=max_params)
+        self.loc.requires_grad_(False)
+
+    def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
+        """The negative log evidence per data point: nothing is left to optimise."""
+        return self.loc.new_tensor(-self.log_evidence() / size)
+
+    def solve(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The closed form above."""
+        origin = torch.zeros_like(self.loc)
+        self._check_linear(origin, x)
+        precision = torch.diag(self._prior_precision())
+        shift = self._prior_precision() * self._prior_mean()
+        with torch.no_grad():
+            residual = y - self.model.outputs(self.model.layout.unravel(origin), x).reshape(y.shape)
+        residual = residual.reshape(len(x), -1).double()
+        for part, design, fisher in jacobians(self.model, origin, x):
+            weighted = fisher @ design
+            precision += torch.einsum("nip,niq->pq", design, weighted)
+            shift += torch.einsum("nip,ni->p", weighted, residual[part])
+        return self._mean(precision, shift), precision
+
+    def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        r""":math:`\phi(x)^\top m` and :math:`\phi(x)^\top\Sigma\phi(x)`, shape ``(N, 1)``."""
+        return self.linearized_moments(x)
+
+    def _mean(self, precision: Tensor, shift: Tensor) -> Tensor:
+        factor, info = torch.linalg.cholesky_ex(precision)
+        if int(info):
+            raise ValueError(
+                "the posterior is improper: the data do not determine every parameter and the "
+                "prior is flat. Use a NormalPrior, more data, or fewer basis functions."
+            )
+        return torch.cholesky_solve(shift.unsqueeze(-1), factor).squeeze(-1)
+
+    def _prior_precision(self) -> Tensor:
+        values = {n: (s.elementwise().stddev ** -2 if s.is_normal else torch.zeros(s.shape))
+                  for n, s in self.model.sites.items()}  # fmt: skip
+        return self.model.layout.ravel(values).double()
+
+    def _prior_mean(self) -> Tensor:
+        values = {n: (s.elementwise().mean if s.is_normal else torch.zeros(s.shape))
+                  for n, s in self.model.sites.items()}  # fmt: skip
+        return self.model.layout.ravel(values).double()
+
+    @torch.no_grad()
+    def _check_linear(self, origin: Tensor, x: Tensor) -> None:
+        probe = x[:8]
+        generator = torch.Generator(device=self.loc.device).manual_seed(0)
+        u, v = torch.randn(
+            2, len(origin), generator=generator, dtype=origin.dtype, device=origin.device
+        )
+
+        def f(flat: Tensor) -> Tensor:
+            return self.model.outputs(self.model.layout.unravel(flat), probe)
+
+        whole, parts = f(u + v) - f(origin), f(u) + f(v) - 2 * f(origin)
+        tolerance = 1e3 * torch.finfo(origin.dtype).eps * (1 + parts.abs().max())
+        if float((whole - parts).abs().max()) > float(tolerance):
+            raise ValueError(
+                f"the exact posterior needs a net linear in its parameters; {self.model.name} is "
+                f"not: f(u + v) differs from f(u) + f(v) - f(0). Use laplace, mean-field or NUTS."
+            )
+
+
+def _check_conjugate(model: BayesianModel) -> None:
+    likelihood = model.likelihood
+    if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
+        raise ValueError(
+            f"the exact posterior needs a Gaussian likelihood with known noise; got "
+            f"{likelihood.describe()}. Use Gaussian(scale=<number>), or another guide."
+        )
+    for name, site in model.sites.items():
+        if not site.is_normal and site.is_proper:
+            raise ValueError(
+                f"the exact posterior needs normal or flat priors; {name!r} has "
+                f"{site.describe()}. Use NormalPrior or FlatPrior, or another guide."
+            )

@@ -1,0 +1,106 @@
+"""probml_tp: how far can you trust a Bayesian model?
+
+One model with explicit priors is one log joint density. Every approximation targets that same
+density, comes back as the same :class:`Posterior`, and is inspected with the same ArviZ.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probml_tp.diagnostics import elbo, to_inference_data
+    from probml_tp.guide import Guide
+    from probml_tp.guides import (
+        Delta,
+        Exact,
+        Laplace,
+        LinearizedLaplace,
+        MCDropout,
+        MeanFieldNormal,
+    )
+    from probml_tp.inference import EarlyStopping, fit, sample_nuts
+    from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian
+    from probml_tp.model import BayesianModel
+    from probml_tp.posterior import Posterior
+    from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
+    from probml_tp.priors import (
+        FanInNormalPrior,
+        FlatPrior,
+        LaplacePrior,
+        NormalPrior,
+        StudentTPrior,
+    )
+
+_MODULES = {
+    "probml_tp.diagnostics": ("elbo", "to_inference_data"),
+    "probml_tp.guide": ("Guide",),
+    "probml_tp.guides": (
+        "Delta",
+        "Exact",
+        "Laplace",
+        "LinearizedLaplace",
+        "MCDropout",
+        "MeanFieldNormal",
+    ),
+    "probml_tp.inference": ("EarlyStopping", "fit", "sample_nuts"),
+    "probml_tp.likelihoods": (
+        "Bernoulli",
+        "Categorical",
+        "Gaussian",
+        "HeteroscedasticGaussian",
+    ),
+    "probml_tp.model": ("BayesianModel",),
+    "probml_tp.posterior": ("Posterior",),
+    "probml_tp.predictive": ("ClassificationPredictive", "RegressionPredictive"),
+    "probml_tp.priors": (
+        "FanInNormalPrior",
+        "FlatPrior",
+        "LaplacePrior",
+        "NormalPrior",
+        "StudentTPrior",
+    ),
+}
+
+__all__ = [
+    "BayesianModel",
+    "Bernoulli",
+    "Categorical",
+    "ClassificationPredictive",
+    "Delta",
+    "EarlyStopping",
+    "Exact",
+    "FanInNormalPrior",
+    "FlatPrior",
+    "Gaussian",
+    "Guide",
+    "HeteroscedasticGaussian",
+    "Laplace",
+    "LaplacePrior",
+    "LinearizedLaplace",
+    "MCDropout",
+    "MeanFieldNormal",
+    "NormalPrior",
+    "Posterior",
+    "RegressionPredictive",
+    "StudentTPrior",
+    "elbo",
+    "fit",
+    "sample_nuts",
+    "to_inference_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the toolkit when something of it is first used: the command line starts at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module, names in _MODULES.items():
+        loaded = import_module(module)
+        globals().update({n: getattr(loaded, n) for n in names})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,320 @@
+"""The command ``probml-tp``: list the experiments, run them, make the report.
+
+Every error that a user can cause is one line on stderr and exit code 2; an interruption is exit
+code 130. Options are checked for all the experiments chosen before the first of them starts. An
+experiment that fails ends the run; what was saved before it stays.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from probml_tp import experiments
+from probml_tp.click_options import config_option, given_values
+from probml_tp.config import ExperimentConfig, Size
+from probml_tp.experiment import Experiment, Progress, run_experiment
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from probml_tp.results import SavedResults
+
+__all__ = ["cli", "main"]
+
+SAVING = "save results"
+SAVING_SECONDS = 3.0
+PLAIN_WIDTH = 120
+
+
+@dataclass
+class _Settings:
+    """What the whole run shares; options after an experiment's name may change it."""
+
+    debug: bool = False
+    results: Path = Path("results")
+    progress: bool = True
+    size: Size = "default"
+    overrides: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Job:
+    experiment: Experiment[Any]
+    config: ExperimentConfig
+
+
+class _OneLineErrors(click.Group):
+    """A group whose errors are one line on stderr, whoever raised them."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command and leave the process with its exit code."""
+        settings = kwargs["obj"] = _Settings()
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.Abort:
+            code = _complain(130, "interrupted; what was saved before is kept", settings)
+        except click.ClickException as error:
+            code = _complain(2, f"error: {error.format_message()}", settings)
+        except (ValueError, OSError) as error:
+            code = _complain(2, f"error: {error}", settings)
+        sys.exit(code)
+
+
+def _complain(code: int, message: str, settings: _Settings) -> int:
+    if settings.debug:
+        traceback.print_exc()
+    click.echo(f"probml-tp: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Make a click callback that keeps a value given in the shared settings."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            setattr(ctx.obj, name, value)
+
+    return keep
+
+
+def _results_option() -> click.Option:
+    return click.Option(
+        ["--results"],
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        expose_value=False,
+        callback=_store("results"),
+        help="Folder of all results and the report.  [default: results]",
+    )
+
+
+def _shared_options() -> list[click.Parameter]:
+    """Make the options that may stand before or after an experiment's name."""
+    progress = click.Option(
+        ["--progress/--no-progress"],
+        default=None,
+        expose_value=False,
+        callback=_store("progress"),
+        help="Show what is running and how long is left.  [default: shown]",
+    )
+    return [
+        click.Option(["--quick"], is_flag=True, help="A smoke test: about a minute for all."),
+        click.Option(["--full"], is_flag=True, help="The published size: may take hours."),
+        _results_option(),
+        progress,
+    ]
+
+
+def _size(quick: bool, full: bool, otherwise: Size) -> Size:
+    if quick and full:
+        raise click.UsageError("--quick and --full exclude each other; give one of them.")
+    return "quick" if quick else "full" if full else otherwise
+
+
+@click.group(cls=_OneLineErrors, invoke_without_command=True)
+@click.option(
+    "--debug",
+    is_flag=True,
+    envvar="PROBML_TP_DEBUG",
+    expose_value=False,
+    is_eager=True,
+    callback=_store("debug"),
+    help="Show the traceback of an error.",
+)
+@click.version_option(package_name="probml_tp", prog_name="probml-tp")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    r"""How far can you trust a posterior, and what does its uncertainty buy you?
+
+    \b
+    probml-tp run            run every experiment, then make the report
+    probml-tp run --quick    the same in about a minute
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> None:
+    """Run the command ``probml-tp``."""
+    cli(prog_name="probml-tp")
+
+
+@cli.command("list")
+def list_experiments() -> None:
+    """List the experiments."""
+    known = experiments.EXPERIMENTS
+    width = max(map(len, known))
+    for name in known:
+        click.echo(f"{name:{width}}  {known.summary(name)}")
+
+
+@cli.command("report", params=[_results_option()])
+@click.pass_obj
+def report(settings: _Settings) -> None:
+    """Make the report again from the results on disk."""
+    _report(settings.results)
+
+
+class _ExperimentGroup(click.Group):
+    """Experiments as chained commands, each imported when it is chosen."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(experiments.EXPERIMENTS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        known = experiments.EXPERIMENTS
+        if cmd_name in known:
+            return _experiment_command(known[cmd_name])
+        if cmd_name.startswith("-"):
+            return None
+        close = difflib.get_close_matches(cmd_name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]}?" if close else f"Known are: {', '.join(known)}."
+        raise click.UsageError(f"There is no experiment {cmd_name!r}. {hint}")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = experiments.EXPERIMENTS
+        with formatter.section("Experiments"):
+            formatter.write_dl([(name, known.summary(name)) for name in known])
+
+
+def _experiment_command(experiment: Experiment[Any]) -> click.Command:
+    @click.pass_obj
+    def choose(settings: _Settings, /, quick: bool, full: bool, **given: Any) -> _Job:
+        overrides = _common(experiment, settings) | given_values(given)
+        size = _size(quick, full, settings.size)
+        return _Job(experiment, experiment.config.preset(size, **overrides))
+
+    options = [config_option(option) for option in experiment.config.options()]
+    return click.Command(
+        experiment.name,
+        params=[*options, *_shared_options()],
+        callback=choose,
+        help=experiment.summary,
+        epilog="More experiments may follow, each with its options.",
+    )
+
+
+def _common(experiment: Experiment[Any], settings: _Settings) -> dict[str, object]:
+    """Choose the options of the whole run that this experiment has."""
+    known = {option.name for option in experiment.config.options()}
+    return {name: value for name, value in settings.overrides.items() if name in known}
+
+
+@cli.group(
+    "run",
+    cls=_ExperimentGroup,
+    chain=True,
+    invoke_without_command=True,
+    subcommand_metavar="[EXPERIMENT [OPTIONS]]...",
+    params=[
+        *_shared_options(),
+        click.Option(["--seed"], type=click.INT, help="Seed of everything random.  [default: 0]"),
+        click.Option(["--data-root"], metavar="DIR", help="Folder of the image data sets."),
+    ],
+)
+@click.pass_obj
+def run(
+    settings: _Settings, quick: bool, full: bool, seed: int | None, data_root: str | None
+) -> None:
+    r"""Run experiments, all of them if none is named, and make the report.
+
+    Options before the first experiment hold for all, options after an experiment's name for
+    that one ('probml-tp run EXPERIMENT --help' lists them):
+
+    \b
+    probml-tp run --quick
+    probml-tp run linear-regression --n 30 two-moons --seed 1
+    """
+    os.environ.setdefault("MPLBACKEND", "agg")
+    settings.size = _size(quick, full, "default")
+    settings.overrides = given_values({"seed": seed, "data_root": data_root})
+
+
+@run.result_callback()
+@click.pass_obj
+def _run_chosen(settings: _Settings, jobs: list[_Job], /, **_options: object) -> None:
+    """Run the chosen experiments, or all."""
+    known = experiments.EXPERIMENTS
+    jobs = jobs or [
+        _Job(e, e.config.preset(settings.size, **_common(e, settings))) for e in known.values()
+    ]
+    _check_jobs(jobs, settings)
+    saved = _run_jobs(jobs, settings)
+    _print_all(saved)
+    _report(settings.results)
+
+
+def _print_all(saved: list[SavedResults]) -> None:
+    from probml_tp.report import print_results
+
+    console = _console(sys.stdout)
+    for results in saved:
+        print_results(results, console=console)
+
+
+def _check_jobs(jobs: list[_Job], settings: _Settings) -> None:
+    """Refuse what is wrong with the choice as a whole, before anything runs."""
+    names = [job.experiment.name for job in jobs]
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"Each experiment may be named once; got {', '.join(names)}.")
+    used = {name for job in jobs for name in _common(job.experiment, settings)}
+    if unused := sorted(set(settings.overrides) - used):
+        flag = unused[0].replace("_", "-")
+        raise click.UsageError(f"--{flag} has no effect on {', '.join(names)}; leave it out.")
+
+
+def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[SavedResults]:
+    from probml_tp.progress import show_progress
+    from probml_tp.results import require_writable
+
+    require_writable(settings.results)
+    plan = {
+        job.experiment.name: {**job.experiment.stages(job.config), SAVING: SAVING_SECONDS}
+        for job in jobs
+    }
+    console = _console(sys.stderr)
+    with show_progress(plan, console=console, visible=settings.progress) as progress:
+        return [
+            _run_job(job, settings.results, progress.experiment(job.experiment.name), console)
+            for job in jobs
+        ]
+
+
+def _run_job(job: _Job, folder: Path, progress: Progress, console: Console) -> SavedResults:
+    from probml_tp.results import read_results, write_results
+
+    results = run_experiment(job.experiment, job.config, progress=progress)
+    if results.data_is_fallback:
+        warning = f"probml-tp: warning: FALLBACK DATA in {results.experiment}: "
+        console.print(
+            warning + results.data_source, style="bold yellow", markup=False, soft_wrap=True
+        )
+    with progress.stage(SAVING):
+        return read_results(write_results(results, job.experiment, folder))
+
+
+def _console(stream: TextIO) -> Console:
+    """Make a console that is as wide as its terminal, or wide enough for a table in a file."""
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def _report(folder: Path) -> None:
+    from probml_tp.report import build_report
+
+    path = build_report(folder, order=list(experiments.EXPERIMENTS))
+    click.echo(f"Report: {path.resolve()}")

@@ -1,0 +1,166 @@
+"""Running a net at many draws: memory flat in draws and points, nothing computed twice."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from probml_tp.guide import Draws, Guide, check_num_samples
+from probml_tp.validation import positive_integer
+
+__all__ = ["DrawBatch", "Vectorize", "draw_batches", "draw_chunks", "seeded"]
+
+Vectorize = Literal["auto", "loop", "vmap"]
+"""How draws are run: one after the other, or ten at a time by ``torch.func.vmap``."""
+
+MAX_DRAW_ELEMENTS = 2**25
+VMAP_CHUNK = 10
+
+Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Within the block torch's global random numbers follow from ``seed``; restored after it.
+
+    Example:
+        >>> with seeded(0):
+        ...     a = torch.rand(2)
+        >>> with seeded(0):
+        ...     bool((torch.rand(2) == a).all())
+        True
+    """
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@dataclass(frozen=True)
+class DrawBatch:
+    """The net's outputs for a chunk of draws and a batch of points.
+
+    Args:
+        draws: which of all draws.
+        points: which of all points.
+        params: the draws' parameters, ``{site: (num_draws, *shape)}``.
+        outputs: the net's outputs, ``(num_draws, batch, k)``.
+    """
+
+    draws: slice
+    points: slice
+    params: Draws
+    outputs: Tensor
+
+
+def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[slice, Draws]]:
+    """Take draws in chunks of bounded size; the seed alone determines them.
+
+    The chunk's size depends on the model only, so the draws are the same whoever asks.
+
+    Args:
+        guide: the posterior.
+        num_samples: how many draws.
+        seed: determines them.
+
+    Yields:
+        The chunk's place among all draws, and its draws.
+    """
+    check_num_samples(num_samples)
+    generator = torch.Generator(device=guide.model.device).manual_seed(seed)
+    layout, constant = guide.model.layout, guide.constant_sites
+    varying = sum(prod(s) for n, s in layout.shapes.items() if n not in constant)
+    chunk = max(1, MAX_DRAW_ELEMENTS // max(1, varying))
+    for start in range(0, num_samples, chunk):
+        stop = min(start + chunk, num_samples)
+        yield slice(start, stop), guide.sample(stop - start, generator=generator)
+
+
+def draw_batches(
+    guide: Guide,
+    x: Tensor,
+    *,
+    num_samples: int,
+    seed: int,
+    batch_size: int = 1000,
+    vectorize: Vectorize = "auto",
+) -> Iterator[DrawBatch]:
+    """Run the net at every draw and every point, chunk by chunk.
+
+    Layers before the first one whose weights vary between draws are run once per batch; if no
+    weight varies, one draw stands for all.
+
+    Args:
+        guide: the posterior.
+        x: inputs ``(N, ...)``.
+        num_samples: how many draws.
+        seed: determines the draws.
+        batch_size: points at a time.
+        vectorize: ``"auto"`` runs draws of fully connected sequential nets by vmap, others in a
+            loop.
+
+    Yields:
+        Outputs by chunk of draws and batch of points.
+    """
+    positive_integer("batch_size", batch_size)
+    if vectorize not in get_args(Vectorize):
+        raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
+    prefix, suffix = _split(guide)
+    use_vmap = _is_dense(guide) if vectorize == "auto" else vectorize == "vmap"
+    with torch.no_grad():
+        for chunk, params in draw_chunks(guide, num_samples, seed=seed):
+            for start in range(0, len(x), batch_size):
+                points = slice(start, min(start + batch_size, len(x)))
+                shared = prefix({n: v[0] for n, v in params.items()}, x[points])
+                yield DrawBatch(chunk, points, params, _run(suffix, params, shared, use_vmap))
+
+
+def _run(suffix: Forward, params: Draws, shared: Tensor, use_vmap: bool) -> Tensor:
+    if use_vmap:
+        outputs: Tensor = vmap(suffix, in_dims=(0, None), chunk_size=VMAP_CHUNK)(params, shared)
+        return outputs
+    num_draws = len(next(iter(params.values())))
+    return torch.stack(
+        [suffix({n: v[s] for n, v in params.items()}, shared) for s in range(num_draws)]
+    )
+
+
+def _split(guide: Guide) -> tuple[Forward, Forward]:
+    """Cut the net before its first layer that varies between draws: (run once, run per draw)."""
+    net = guide.model.net
+    sequential = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
+    own_outputs = type(guide).outputs is not Guide.outputs
+    if own_outputs or not sequential or not guide.constant_sites:
+        return (lambda _, x: x), guide.outputs
+    children = list(net.named_children())
+    varies = [
+        any(f"{child}.{n}" not in guide.constant_sites for n, _ in module.named_parameters())
+        for child, module in children
+    ]
+    cut = varies.index(True) if True in varies else len(children)
+    return _stage(children[:cut]), _stage(children[cut:])
+
+
+def _stage(children: list[tuple[str, nn.Module]]) -> Forward:
+    net = nn.Sequential(OrderedDict(children))
+    names = [name for name, _ in net.named_parameters()]
+
+    def forward(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(net, {n: params[n] for n in names}, (x,))
+        return outputs
+
+    return forward
+
+
+def _is_dense(guide: Guide) -> bool:
+    net = guide.model.net
+    layers = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
+    return isinstance(net, nn.Sequential) and all(isinstance(m, nn.Linear) for m in layers)

@@ -1,0 +1,49 @@
+"""Writing files so that an interruption leaves the old file or the new one, never half of either."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_write"]
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
+
+    Args:
+        path: the file to write; missing folders are made.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        ValueError: the folder cannot be written.
+
+    Example:
+        >>> folder = tempfile.mkdtemp()
+        >>> with atomic_write(f"{folder}/a.txt") as temporary:
+        ...     _ = temporary.write_text("done")
+        >>> os.listdir(folder)
+        ['a.txt']
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise ValueError(
+            f"the folder of an output file must be writable; {path.parent} is not "
+            f"({error.strerror}). Choose another folder."
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+r"""The contract that every guide (approximate posterior) meets.
+
+A guide :math:`q(\theta)` is a module bound to one :class:`~probml_tp.model.BayesianModel`. It is
+a real Pyro guide (call it), and has the same distribution as plain functions: draws, densities,
+the objective to train it by. Contract tests run over every guide and every model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probml_tp.model import BayesianModel
+from probml_tp.validation import positive_integer
+
+__all__ = ["Draws", "Guide", "Sites", "check_num_samples"]
+
+Draws = Mapping[str, Tensor]
+"""Draws from a posterior: for each site a tensor ``(num_samples, *site shape)``."""
+
+Sites = Generator[tuple[str, dist.Distribution], Tensor, None]
+"""A guide's sites, one by one; what is sent in is the value sampled for the last one."""
+
+
+class Guide(nn.Module, ABC):
+    r"""An approximate posterior over the sites of a model.
+
+    Subclasses are found by :attr:`name` when a saved posterior is loaded; the keyword arguments of
+    their constructor are what :meth:`options` returns.
+
+    Args:
+        model: the model whose posterior is approximated; it is referred to, not owned.
+    """
+
+    name: ClassVar[str]
+    """What tables, figures and files call the guide, such as ``"mean-field"``."""
+
+    registry: ClassVar[dict[str, type[Guide]]] = {}
+
+    no_density: ClassVar[str | None] = None
+    """Why the guide has no Lebesgue density, or ``None`` if it has one."""
+
+    model: BayesianModel
+
+    def __init__(self, model: BayesianModel) -> None:
+        super().__init__()
+        object.__setattr__(self, "model", model)  # a reference, not a submodule
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter a concrete guide in the registry."""
+        super().__init_subclass__(**kwargs)
+        if not inspect.isabstract(cls) and "name" in cls.__dict__:
+            Guide.registry[cls.name] = cls
+
+    # ------------------------------------------------------------------------ the distribution
+
+    @abstractmethod
+    def site_distributions(self) -> Sites:
+        """Generate the sites in order, each with its distribution given the ones before.
+
+        The value sampled for a site is sent back into the generator, so that a correlated guide
+        can condition the next site on it.
+        """
+
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
+        """The Pyro guide: one ``pyro.sample`` a site. Arguments are the model's, and not used."""
+        values: dict[str, Tensor] = {}
+        sites = self.site_distributions()
+        try:
+            name, distribution = next(sites)
+            while True:
+                values[name] = pyro.sample(name, distribution)
+                name, distribution = sites.send(values[name])
+        except StopIteration:
+            return values
+
+    @abstractmethod
+    def sample(
+        self, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Independent draws, ``{site: (num_samples, *shape)}``, without gradients."""
+
+    @abstractmethod
+    def log_prob(self, draws: Draws) -> Tensor:
+        r""":math:`\log q(\theta)` of each draw in nats, shape ``(num_samples,)``."""
+
+    def kl(self) -> Tensor:
+        r"""Analytic :math:`\mathrm{KL}(q \| p(\theta))` to the prior in nats, a scalar.
+
+        Raises:
+            ValueError: this guide has no closed form for this prior.
+        """
+        raise ValueError(
+            f"the {self.name} guide has no analytic KL divergence to this prior; estimate it with "
+            f"probml_tp.elbo."
+        )
+
+    @property
+    def constant_sites(self) -> frozenset[str]:
+        """Sites with the same value in every draw: what depends on them alone is computed once."""
+        return frozenset()
+
+    def outputs(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """What predictions use as the net's outputs at one draw: the net itself by default."""
+        return self.model.outputs(params, x)
+
+    def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of the outputs ``(N, k)`` in closed form, if there is one."""
+        return None
+
+    # ----------------------------------------------------------------------------- fitting it
+
+    deterministic_loss: ClassVar[bool] = False
+    """Whether the loss draws no random numbers, as quasi-Newton optimisers need."""
+
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Called once before optimisation, with all the data."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
+        r"""The objective on a batch, per data point: :math:`-\mathrm{ELBO} / N` in nats.
+
+        Args:
+            x: inputs ``(B, ...)``.
+            y: targets in canonical shape.
+            size: ``N``.
+        """
+
+    def finalize(self, x: Tensor, y: Tensor) -> None:
+        """Called once after optimisation, with all the data: curvature, closed forms."""
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the guide has parameters to optimise."""
+        return any(p.requires_grad for p in self.parameters())
+
+    # ----------------------------------------------------------------------------- saving it
+
+    def savable(self) -> Guide:
+        """The guide that is saved in this one's place: itself, unless it cannot be rebuilt."""
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's keyword arguments, in plain JSON types."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the parameters and buffers of a saved guide, whatever their shapes.
+
+        Raises:
+            ValueError: their names are not this guide's.
+        """
+        own = self.state_dict(keep_vars=True)
+        if set(tensors) != set(own):
+            raise ValueError(
+                f"a saved {self.name} guide must hold the tensors {sorted(own)}; "
+                f"got {sorted(tensors)}. The file was written by another version or guide."
+            )
+        for name, tensor in tensors.items():
+            own[name].data = tensor.to(self.model.device)
+
+
+def check_num_samples(num_samples: int) -> int:
+    """Return ``num_samples`` if it is an integer of at least 1; else raise ``ValueError``."""
+    return positive_integer("num_samples", num_samples)

@@ -1,0 +1,97 @@
+"""Any Pyro ``AutoGuide``, behind the contract of this package's guides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pyro
+import pyro.infer.autoguide as autoguide
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from probml_tp.guide import Draws, Guide, Sites, check_num_samples
+from probml_tp.inference.empirical import Empirical
+from probml_tp.model import BayesianModel
+
+__all__ = ["AutoGuideAdapter"]
+
+SAVED_DRAWS = 1000
+
+
+class AutoGuideAdapter(Guide):
+    """A Pyro automatic guide, trained by Pyro's own ``Trace_ELBO``.
+
+    Its parameters live on the guide's modules, not in Pyro's global parameter store, so that two
+    fits do not mix. It is saved as 1,000 draws, since the guide itself refers to a program.
+
+    Args:
+        model: the model.
+        guide: an instance of a Pyro ``AutoGuide`` over ``model``, or a callable that makes one.
+
+    Example:
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> from probml_tp import BayesianModel, Gaussian, NormalPrior, fit
+        >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
+        >>> fit(model, AutoNormal, (x, x), epochs=3, progress=False).name
+        'AutoNormal'
+    """
+
+    name: ClassVar[str] = "pyro-autoguide"
+    no_density: ClassVar[str | None] = (
+        "a Pyro AutoGuide gives its density at its own draws only; use this package's guides"
+    )
+
+    def __init__(
+        self,
+        model: BayesianModel,
+        guide: autoguide.AutoGuide | Callable[[BayesianModel], autoguide.AutoGuide],
+    ) -> None:
+        super().__init__(model)
+        self.guide = guide if isinstance(guide, autoguide.AutoGuide) else guide(model)
+        self.name = type(self.guide).__name__  # type: ignore[misc]
+
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Let the guide trace the model once, which creates its parameters."""
+        with pyro.settings.context(module_local_params=True):
+            self.guide(x, y)
+
+    def site_distributions(self) -> Sites:
+        """Point masses at one draw of the guide."""
+        for name, values in self.sample(1).items():
+            yield name, pyro.distributions.Delta(values[0], event_dim=values.ndim - 1)
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Draws one by one, as Pyro's guides give them."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]), poutine.block():
+            torch.manual_seed(seed)
+            with pyro.settings.context(module_local_params=True):
+                draws = [self.guide() for _ in range(check_num_samples(num_samples))]
+        return {n: torch.stack([d[n] for d in draws]) for n in self.model.sites}
+
+    def log_prob(self, draws: Draws) -> Tensor:
+        """Refused: see :attr:`no_density`."""
+        raise ValueError(f"log_prob needs a density; {self.no_density}.")
+
+    def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
+        """Pyro's single-draw ELBO estimate, negated and per data point."""
+        with pyro.settings.context(module_local_params=True):
+            loss: Tensor = Trace_ELBO().differentiable_loss(self.model, self.guide, x, y, size=size)
+        return loss / size
+
+    def savable(self) -> Guide:
+        """The empirical distribution of 1,000 draws."""
+        generator = torch.Generator().manual_seed(0)
+        draws = {n: d.unsqueeze(0) for n, d in self.sample(SAVED_DRAWS, generator=generator).items()}
+        return Empirical(self.model, method=self.name, draws=draws)
+
+    def options(self) -> dict[str, Any]:
+        """None: it is saved as draws."""
+        return {}

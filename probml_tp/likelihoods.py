@@ -1,0 +1,425 @@
+r"""Likelihoods :math:`p(y \mid f)`: what the output ``f`` of a net says about a target ``y``.
+
+Shapes: ``outputs`` is ``(*draws, batch, k)`` as a net returns it; targets are ``(batch,)``, or
+``(batch, d)`` for regression with ``d > 1`` outputs. A likelihood may have parameters of its own
+(a noise scale with a prior): those are sites like any other, passed in ``params``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probml_tp.priors import SiteDistribution
+from probml_tp.validation import positive, positive_integer
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ClassificationLikelihood",
+    "Gaussian",
+    "HeteroscedasticGaussian",
+    "Likelihood",
+    "RegressionLikelihood",
+]
+
+Params = Mapping[str, Tensor]
+
+
+class Likelihood(nn.Module, ABC):
+    r"""The observation model, one point at a time.
+
+    Subclasses give the distribution of a target, its pointwise log density written out (the fast
+    path; tests hold it equal to the distribution's), and the Fisher information that the
+    generalised Gauss-Newton matrix needs.
+    """
+
+    def site_distributions(self) -> dict[str, SiteDistribution]:
+        """The priors of the likelihood's own parameters, by site name; most have none."""
+        return {}
+
+    @abstractmethod
+    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+        """The distribution of the targets, batch shape ``(*draws, batch)``."""
+
+    @abstractmethod
+    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
+        """Pointwise log density of ``y``, shape ``(*draws, batch)``, in nats."""
+
+    @abstractmethod
+    def check_outputs(self, shape: torch.Size) -> None:
+        """Raise ``ValueError`` if a net's output shape ``(batch, ...)`` does not fit."""
+
+    @abstractmethod
+    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
+        """Return ``y`` in canonical shape and type; raise ``ValueError`` if it does not fit."""
+
+    @abstractmethod
+    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
+        """The inputs ``g``, shape ``(batch, m)``, in which :meth:`fisher` is expressed.
+
+        They are the net's outputs, followed by the likelihood's own parameters if it has any.
+        """
+
+    @abstractmethod
+    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
+        r"""Fisher information :math:`E_{y|g}[-\nabla_g^2 \log p(y|g)]`, ``(batch, m, m)``."""
+
+    def describe(self) -> str:
+        """A text that identifies the likelihood in a model's spec."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+class RegressionLikelihood(Likelihood):
+    """A likelihood of real targets: it has a mean and a variance."""
+
+    @abstractmethod
+    def moments(self, outputs: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each target component, both ``(*draws, batch, d)``."""
+
+
+class ClassificationLikelihood(Likelihood):
+    """A likelihood of labels: it has class probabilities."""
+
+    num_classes: int
+
+    @abstractmethod
+    def log_probs(self, outputs: Tensor) -> Tensor:
+        """Log probabilities of the classes, ``(*draws, batch, C)``."""
+
+
+class Gaussian(RegressionLikelihood):
+    r"""Regression with homoscedastic noise, :math:`y = f(x) + \sigma\varepsilon`.
+
+    Args:
+        scale: the noise standard deviation ``sigma`` in the units of ``y``: a number if it is
+            known, or a distribution on the positive reals (``HalfNormal``, ``LogNormal``, ...) if
+            it is not. The latter adds the site ``"noise_scale"`` to the model.
+
+    Raises:
+        ValueError: ``scale`` is not positive, or its prior not a scalar on the positive reals.
+
+    Example:
+        >>> likelihood = Gaussian(scale=1.0)
+        >>> likelihood.log_prob(torch.zeros(2, 1), torch.zeros(2), {})
+        tensor([-0.9189, -0.9189])
+        >>> list(Gaussian(scale=dist.HalfNormal(1.0)).site_distributions())
+        ['noise_scale']
+    """
+
+    scale: Tensor
+
+    def __init__(self, scale: float | dist.Distribution) -> None:
+        super().__init__()
+        self.noise_prior: SiteDistribution | None = None
+        if isinstance(scale, torch.distributions.Distribution):
+            self.noise_prior = _noise_prior(scale)
+        else:
+            value = torch.tensor(positive("Gaussian.scale", scale), dtype=torch.float64)
+            self.register_buffer("scale", value.to(torch.get_default_dtype()), persistent=False)
+            self._scale = float(scale)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        """Move like any module, but round the known scale once only, from the number given."""
+        super()._apply(fn, recurse)
+        if self.noise_prior is None:
+            self.scale = torch.full_like(self.scale, self._scale)
+        return self
+
+    @classmethod
+    def from_precision(cls, precision: float) -> Gaussian:
+        r"""Known noise of precision :math:`\beta = \sigma^{-2}` (Bishop 2006, eq. 3.8)."""
+        return cls(scale=positive("precision", precision) ** -0.5)
+
+    def site_distributions(self) -> dict[str, SiteDistribution]:
+        """The prior of ``noise_scale``, if the noise is not known."""
+        return {} if self.noise_prior is None else {"noise_scale": self.noise_prior}
+
+    def noise_scale(self, outputs: Tensor, params: Params) -> Tensor:
+        r""":math:`\sigma`, with dimensions appended so that it broadcasts over ``(batch, d)``."""
+        if self.noise_prior is None:
+            return self.scale
+        return params["noise_scale"][..., None, None]
+
+    def moments(self, outputs: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each target component, both ``(*draws, batch, d)``."""
+        return outputs, self.noise_scale(outputs, params).square().expand(outputs.shape)
+
+    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+        """Normal over the targets, independent over ``d`` components."""
+        return _normal(outputs, self.noise_scale(outputs, params).expand(outputs.shape))
+
+    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
+        r""":math:`-\tfrac12 \sum_j ((y_j - f_j)/\sigma)^2 - d\log\sigma - \tfrac d2\log 2\pi`."""
+        return _normal_log_prob(outputs, self.noise_scale(outputs, params), y)
+
+    def check_outputs(self, shape: torch.Size) -> None:
+        """Outputs are ``(batch, d)``."""
+        _matrix_outputs("Gaussian", shape)
+
+    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
+        """Targets are real, ``(batch,)`` for one output, else ``(batch, d)``."""
+        return _real_targets(y, outputs[-1])
+
+    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
+        r"""``f``, and :math:`\sigma` where it is a site."""
+        if self.noise_prior is None:
+            return outputs
+        scale = params["noise_scale"].expand(len(outputs), 1)
+        return torch.cat([outputs, scale], dim=-1)
+
+    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
+        r""":math:`\mathrm{diag}(\sigma^{-2}, \dots, \sigma^{-2}[, 2d\sigma^{-2}])`."""
+        precision = self.noise_scale(outputs, params).square().reciprocal()
+        diagonal = precision.expand(outputs.shape)
+        if self.noise_prior is not None:
+            noise = (2 * outputs.shape[-1] * precision).expand(len(outputs), 1)
+            diagonal = torch.cat([diagonal, noise], dim=-1)
+        return torch.diag_embed(diagonal)
+
+    def extra_repr(self) -> str:
+        """The known scale or its prior."""
+        known = self.noise_prior is None
+        return f"scale={self._scale:.6g}" if known else f"scale~{self.noise_prior.describe()}"
+
+
+class HeteroscedasticGaussian(RegressionLikelihood):
+    r"""Regression whose net outputs both the mean and the noise scale of each target.
+
+    For ``d`` targets the net has ``2 d`` outputs: means :math:`f`, then :math:`s`, with
+    :math:`\sigma = \mathrm{softplus}(s) + \sigma_{\min}`.
+
+    Args:
+        min_scale: :math:`\sigma_{\min}`, in the units of ``y``; it keeps the density bounded.
+
+    Raises:
+        ValueError: ``min_scale`` is not positive.
+
+    Example:
+        >>> HeteroscedasticGaussian().log_prob(torch.zeros(3, 2), torch.zeros(3), {}).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, *, min_scale: float = 1e-3) -> None:
+        super().__init__()
+        self.min_scale = positive("HeteroscedasticGaussian.min_scale", min_scale)
+
+    def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        loc, raw = outputs.chunk(2, dim=-1)
+        return loc, F.softplus(raw) + self.min_scale
+
+    def moments(self, outputs: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each target component, both ``(*draws, batch, d)``."""
+        loc, scale = self._split(outputs)
+        return loc, scale.square()
+
+    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+        """Normal over the targets, independent over ``d`` components."""
+        return _normal(*self._split(outputs))
+
+    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
+        """Pointwise normal log density."""
+        loc, scale = self._split(outputs)
+        return _normal_log_prob(loc, scale, y)
+
+    def check_outputs(self, shape: torch.Size) -> None:
+        """Outputs are ``(batch, 2 d)``."""
+        _matrix_outputs("HeteroscedasticGaussian", shape)
+        if shape[-1] % 2:
+            raise ValueError(
+                f"HeteroscedasticGaussian needs two outputs (mean and scale) per target; the net "
+                f"has {shape[-1]}. Give its last layer an even number of outputs."
+            )
+
+    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
+        """Targets are real, ``(batch,)`` for one target, else ``(batch, d)``."""
+        return _real_targets(y, outputs[-1] // 2)
+
+    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
+        """The outputs."""
+        return outputs
+
+    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
+        r""":math:`\mathrm{diag}(\sigma^{-2}, 2\sigma^{-2}\,\mathrm{sigmoid}(s)^2)`."""
+        _, scale = self._split(outputs)
+        slope = torch.sigmoid(outputs.chunk(2, dim=-1)[1])
+        diagonal = torch.cat([scale**-2, 2 * (slope / scale) ** 2], dim=-1)
+        return torch.diag_embed(diagonal)
+
+    def extra_repr(self) -> str:
+        """The smallest scale."""
+        return f"min_scale={self.min_scale:g}"
+
+
+class Bernoulli(ClassificationLikelihood):
+    r"""Binary classification; the net's one output is the logit of :math:`p(y = 1)`.
+
+    The logit, never a probability: a net that ends in a sigmoid would be squashed twice.
+
+    Example:
+        >>> Bernoulli().log_prob(torch.zeros(2, 1), torch.tensor([0, 1]), {})
+        tensor([-0.6931, -0.6931])
+    """
+
+    num_classes = 2
+
+    def log_probs(self, outputs: Tensor) -> Tensor:
+        """Log probabilities of classes 0 and 1, ``(*draws, batch, 2)``."""
+        return torch.cat([F.logsigmoid(-outputs), F.logsigmoid(outputs)], dim=-1)
+
+    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+        """Bernoulli over the labels."""
+        return dist.Bernoulli(logits=outputs.squeeze(-1))
+
+    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
+        r""":math:`y \log\mathrm{sigmoid}(f) + (1-y)\log\mathrm{sigmoid}(-f)`."""
+        sign = 2 * y.to(outputs.dtype) - 1
+        return F.logsigmoid(sign * outputs.squeeze(-1))
+
+    def check_outputs(self, shape: torch.Size) -> None:
+        """Outputs are ``(batch, 1)``."""
+        if len(shape) != 2 or shape[-1] != 1:
+            raise ValueError(
+                f"Bernoulli needs one output, the logit of y = 1, of shape (batch, 1); the net "
+                f"returns {tuple(shape)}. For several classes use Categorical."
+            )
+
+    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
+        """Targets are 0 or 1, ``(batch,)``; floating type, as Pyro's Bernoulli wants."""
+        return _labels(y, 2).to(torch.get_default_dtype())
+
+    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
+        """The logit."""
+        return outputs
+
+    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
+        r""":math:`p (1 - p)`, also the exact Hessian in the logit."""
+        return (torch.sigmoid(outputs) * torch.sigmoid(-outputs)).unsqueeze(-1)
+
+
+class Categorical(ClassificationLikelihood):
+    r"""Classification; the net's ``C`` outputs are logits, :math:`p(y) = \mathrm{softmax}(f)`.
+
+    Args:
+        num_classes: ``C``, at least 2.
+
+    Raises:
+        ValueError: ``num_classes`` is below 2.
+
+    Example:
+        >>> Categorical(4).log_prob(torch.zeros(1, 4), torch.tensor([3]), {})
+        tensor([-1.3863])
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = positive_integer("Categorical.num_classes", num_classes)
+        if num_classes < 2:
+            raise ValueError(f"Categorical needs at least two classes; got {num_classes}.")
+
+    def log_probs(self, outputs: Tensor) -> Tensor:
+        """Log probabilities of the classes, ``(*draws, batch, C)``."""
+        return F.log_softmax(outputs, dim=-1)
+
+    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+        """Categorical over the labels."""
+        return dist.Categorical(logits=outputs)
+
+    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
+        r""":math:`f_y - \log\sum_c e^{f_c}`."""
+        index = y.expand(outputs.shape[:-1]).unsqueeze(-1)
+        return self.log_probs(outputs).gather(-1, index).squeeze(-1)
+
+    def check_outputs(self, shape: torch.Size) -> None:
+        """Outputs are ``(batch, C)``."""
+        if len(shape) != 2 or shape[-1] != self.num_classes:
+            raise ValueError(
+                f"Categorical({self.num_classes}) needs outputs of shape (batch, "
+                f"{self.num_classes}); the net returns {tuple(shape)}. Change one of the two."
+            )
+
+    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
+        """Targets are labels 0 ... C-1, ``(batch,)``."""
+        return _labels(y, self.num_classes)
+
+    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
+        """The logits."""
+        return outputs
+
+    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
+        r""":math:`\mathrm{diag}(p) - p p^\top`, also the exact Hessian in the logits."""
+        p = torch.softmax(outputs, dim=-1)
+        return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+
+    def extra_repr(self) -> str:
+        """The number of classes."""
+        return f"num_classes={self.num_classes}"
+
+
+def _noise_prior(prior: dist.Distribution) -> SiteDistribution:
+    site = SiteDistribution("noise_scale", prior, torch.Size())
+    if not bool(site.support.check(torch.tensor(1.0))) or bool(
+        site.support.check(torch.tensor(-1.0))
+    ):
+        raise ValueError(
+            f"the prior of a noise scale must live on the positive reals; got {site.describe()}. "
+            f"Use for example HalfNormal, LogNormal or Gamma."
+        )
+    return site
+
+
+def _normal(loc: Tensor, scale: Tensor) -> dist.Distribution:
+    if loc.shape[-1] == 1:
+        return dist.Normal(loc.squeeze(-1), scale.squeeze(-1))
+    return dist.Normal(loc, scale).to_event(1)
+
+
+def _normal_log_prob(loc: Tensor, scale: Tensor, y: Tensor) -> Tensor:
+    target = y if y.ndim == 2 else y.unsqueeze(-1)
+    z = (target - loc) / scale
+    constant = 0.9189385332046727  # log(2 pi) / 2
+    return (-0.5 * z.square() - scale.log() - constant).sum(-1)
+
+
+def _matrix_outputs(name: str, shape: torch.Size) -> None:
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name} needs outputs of shape (batch, d); the net returns {tuple(shape)}. "
+            f"Keep the last dimension (unsqueeze(-1)), or flatten the rest."
+        )
+
+
+def _real_targets(y: Tensor, num_outputs: int) -> Tensor:
+    expected = (len(y),) if num_outputs == 1 else (len(y), num_outputs)
+    if num_outputs == 1 and y.shape == (len(y), 1):
+        y = y.squeeze(-1)
+    if y.shape != expected:
+        raise ValueError(
+            f"y must have shape {expected} for a net with {num_outputs} mean output(s); "
+            f"got {tuple(y.shape)}. Reshape y, or change the net's last layer."
+        )
+    return y if y.is_floating_point() else y.to(torch.get_default_dtype())
+
+
+def _labels(y: Tensor, num_classes: int) -> Tensor:
+    if y.ndim == 2 and y.shape[-1] == 1:
+        y = y.squeeze(-1)
+    if y.ndim != 1:
+        raise ValueError(
+            f"labels must have shape (batch,); got {tuple(y.shape)}. "
+            f"Pass class numbers, not one-hot rows."
+        )
+    wrong = (y < 0) | (y >= num_classes) | (y != y.round())
+    if bool(wrong.any()):
+        index = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"labels must be integers from 0 to {num_classes - 1}; {int(wrong.sum())} of {len(y)} "
+            f"are not, the first is y[{index}] = {y[index].item():g}. "
+            f"Renumber the classes from 0, or give the model more classes."
+        )
+    return y.long()

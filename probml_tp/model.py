@@ -1,0 +1,308 @@
+r"""A Bayesian model: a net, a prior over its parameters and a likelihood, as one Pyro program.
+
+.. math:: \log p(\theta, y \mid x) = \log p(\theta) + \sum_{n=1}^N \log p(y_n \mid f_\theta(x_n))
+
+Everything in the package targets this log joint. The same object is a Pyro model (call it) and
+the pure functions that runners, guides and tests use; tests hold the two equal, site by site.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+from torch.func import functional_call
+
+from probml_tp.layout import Layout
+from probml_tp.likelihoods import Likelihood
+from probml_tp.priors import PriorSpec, SiteDistribution, resolve_priors
+from probml_tp.validation import as_tensor, finite, paired
+
+__all__ = ["BayesianModel"]
+
+Params = Mapping[str, Tensor]
+
+
+class BayesianModel(nn.Module):
+    """Net, prior and likelihood: one log joint density.
+
+    The net is copied and left untouched; the copy is in eval mode, so that layers such as dropout
+    are deterministic (dropout as an approximate posterior is the guide ``MCDropout``). Sites are
+    the net's parameters under their own names, then the likelihood's.
+
+    Args:
+        net: any module mapping ``x`` of shape ``(batch, ...)`` to outputs ``(batch, k)``.
+        prior: a prior for every parameter, see :mod:`probml_tp.priors`.
+        likelihood: the observation model, see :mod:`probml_tp.likelihoods`.
+        name: what tables and files call the model; default: the net's class name.
+
+    Raises:
+        ValueError: a parameter has no prior or a prior no parameter; the net has no parameter,
+            mixes dtypes, or has a layer whose output depends on the rest of the batch.
+
+    Example:
+        >>> from probml_tp.likelihoods import Gaussian
+        >>> from probml_tp.priors import NormalPrior
+        >>> model = BayesianModel(nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> params = model.initial_params()
+        >>> model.log_joint(params, torch.zeros(3, 1), torch.zeros(3)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        prior: PriorSpec,
+        likelihood: Likelihood,
+        *,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        parameters = dict(net.named_parameters())
+        _check_net(net, parameters)
+        self.name = name or type(net).__name__
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.likelihood = copy.deepcopy(likelihood).to(self.dtype)
+        own = self.likelihood.site_distributions()
+        if clash := set(own) & set(parameters):
+            raise ValueError(
+                f"site names must be unique; the net has a parameter named {sorted(clash)[0]!r}, "
+                f"as the likelihood has. Rename the net's."
+            )
+        net_priors = resolve_priors(prior, parameters)
+        self._net_sites = tuple(net_priors)
+        self._net_priors = nn.ModuleList(net_priors.values())
+        self._sites = net_priors | own
+        real = torch.distributions.constraints.real
+        self._transforms = {
+            n: biject_to(s.support) for n, s in self._sites.items() if s.support is not real
+        }
+        self.layout = Layout({n: s.shape for n, s in self._sites.items()})
+
+    # ---------------------------------------------------------------- what the model consists of
+
+    @property
+    def sites(self) -> dict[str, SiteDistribution]:
+        """The prior of each site: the net's parameters, then the likelihood's."""
+        return self._sites
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the net's parameters, hence of draws and predictions."""
+        return next(self.net.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net's parameters live."""
+        return next(self.net.parameters()).device
+
+    @property
+    def num_params(self) -> int:
+        """``P``, the number of scalar parameters over all sites."""
+        return self.layout.size
+
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """For each site with a constrained support, the bijection from the real line."""
+        return self._transforms
+
+    def initial_params(self) -> dict[str, Tensor]:
+        """The net's own (initial or pre-trained) values; the prior's typical value elsewhere."""
+        params = {n: p.detach().clone() for n, p in self.net.named_parameters()}
+        for name, site in self.likelihood.site_distributions().items():
+            params[name] = _typical_value(site)
+        return params
+
+    def spec(self) -> dict[str, Any]:
+        """What identifies the model, in plain JSON types: two models are equal if specs are."""
+        return {
+            "name": self.name,
+            "net": repr(self.net),
+            "likelihood": self.likelihood.describe(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "sites": {
+                n: {"shape": list(s.shape), "prior": s.describe()} for n, s in self.sites.items()
+            },
+        }
+
+    def fingerprint(self) -> str:
+        """A short hash of :meth:`spec`."""
+        return hashlib.sha256(json.dumps(self.spec()).encode()).hexdigest()[:16]
+
+    # ------------------------------------------------------------------------- the Pyro program
+
+    def forward(self, x: Tensor, y: Tensor | None = None, *, size: int | None = None) -> Tensor:
+        """The Pyro program: sample each site, run the net, observe ``y`` in the plate ``data``.
+
+        Args:
+            x: inputs ``(batch, ...)``.
+            y: targets in canonical shape (see :meth:`check_data`); ``None`` samples them.
+            size: the number of points ``N`` that the batch stands for; default: the batch itself.
+
+        Returns:
+            The targets.
+        """
+        params = {name: pyro.sample(name, prior()) for name, prior in self.sites.items()}
+        outputs = self.outputs(params, x)
+        batch = torch.arange(len(x), device=x.device)
+        with pyro.plate("data", size=size or len(x), subsample=batch):
+            observed: Tensor = pyro.sample(
+                "y", self.likelihood.distribution(outputs, params), obs=y
+            )
+            return observed
+
+    # -------------------------------------------------------------------- the same, as functions
+
+    def outputs(self, params: Params, x: Tensor) -> Tensor:
+        """The net's outputs ``(batch, k)`` at the given parameters."""
+        own = {name: params[name] for name in self._net_sites}
+        outputs: Tensor = functional_call(self.net, own, (x,))
+        return outputs
+
+    def log_prior(self, params: Params) -> Tensor:
+        r""":math:`\log p(\theta)` in nats, for sites ``(*draws, *shape)``: shape ``(*draws,)``."""
+        terms = [site.log_prob(params[name]) for name, site in self.sites.items()]
+        return torch.stack(terms).sum(0)
+
+    def log_likelihood(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
+        r"""Pointwise :math:`\log p(y_n \mid f_\theta(x_n))` in nats, shape ``(batch,)``."""
+        return self.likelihood.log_prob(self.outputs(params, x), y, params)
+
+    def log_joint(self, params: Params, x: Tensor, y: Tensor, *, size: int | None = None) -> Tensor:
+        r""":math:`\log p(\theta) + \tfrac NB \sum_{n \in B} \log p(y_n|f_\theta(x_n))`, a scalar.
+
+        Args:
+            params: one value for each site.
+            x: a batch of inputs ``(B, ...)``.
+            y: its targets.
+            size: ``N``; default ``B``, that is, the batch is the whole data set.
+        """
+        scale = 1.0 if size is None else size / len(x)
+        return self.log_prior(params) + scale * self.log_likelihood(params, x, y).sum()
+
+    # -------------------------------------------------------------------- unconstrained space
+
+    def constrain(self, unconstrained: Params) -> dict[str, Tensor]:
+        """Map every site from the real line to its support."""
+        transforms = self.transforms
+        return {n: transforms[n](u) if n in transforms else u for n, u in unconstrained.items()}
+
+    def unconstrain(self, params: Params) -> dict[str, Tensor]:
+        """Map every site from its support to the real line: the inverse of :meth:`constrain`."""
+        transforms = self.transforms
+        return {n: transforms[n].inv(v) if n in transforms else v for n, v in params.items()}
+
+    def log_abs_det_jacobian(self, unconstrained: Params) -> Tensor:
+        r""":math:`\log|\partial\theta/\partial u|` summed over sites, shape ``(*draws,)``."""
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        for name, transform in self.transforms.items():
+            u = unconstrained[name]
+            log_det = transform.log_abs_det_jacobian(u, transform(u))
+            event_dims = tuple(range(-len(self.layout.shapes[name]), 0))
+            total = total + (log_det.sum(event_dims) if event_dims else log_det)
+        return total
+
+    def log_prior_flat(self, flat: Tensor) -> Tensor:
+        r""":math:`\log p(\theta(u)) + \log|\partial\theta/\partial u|` at a flat ``u``, ``(*draws, P)``."""
+        u = self.layout.unravel(flat)
+        return self.log_prior(self.constrain(u)) + self.log_abs_det_jacobian(u)
+
+    def log_joint_flat(
+        self, flat: Tensor, x: Tensor, y: Tensor, *, size: int | None = None
+    ) -> Tensor:
+        """The log density of the flat unconstrained vector ``(P,)`` and the data: a scalar."""
+        params = self.constrain(self.layout.unravel(flat))
+        scale = 1.0 if size is None else size / len(x)
+        return self.log_prior_flat(flat) + scale * self.log_likelihood(params, x, y).sum()
+
+    # --------------------------------------------------------------------------------- checks
+
+    def check_inputs(self, x: object) -> Tensor:
+        """Return ``x`` as a finite tensor of the model's type, on its device.
+
+        Raises:
+            ValueError: ``x`` is empty, not numeric or not finite, or the net cannot take it.
+        """
+        tensor = finite("x", as_tensor("x", x)).to(self.device)
+        tensor = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        self._output_shape(tensor)
+        return tensor
+
+    def check_data(self, x: object, y: object) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets in canonical shape and type, on the model's device.
+
+        Raises:
+            ValueError: they are empty, not finite, of unequal length, of a shape that the net or
+                the likelihood does not take, or hold labels out of range.
+        """
+        inputs = self.check_inputs(x)
+        targets = finite("y", as_tensor("y", y)).to(self.device)
+        paired(inputs, targets)
+        targets = self.likelihood.check_targets(targets, self._output_shape(inputs))
+        return inputs, targets.to(self.dtype) if targets.is_floating_point() else targets
+
+    @torch.no_grad()
+    def _output_shape(self, x: Tensor) -> torch.Size:
+        try:
+            shape = self.outputs(self.initial_params(), x[:2]).shape
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"x must have a shape and type that the net takes; got {tuple(x.shape)} "
+                f"({x.dtype}): {reason}. Reshape x, or change the net's first layer."
+            ) from error
+        if shape[:1] != (min(2, len(x)),):
+            raise ValueError(
+                f"the net must return one row per data point; for {min(2, len(x))} points it "
+                f"returned shape {tuple(shape)}. Keep the batch as the first dimension."
+            )
+        self.likelihood.check_outputs(shape)
+        return shape
+
+
+def _typical_value(site: SiteDistribution) -> Tensor:
+    """The median, or the value at 0 on the unconstrained line where there is no closed form."""
+    distribution = site.elementwise()
+    try:
+        median: Tensor = distribution.icdf(torch.full(site.shape, 0.5)).clone()
+        return median
+    except NotImplementedError:
+        start: Tensor = biject_to(site.support)(torch.zeros(site.shape))
+        return start
+
+
+def _check_net(net: nn.Module, parameters: dict[str, Tensor]) -> None:
+    if not parameters:
+        raise ValueError(
+            f"a Bayesian model needs a net with at least one parameter; {type(net).__name__} has "
+            f"none."
+        )
+    dtypes = {p.dtype for p in parameters.values()}
+    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+        raise ValueError(
+            f"a net's parameters must share one floating type; got {sorted(map(str, dtypes))}. "
+            f"Call net.float() or net.double()."
+        )
+    for name, module in _batch_dependent(net):
+        raise ValueError(
+            f"a net's output must not depend on the rest of the batch; layer {name!r} "
+            f"({type(module).__name__}) is in training mode or keeps no running statistics. Call "
+            f"net.eval() once its statistics are fitted, or use GroupNorm or LayerNorm instead."
+        )
+
+
+def _batch_dependent(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(
+            module, nn.modules.instancenorm._InstanceNorm
+        ):
+            if module.training or module.running_mean is None:
+                yield name, module

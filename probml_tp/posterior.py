@@ -1,0 +1,338 @@
+"""A fitted posterior: draws, predictions, densities, saving and loading."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks
+from probml_tp.files import atomic_write
+from probml_tp.guide import Guide
+from probml_tp.likelihoods import ClassificationLikelihood, Gaussian, RegressionLikelihood
+from probml_tp.model import BayesianModel
+from probml_tp.predictive import (
+    Accumulator,
+    ClassificationAccumulator,
+    Predictive,
+    RegressionAccumulator,
+    RegressionPredictive,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import arviz as az
+
+__all__ = ["FitInfo", "Posterior", "package_versions"]
+
+FORMAT = "probml_tp posterior 1"
+
+
+@dataclass
+class FitInfo:
+    """How a posterior was found.
+
+    Args:
+        options: the runner's arguments.
+        losses: the training objective at each epoch, in nats per data point.
+        validation_losses: the same on the validation data, if any.
+        seconds: wall time of the fit, resumed parts included.
+        peak_memory_mib: the process's peak resident memory so far, in MiB.
+        stopped_early: whether early stopping ended the fit.
+        sampler: diagnostics of a Markov chain, by name.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+    stopped_early: bool = False
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+class Posterior:
+    """An approximate posterior with everything one asks of it.
+
+    Args:
+        guide: the fitted guide.
+        seed: the seed of the fit; draws are determined by it unless another is given.
+        info: how it was found.
+
+    Example:
+        >>> from probml_tp import BayesianModel, Delta, Gaussian, NormalPrior
+        >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> Posterior(Delta(model)).predict(torch.zeros(4, 1)).mean.shape
+        torch.Size([4])
+    """
+
+    def __init__(self, guide: Guide, *, seed: int = 0, info: FitInfo | None = None) -> None:
+        self.guide = guide
+        self.seed = seed
+        self.info = info or FitInfo()
+
+    @property
+    def model(self) -> BayesianModel:
+        """The model whose posterior this is."""
+        return self.guide.model
+
+    @property
+    def name(self) -> str:
+        """The guide's name, such as ``"mean-field"``."""
+        return self.guide.name
+
+    def draws(self, num_samples: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Independent draws of every site.
+
+        Args:
+            num_samples: how many, ``S``.
+            seed: determines them; default: the posterior's.
+
+        Returns:
+            ``{site: (S, *shape)}``, in the sites' own (constrained) space.
+        """
+        chunks = [d for _, d in draw_chunks(self.guide, num_samples, seed=self._seed(seed))]
+        if len(chunks) == 1:
+            return dict(chunks[0])
+        return {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
+
+    def predict(
+        self,
+        x: object,
+        *,
+        num_samples: int = 100,
+        keep_outputs: bool = False,
+        batch_size: int = 1000,
+        vectorize: Vectorize = "auto",
+        seed: int | None = None,
+    ) -> Any:
+        """The predictive distribution at ``x``.
+
+        Draws are taken once and used for every batch, so that each is one consistent function.
+        Memory beyond the result does not grow with ``num_samples`` nor the number of points.
+        Where a guide has closed-form function moments (exact regression, linearised Laplace with
+        known noise) they are used instead of draws, unless outputs are to be kept.
+
+        Args:
+            x: inputs ``(N, ...)``.
+            num_samples: draws to average over, ``S``; a deterministic guide uses one.
+            keep_outputs: keep the net's outputs at every draw, ``(S, N, k)``.
+            batch_size: points at a time.
+            vectorize: run draws in a loop, by vmap, or whichever suits the net.
+            seed: determines the draws; default: the posterior's.
+
+        Returns:
+            A :class:`ClassificationPredictive` or a :class:`RegressionPredictive`.
+
+        Raises:
+            ValueError: ``x`` is empty, not finite or of a wrong shape.
+        """
+        inputs = self.model.check_inputs(x)
+        if not keep_outputs and (moments := self.guide.function_moments(inputs)) is not None:
+            return self._analytic(*moments)
+        accumulator = self._accumulator(len(inputs), keep_outputs)
+        for batch in draw_batches(
+            self.guide,
+            inputs,
+            num_samples=self._num_samples(num_samples),
+            seed=self._seed(seed),
+            batch_size=batch_size,
+            vectorize=vectorize,
+        ):
+            accumulator.update(batch)
+        return accumulator.result()
+
+    def log_likelihood(
+        self, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
+    ) -> Tensor:
+        r"""Pointwise :math:`\log p(y_n \mid x_n, \theta_s)` in nats, ``(S, N)``.
+
+        Raises:
+            ValueError: the data do not fit the model.
+        """
+        inputs, targets = self.model.check_data(x, y)
+        rows: dict[int, list[Tensor]] = {}
+        for batch in draw_batches(
+            self.guide, inputs, num_samples=num_samples, seed=self._seed(seed)
+        ):
+            values = self.model.likelihood.log_prob(
+                batch.outputs, targets[batch.points], batch.params
+            )
+            rows.setdefault(batch.draws.start, []).append(values)
+        return torch.cat([torch.cat(row, dim=1) for row in rows.values()])
+
+    def log_predictive_density(
+        self, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
+    ) -> Tensor:
+        r""":math:`\log \tfrac1S\sum_s p(y_n \mid x_n, \theta_s)` in nats, shape ``(N,)``.
+
+        Its negative mean is the test negative log likelihood. Memory is flat in ``S``.
+
+        Raises:
+            ValueError: the data do not fit the model.
+        """
+        inputs, targets = self.model.check_data(x, y)
+        count = self._num_samples(num_samples)
+        total = torch.full((len(inputs),), -torch.inf, dtype=torch.float64, device=inputs.device)
+        for batch in draw_batches(self.guide, inputs, num_samples=count, seed=self._seed(seed)):
+            values = self.model.likelihood.log_prob(
+                batch.outputs, targets[batch.points], batch.params
+            )
+            chunk = values.double().logsumexp(0)
+            total[batch.points] = torch.logaddexp(total[batch.points], chunk)
+        return total - torch.tensor(count, dtype=torch.float64).log()
+
+    def to_inference_data(
+        self,
+        x: object,
+        y: object,
+        *,
+        num_samples: int = 1000,
+        sites: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> az.InferenceData:
+        """The posterior as an ArviZ record; see :func:`probml_tp.diagnostics.to_inference_data`."""
+        from probml_tp.diagnostics import to_inference_data
+
+        return to_inference_data(self, x, y, num_samples=num_samples, sites=sites, seed=seed)
+
+    # ------------------------------------------------------------------------- saving, loading
+
+    def save(self, path: str | Path) -> Path:
+        """Write the posterior as plain tensors (safetensors), with the model's spec and versions.
+
+        Args:
+            path: the file; ``.safetensors`` is appended if it has no such ending.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            ValueError: the folder cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            path = path.with_name(path.name + ".safetensors")
+        guide = self.guide.savable()
+        header = {
+            "format": FORMAT,
+            "guide": type(guide).name,
+            "options": json.dumps(guide.options()),
+            "model": json.dumps(self.model.spec()),
+            "seed": str(self.seed),
+            "info": json.dumps(asdict(self.info)),
+            "versions": json.dumps(package_versions()),
+        }
+        tensors = {n: t.detach().cpu().contiguous() for n, t in guide.state_dict().items()}
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, model: BayesianModel) -> Posterior:
+        """Read a posterior back.
+
+        Args:
+            path: a file written by :meth:`save`.
+            model: the model it was fitted to; specs are compared.
+
+        Returns:
+            The posterior.
+
+        Raises:
+            ValueError: the file is missing, damaged or of another format, its guide is unknown, or
+                it was fitted to another model.
+        """
+        header, tensors = _read(Path(path))
+        _check_same_model(json.loads(header["model"]), model, path)
+        if header["guide"] not in Guide.registry:
+            raise ValueError(
+                f"the guide of a saved posterior must be known; {path} has {header['guide']!r}, "
+                f"known are {sorted(Guide.registry)}. Import the module that defines it."
+            )
+        guide = Guide.registry[header["guide"]](model, **json.loads(header["options"]))
+        guide.load_tensors(tensors)
+        info = FitInfo(**json.loads(header["info"]))
+        return cls(guide, seed=int(header["seed"]), info=info)
+
+    # ----------------------------------------------------------------------------- internals
+
+    def _seed(self, seed: int | None) -> int:
+        return self.seed if seed is None else seed
+
+    def _num_samples(self, num_samples: int) -> int:
+        return 1 if self.guide.constant_sites == frozenset(self.model.sites) else num_samples
+
+    def _accumulator(self, num_points: int, keep_outputs: bool) -> Accumulator:
+        likelihood = self.model.likelihood
+        if isinstance(likelihood, ClassificationLikelihood):
+            return ClassificationAccumulator(likelihood, num_points, keep_outputs=keep_outputs)
+        if isinstance(likelihood, RegressionLikelihood):
+            return RegressionAccumulator(likelihood, num_points, keep_outputs=keep_outputs)
+        raise ValueError(
+            f"predictions need a likelihood that derives from RegressionLikelihood or "
+            f"ClassificationLikelihood; got {likelihood.describe()}."
+        )
+
+    def _analytic(self, mean: Tensor, variance: Tensor) -> Predictive:
+        noise = cast("Gaussian", self.model.likelihood).moments(mean, {})[1]
+        mean, variance, noise = (
+            (v.squeeze(-1) if v.shape[-1] == 1 else v).double() for v in (mean, variance, noise)
+        )
+        return RegressionPredictive(
+            num_samples=0,
+            outputs=None,
+            mean=mean,
+            epistemic_variance=variance,
+            aleatoric_variance=noise,
+        )
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that results depend on."""
+    names = ("probml_tp", "torch", "pyro-ppl", "arviz", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"a saved posterior must be a readable safetensors file; {path} is not ({error}). "
+            f"Save it again."
+        ) from error
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"a saved posterior must have the format {FORMAT!r}; {path} has "
+            f"{header.get('format')!r}. It was written by something else, or another version."
+        )
+    return header, tensors
+
+
+def _check_same_model(saved: dict[str, Any], model: BayesianModel, path: str | Path) -> None:
+    own = model.spec()
+    differing = [key for key in own if saved.get(key) != own[key]]
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"a posterior must be loaded into the model it was fitted to; {path} differs in "
+            f"{', '.join(differing)}: {str(saved.get(key))[:200]} there, {str(own[key])[:200]} "
+            f"here. Build the model as it was."
+        )

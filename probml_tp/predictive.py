@@ -1,0 +1,289 @@
+r"""Predictive distributions, with their uncertainty split into what more data would remove and what not."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probml_tp.evaluate import DrawBatch
+from probml_tp.likelihoods import ClassificationLikelihood, RegressionLikelihood
+
+__all__ = ["ClassificationPredictive", "Predictive", "RegressionPredictive"]
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """What a posterior predicts at ``N`` points.
+
+    Args:
+        num_samples: the number of draws ``S`` that the predictions average over.
+        outputs: the net's outputs at every draw, ``(S, N, k)``, if they were kept.
+    """
+
+    num_samples: int
+    outputs: Tensor | None
+
+    def require_outputs(self) -> Tensor:
+        """The outputs at every draw.
+
+        Raises:
+            ValueError: they were not kept.
+        """
+        if self.outputs is None:
+            raise ValueError(
+                "this needs the outputs at every draw, which were not kept. "
+                "Call predict(..., keep_outputs=True)."
+            )
+        return self.outputs
+
+
+@dataclass(frozen=True)
+class ClassificationPredictive(Predictive):
+    r"""Class probabilities and the measures of their uncertainty, all in nats.
+
+    With :math:`p_s` the class probabilities at draw ``s`` and :math:`\bar p` their mean (never
+    the softmax of a mean logit):
+
+    .. math:: \underbrace{H(\bar p)}_{\text{predictive}} =
+              \underbrace{\tfrac1S\sum_s H(p_s)}_{\text{expected (aleatoric)}} +
+              \underbrace{I(y; \theta)}_{\text{mutual information (epistemic)}}
+
+    (Depeweg et al. 2018; Houlsby et al. 2011). The variation ratio is the share of draws whose
+    most probable class is not the most voted one (Gal 2016, section 3.3.1); it has only ``S``
+    levels, so ties are many.
+
+    Args:
+        probs: :math:`\bar p`, shape ``(N, C)``.
+        expected_entropy: shape ``(N,)``.
+        votes: how many draws have each class on top, ``(N, C)``.
+    """
+
+    probs: Tensor
+    expected_entropy: Tensor
+    votes: Tensor
+
+    @property
+    def predicted_class(self) -> Tensor:
+        """The most probable class, ``(N,)``."""
+        return self.probs.argmax(-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """The probability of the predicted class, ``(N,)``."""
+        return self.probs.amax(-1)
+
+    @property
+    def predictive_entropy(self) -> Tensor:
+        r""":math:`H(\bar p)`, total uncertainty, ``(N,)``."""
+        return torch.special.entr(self.probs).sum(-1)
+
+    @property
+    def mutual_information(self) -> Tensor:
+        r""":math:`H(\bar p) - \tfrac1S\sum_s H(p_s) \ge 0`, epistemic uncertainty, ``(N,)``."""
+        return (self.predictive_entropy - self.expected_entropy).clamp_min(0.0)
+
+    @property
+    def voted_class(self) -> Tensor:
+        """The class on top in most draws, ``(N,)``."""
+        return self.votes.argmax(-1)
+
+    @property
+    def variation_ratio(self) -> Tensor:
+        """One minus the share of votes of the voted class, ``(N,)``."""
+        return 1 - self.votes.amax(-1).to(self.probs) / self.votes.sum(-1)
+
+
+@dataclass(frozen=True)
+class RegressionPredictive(Predictive):
+    r"""Mean and variance of the targets, by the law of total variance.
+
+    .. math:: \mathrm{Var}[y] = \underbrace{\mathrm{Var}_\theta[E(y|\theta)]}_{\text{epistemic}} +
+              \underbrace{E_\theta[\mathrm{Var}(y|\theta)]}_{\text{aleatoric}}
+
+    Args:
+        mean: :math:`E[y]` in the units of ``y``; ``(N,)``, or ``(N, d)`` for several targets.
+        epistemic_variance: in squared units of ``y``, same shape.
+        aleatoric_variance: in squared units of ``y``, same shape.
+        component_means: means at each draw, ``(S, N[, d])``, if outputs were kept.
+        component_scales: noise standard deviations at each draw, likewise.
+    """
+
+    mean: Tensor
+    epistemic_variance: Tensor
+    aleatoric_variance: Tensor
+    component_means: Tensor | None = None
+    component_scales: Tensor | None = None
+
+    @property
+    def variance(self) -> Tensor:
+        """Epistemic plus aleatoric variance."""
+        return self.epistemic_variance + self.aleatoric_variance
+
+    @property
+    def std(self) -> Tensor:
+        """The predictive standard deviation, in the units of ``y``."""
+        return self.variance.sqrt()
+
+    def quantile(self, level: float) -> Tensor:
+        r"""The predictive quantile, of the mixture :math:`\tfrac1S\sum_s N(\mu_s, \sigma_s^2)`.
+
+        Where outputs were not kept and the moments are exact, that of the normal distribution.
+
+        Args:
+            level: between 0 and 1, exclusive.
+
+        Returns:
+            A tensor of the shape of ``mean``.
+
+        Raises:
+            ValueError: ``level`` is out of range, or the outputs were not kept.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"a quantile's level must lie strictly between 0 and 1; got {level}.")
+        if self.component_means is None:
+            if self.num_samples:
+                self.require_outputs()
+            return self.mean + self.std * torch.special.ndtri(self.mean.new_tensor(level))
+        return _mixture_quantile(level, self.component_means, self.component_scales)
+
+    def interval(self, level: float) -> tuple[Tensor, Tensor]:
+        """The central predictive interval that holds ``level`` of the probability.
+
+        Args:
+            level: for example 0.95.
+
+        Returns:
+            Lower and upper end, each of the shape of ``mean``.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"an interval's level must lie strictly between 0 and 1; got {level}.")
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+
+class Accumulator(ABC):
+    """Sums over draws, so that memory does not grow with their number."""
+
+    def __init__(self, num_points: int, *, keep_outputs: bool) -> None:
+        self.num_points = num_points
+        self.num_samples = 0
+        self._kept: dict[int, list[Tensor]] | None = {} if keep_outputs else None
+
+    def update(self, batch: DrawBatch) -> None:
+        """Take in the outputs of a chunk of draws at a batch of points."""
+        self.num_samples = max(self.num_samples, batch.draws.stop)
+        if self._kept is not None:
+            self._kept.setdefault(batch.draws.start, []).append(batch.outputs)
+        self.add(batch)
+
+    @abstractmethod
+    def add(self, batch: DrawBatch) -> None:
+        """Add to the sums."""
+
+    @abstractmethod
+    def result(self) -> Predictive:
+        """The predictions from the sums."""
+
+    def outputs(self) -> Tensor | None:
+        """The outputs kept, ``(S, N, k)``."""
+        if self._kept is None:
+            return None
+        return torch.cat([torch.cat(batches, dim=1) for batches in self._kept.values()])
+
+
+class ClassificationAccumulator(Accumulator):
+    """Sums of probabilities, entropies and votes."""
+
+    def __init__(
+        self, likelihood: ClassificationLikelihood, num_points: int, *, keep_outputs: bool
+    ) -> None:
+        super().__init__(num_points, keep_outputs=keep_outputs)
+        self.likelihood = likelihood
+
+    def add(self, batch: DrawBatch) -> None:
+        """Add a chunk."""
+        log_probs = self.likelihood.log_probs(batch.outputs)
+        probs = log_probs.exp()
+        if not hasattr(self, "probs"):
+            shape = (self.num_points, probs.shape[-1])
+            self.probs = probs.new_zeros(shape)
+            self.entropy = probs.new_zeros(self.num_points)
+            self.votes = torch.zeros(shape, dtype=torch.long, device=probs.device)
+        self.probs[batch.points] += probs.sum(0)
+        self.entropy[batch.points] -= (probs * log_probs).nan_to_num(0.0).sum((0, -1))
+        index = log_probs.argmax(-1)
+        self.votes[batch.points].scatter_add_(1, index.mT, torch.ones_like(index.mT))
+
+    def result(self) -> ClassificationPredictive:
+        """Means over the draws."""
+        return ClassificationPredictive(
+            num_samples=self.num_samples,
+            outputs=self.outputs(),
+            probs=self.probs / self.num_samples,
+            expected_entropy=self.entropy / self.num_samples,
+            votes=self.votes,
+        )
+
+
+class RegressionAccumulator(Accumulator):
+    """Running mean and squared deviations of the function, by Chan et al.'s pairwise update."""
+
+    def __init__(
+        self, likelihood: RegressionLikelihood, num_points: int, *, keep_outputs: bool
+    ) -> None:
+        super().__init__(num_points, keep_outputs=keep_outputs)
+        self.likelihood = likelihood
+        self._components: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def add(self, batch: DrawBatch) -> None:
+        """Merge a chunk's moments with those so far."""
+        loc, noise = self.likelihood.moments(batch.outputs, batch.params)
+        if self._kept is not None:
+            self._components.setdefault(batch.draws.start, []).append((loc, noise.sqrt()))
+        loc, noise = loc.double(), noise.double()
+        if not hasattr(self, "mean"):
+            self.mean, self.squares, self.noise = loc.new_zeros(3, self.num_points, loc.shape[-1])
+        old, new = batch.draws.start, len(loc)
+        mean = loc.mean(0)
+        delta = mean - self.mean[batch.points]
+        self.squares[batch.points] += (loc - mean).square().sum(0)
+        self.squares[batch.points] += delta.square() * old * new / (old + new)
+        self.mean[batch.points] += delta * new / (old + new)
+        self.noise[batch.points] += noise.sum(0)
+
+    def result(self) -> RegressionPredictive:
+        """Mean, and variance split in two."""
+        means, scales = self._join(0), self._join(1)
+        return RegressionPredictive(
+            num_samples=self.num_samples,
+            outputs=self.outputs(),
+            mean=_drop_last(self.mean),
+            epistemic_variance=_drop_last(self.squares / max(1, self.num_samples - 1)),
+            aleatoric_variance=_drop_last(self.noise / self.num_samples),
+            component_means=means,
+            component_scales=scales,
+        )
+
+    def _join(self, which: int) -> Tensor | None:
+        if self._kept is None:
+            return None
+        chunks = [torch.cat([b[which] for b in c], dim=1) for c in self._components.values()]
+        return _drop_last(torch.cat(chunks)).double()
+
+
+def _drop_last(value: Tensor) -> Tensor:
+    return value.squeeze(-1) if value.shape[-1] == 1 else value
+
+
+def _mixture_quantile(level: float, means: Tensor, scales: Tensor | None) -> Tensor:
+    """Bisection on the mixture's distribution function, to the last bit of float64."""
+    if scales is None:
+        raise ValueError("a mixture needs the scales of its components; got none.")
+    low, high = (means - 40 * scales).amin(0), (means + 40 * scales).amax(0)
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = torch.special.ndtr((middle - means) / scales).mean(0) < level
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2

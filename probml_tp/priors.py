@@ -1,0 +1,327 @@
+"""Prior distributions over the parameters of a net.
+
+A *prior* is any callable ``(name, parameter) -> distribution`` whose result has the
+parameter's shape, or broadcasts to it. The classes here are the usual choices; a plain
+function or lambda works as well. There is no default prior: a Bayesian model without an
+explicit prior is not one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probml_tp.validation import positive
+
+__all__ = [
+    "FanInNormalPrior",
+    "FlatPrior",
+    "LaplacePrior",
+    "NormalPrior",
+    "Prior",
+    "PriorSpec",
+    "SiteDistribution",
+    "StudentTPrior",
+    "resolve_priors",
+]
+
+Prior = Callable[[str, Tensor], dist.Distribution]
+"""A prior: maps a parameter's name and its tensor (for shape, dtype) to a distribution."""
+
+PriorSpec = Prior | Mapping[str, Prior]
+"""One prior for every parameter, or a mapping from name patterns to priors."""
+
+
+@dataclass(frozen=True)
+class NormalPrior:
+    r"""Independent normal prior, :math:`\theta_i \sim \mathcal N(\mu, s^2)`.
+
+    The precision of the textbook (Bishop 2006, eq. 3.52) is :math:`\alpha = s^{-2}`.
+
+    Args:
+        scale: standard deviation ``s``, in the parameter's units.
+        loc: mean ``mu``.
+
+    Raises:
+        ValueError: ``scale`` is not positive and finite.
+
+    Example:
+        >>> NormalPrior(scale=2.0)("weight", torch.zeros(3)).scale
+        tensor(2.)
+    """
+
+    scale: float = 1.0
+    loc: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive("NormalPrior.scale", self.scale)
+
+    @classmethod
+    def from_precision(cls, precision: float) -> NormalPrior:
+        r"""The prior with precision :math:`\alpha`, that is standard deviation :math:`\alpha^{-1/2}`."""
+        return cls(scale=positive("precision", precision) ** -0.5)
+
+    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+        """The distribution of one element, broadcast over the parameter by the model."""
+        return dist.Normal(_like(parameter, self.loc), _like(parameter, self.scale))
+
+
+@dataclass(frozen=True)
+class FanInNormalPrior:
+    r"""Normal prior whose weight variance is divided by the fan-in (Neal 1996, section 2.1).
+
+    Weights of a layer with ``k`` inputs get :math:`\mathcal N(0, s^2 / k)`, so that the prior
+    over functions has a limit as layers widen; one-dimensional parameters (biases) get
+    :math:`\mathcal N(0, b^2)`.
+
+    Args:
+        scale: ``s``, the standard deviation of a unit's input for unit-variance activations.
+        bias_scale: ``b``, the standard deviation of the biases.
+
+    Raises:
+        ValueError: a scale is not positive and finite.
+
+    Example:
+        >>> FanInNormalPrior(scale=1.0)("weight", torch.zeros(5, 4)).scale
+        tensor(0.5000)
+    """
+
+    scale: float = 1.0
+    bias_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive("FanInNormalPrior.scale", self.scale)
+        positive("FanInNormalPrior.bias_scale", self.bias_scale)
+
+    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+        """The distribution of one element, broadcast over the parameter by the model."""
+        scale = self.bias_scale
+        if parameter.ndim > 1:
+            scale = self.scale / math.sqrt(parameter[0].numel())
+        return dist.Normal(_like(parameter, 0.0), _like(parameter, scale))
+
+
+@dataclass(frozen=True)
+class LaplacePrior:
+    r"""Independent Laplace prior, density :math:`\propto \exp(-|\theta_i| / b)`: MAP is the lasso.
+
+    Args:
+        scale: ``b``.
+
+    Raises:
+        ValueError: ``scale`` is not positive and finite.
+
+    Example:
+        >>> LaplacePrior(scale=0.5)("weight", torch.zeros(3)).variance
+        tensor(0.5000)
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive("LaplacePrior.scale", self.scale)
+
+    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+        """The distribution of one element, broadcast over the parameter by the model."""
+        return dist.Laplace(_like(parameter, 0.0), _like(parameter, self.scale))
+
+
+@dataclass(frozen=True)
+class StudentTPrior:
+    r"""Independent Student-t prior with ``df`` degrees of freedom: heavy tails, not log-concave.
+
+    Heavy tails suit the trained weights of many nets (Fortuin et al. 2022,
+    "Bayesian neural network priors revisited").
+
+    Args:
+        df: degrees of freedom; 1 is the Cauchy distribution.
+        scale: scale of the distribution (its standard deviation only as ``df`` grows).
+
+    Raises:
+        ValueError: ``df`` or ``scale`` is not positive and finite.
+
+    Example:
+        >>> StudentTPrior(df=3.0)("weight", torch.zeros(3)).variance
+        tensor(3.)
+    """
+
+    df: float = 3.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive("StudentTPrior.df", self.df)
+        positive("StudentTPrior.scale", self.scale)
+
+    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+        """The distribution of one element, broadcast over the parameter by the model."""
+        df, loc, scale = (_like(parameter, v) for v in (self.df, 0.0, self.scale))
+        return dist.StudentT(df, loc, scale)
+
+
+@dataclass(frozen=True)
+class FlatPrior:
+    r"""The improper flat prior :math:`p(\theta) \propto 1`: the limit :math:`\alpha \to 0`.
+
+    The posterior is proper only if the data determine every parameter; it has no evidence,
+    and prior draws are refused.
+
+    Example:
+        >>> FlatPrior()("weight", torch.zeros(3)).log_prob(torch.ones(3))
+        tensor([0., 0., 0.])
+    """
+
+    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+        """The improper density, constant 1 on the real line."""
+        return dist.ImproperUniform(
+            torch.distributions.constraints.real, parameter.shape, torch.Size()
+        )
+
+
+class SiteDistribution(nn.Module):
+    """A distribution whose tensor arguments are buffers, so that it moves with its module.
+
+    Args:
+        distribution: an element-wise distribution (empty event shape) that broadcasts to ``shape``.
+        shape: the shape of the site.
+
+    Raises:
+        ValueError: the distribution is discrete, has an event shape, or does not broadcast.
+    """
+
+    def __init__(self, name: str, distribution: dist.Distribution, shape: torch.Size) -> None:
+        super().__init__()
+        _check_elementwise(name, distribution, shape)
+        self.shape = shape
+        self._family = type(distribution)
+        self._arguments = tuple(distribution.arg_constraints)
+        if isinstance(distribution, dist.ImproperUniform):
+            self._arguments = ()
+        for argument in self._arguments:
+            value = getattr(distribution, argument).detach().clone()
+            self.register_buffer(argument, value, persistent=False)
+        self.support = distribution.support
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether the site is normal, hence its KL divergence to a normal guide analytic."""
+        return self._family is dist.Normal
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether the density integrates to one (the flat prior's does not)."""
+        return self._family is not dist.ImproperUniform
+
+    def elementwise(self) -> dist.Distribution:
+        """The distribution with batch shape ``shape`` and scalar events."""
+        if not self.is_proper:
+            return dist.ImproperUniform(self.support, self.shape, torch.Size())
+        arguments = {a: getattr(self, a) for a in self._arguments}
+        return self._family(**arguments, validate_args=False).expand(self.shape)
+
+    def forward(self) -> dist.Distribution:
+        """The distribution over the whole site: event shape ``shape``, empty batch shape."""
+        return self.elementwise().to_event(len(self.shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of ``value`` with shape ``(*batch, *shape)``, summed to ``(*batch,)``."""
+        if not self.is_proper:
+            return value.new_zeros(value.shape[: value.ndim - len(self.shape)])
+        arguments = {a: getattr(self, a) for a in self._arguments}
+        log_prob = self._family(**arguments, validate_args=False).log_prob(value)
+        return log_prob.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else log_prob
+
+    def describe(self) -> str:
+        """A text such as ``Normal(loc=0, scale=1)``, for specs and error messages."""
+        parts = [f"{a}={_describe(getattr(self, a))}" for a in self._arguments]
+        return f"{self._family.__name__}({', '.join(parts)})"
+
+
+def resolve_priors(
+    prior: PriorSpec, parameters: Mapping[str, Tensor]
+) -> dict[str, SiteDistribution]:
+    """Give every parameter its distribution.
+
+    Args:
+        prior: one prior for all, or a mapping from a name or shell-style pattern
+            (``"fc1.*"``, ``"*.bias"``) to a prior; an exact name wins over patterns, and among
+            patterns the first that matches wins.
+        parameters: the net's parameters by name.
+
+    Returns:
+        A site distribution for each parameter name.
+
+    Raises:
+        ValueError: a pattern matches no parameter, or a parameter has no prior.
+
+    Example:
+        >>> spec = {"bias": NormalPrior(10.0), "*": NormalPrior(1.0)}
+        >>> sites = resolve_priors(spec, dict(nn.Linear(2, 1).named_parameters()))
+        >>> sites["bias"].describe()
+        'Normal(loc=0, scale=10)'
+    """
+    lookup = _lookup(prior, list(parameters)) if isinstance(prior, Mapping) else None
+    sites = {}
+    for name, parameter in parameters.items():
+        chosen = lookup[name] if lookup is not None else prior
+        if not callable(chosen):
+            raise ValueError(
+                f"a prior is a callable (name, parameter) -> distribution; got {chosen!r} for "
+                f"{name!r}. Pass for example NormalPrior(scale=1.0)."
+            )
+        sites[name] = SiteDistribution(name, chosen(name, parameter), parameter.shape)
+    return sites
+
+
+def _lookup(priors: Mapping[str, Prior], names: list[str]) -> dict[str, Prior]:
+    for pattern in priors:
+        if pattern not in names and not any(fnmatchcase(n, pattern) for n in names):
+            raise ValueError(
+                f"a prior must name a parameter of the net; {pattern!r} matches none. "
+                f"The net's parameters are {', '.join(names)}."
+            )
+    chosen: dict[str, Prior] = {}
+    for name in names:
+        patterns = [name] if name in priors else [p for p in priors if fnmatchcase(name, p)]
+        if not patterns:
+            raise ValueError(
+                f"every parameter needs an explicit prior; {name!r} has none. "
+                f"Add an entry for it, or a '*' entry for the rest."
+            )
+        chosen[name] = priors[patterns[0]]
+    return chosen
+
+
+def _check_elementwise(name: str, distribution: dist.Distribution, shape: torch.Size) -> None:
+    support = distribution.support
+    if distribution.event_shape or support.is_discrete:
+        raise ValueError(
+            f"a prior must be continuous and independent over elements (empty event shape); "
+            f"the one for {name!r} is {type(distribution).__name__} with event shape "
+            f"{tuple(distribution.event_shape)}. Use an element-wise distribution."
+        )
+    try:
+        broadcast = torch.broadcast_shapes(distribution.batch_shape, shape)
+    except RuntimeError:
+        broadcast = None
+    if broadcast != shape:
+        raise ValueError(
+            f"a prior must broadcast to its parameter; the one for {name!r} has batch shape "
+            f"{tuple(distribution.batch_shape)}, the parameter {tuple(shape)}. "
+            f"Give the distribution's arguments a shape that broadcasts."
+        )
+
+
+def _like(parameter: Tensor, value: float) -> Tensor:
+    return torch.as_tensor(value, dtype=parameter.dtype, device=parameter.device)
+
+
+def _describe(value: Tensor) -> str:
+    if value.numel() == 1:
+        return f"{value.item():g}"
+    return f"tensor{tuple(value.shape)} in [{value.min().item():g}, {value.max().item():g}]"

@@ -1,0 +1,46 @@
+"""The results of one experiment, for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from probml_tp.report.tables import metric_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from probml_tp.results import SavedResults
+
+__all__ = ["print_results"]
+
+
+def print_results(results: SavedResults, *, console: Console) -> None:
+    """Print the title, the data, the findings and the table of one experiment.
+
+    Args:
+        results: what was saved.
+        console: where to.
+    """
+    console.print()
+    console.print(Text(results.title, style="bold"))
+    style = "bold yellow" if results.data_is_fallback else "dim"
+    source = ("FALLBACK DATA: " if results.data_is_fallback else "Data: ") + results.data_source
+    console.print(Text(f"{results.preset}. {source}", style=style))
+    for finding in results.findings:
+        console.print(Text(f"- {finding}"))
+    if results.metrics:
+        console.print(_table(results))
+
+
+def _table(results: SavedResults) -> Table:
+    content = metric_table(results.metrics, results.columns)
+    table = Table(Column("Posterior", no_wrap=True), header_style="bold")
+    for heading in content.header:
+        table.add_column(Text(heading), justify="right")
+    for name, cells in content.rows:
+        texts = [Text(cell.text, style="bold" if cell.best else "") for cell in cells]
+        table.add_row(Text(name), *texts)
+    return table

@@ -1,0 +1,104 @@
+"""Checks of what users pass in: each error names the rule, the value received and the remedy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["as_tensor", "finite", "paired", "positive", "positive_integer", "probability"]
+
+
+def positive(name: str, value: float) -> float:
+    """Return ``value`` if it is a positive finite number.
+
+    Raises:
+        ValueError: it is not.
+
+    Example:
+        >>> positive("scale", 0.5)
+        0.5
+    """
+    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        raise ValueError(
+            f"{name} must be a positive finite number; got {value!r}. Pass a value above 0."
+        )
+    return float(value)
+
+
+def positive_integer(name: str, value: int) -> int:
+    """Return ``value`` if it is an integer of at least 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+    return value
+
+
+def probability(name: str, value: float) -> float:
+    """Return ``value`` if it lies in the half-open interval [0, 1).
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not (isinstance(value, int | float) and 0 <= value < 1):
+        raise ValueError(f"{name} must lie in [0, 1); got {value!r}. Pass for example 0.5.")
+    return float(value)
+
+
+def as_tensor(name: str, value: object) -> Tensor:
+    """Turn an array, a list or a tensor into a tensor.
+
+    Raises:
+        ValueError: it cannot be turned into a numeric tensor, or is empty.
+
+    Example:
+        >>> as_tensor("x", [1, 2])
+        tensor([1, 2])
+    """
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} must be a numeric array or tensor; got {type(value).__name__} ({error})."
+            ) from error
+    if value.ndim == 0 or len(value) == 0:
+        raise ValueError(
+            f"{name} must hold at least one data point along its first dimension; "
+            f"got shape {tuple(value.shape)}."
+        )
+    return value
+
+
+def finite(name: str, value: Tensor) -> Tensor:
+    """Return ``value`` if all its entries are finite.
+
+    Raises:
+        ValueError: some entry is NaN or infinite; the message gives their number and the first.
+    """
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        bad = (~torch.isfinite(value)).nonzero()
+        first = tuple(bad[0].tolist())
+        raise ValueError(
+            f"{name} must be finite; {len(bad)} of {value.numel()} entries are NaN or infinite, "
+            f"the first at index {first}. Drop or impute those data points."
+        )
+    return value
+
+
+def paired(x: Tensor, y: Tensor) -> None:
+    """Check that inputs and targets have the same number of data points.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if len(x) != len(y):
+        raise ValueError(
+            f"x and y must have the same number of data points; got {len(x)} and {len(y)} "
+            f"(shapes {tuple(x.shape)} and {tuple(y.shape)})."
+        )

@@ -1,0 +1,214 @@
+"""Results on disk: complete, strict, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import arviz as az
+import demo_experiment as demo
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from probml_tp.experiment import run_experiment
+from probml_tp.results import (
+    read_results,
+    require_writable,
+    saved_experiments,
+    staging,
+    write_results,
+)
+
+
+@pytest.fixture
+def results():
+    return run_experiment(demo.EXPERIMENT, demo.Config(guides=("map", "nuts")))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_everything_is_written_and_read_back(results, tmp_path):
+    results.inference_data["nuts"] = az.from_dict({"w": results.arrays["nuts"][None]})
+    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    assert set(tree(tmp_path)) == {
+        "demo/config.json",
+        "demo/environment.json",
+        "demo/metrics.json",
+        "demo/manifest.json",
+        "demo/arrays.npz",
+        "demo/figures/draws.png",
+        "demo/posteriors/map.safetensors",
+        "demo/posteriors/nuts.safetensors",
+        "demo/posteriors/nuts.nc",
+    }
+    saved = read_results(folder)
+    assert demo.Config(**saved.config) == results.config
+    assert saved.metrics == results.metrics
+    assert saved.columns == results.columns
+    assert (saved.title, saved.findings) == (results.title, results.findings)
+    assert (saved.data_source, saved.data_is_fallback) == ("rng", False)
+    assert saved.preset == "default preset with guides = map nuts"
+    assert saved.timings == results.timings
+    assert saved.environment["packages"]["torch"]
+    assert saved.figures[0].path.read_bytes().startswith(b"\x89PNG")
+    assert saved_experiments(tmp_path) == ["demo"]
+
+
+def test_arrays_tensors_and_draws_survive_exactly(results, tmp_path):
+    results.inference_data["nuts"] = az.from_dict({"w": results.arrays["nuts"][None]})
+    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    expected = results.arrays["nuts"]
+    np.testing.assert_array_equal(read_results(folder).arrays()["nuts"], expected)
+    tensors = load_file(folder / "posteriors" / "nuts.safetensors")
+    np.testing.assert_array_equal(tensors["w"], expected)
+    record = az.from_netcdf(folder / "posteriors" / "nuts.nc")
+    np.testing.assert_array_equal(record.posterior["w"].values[0], expected)
+
+
+def test_numpy_scalars_become_plain_numbers(results, tmp_path):
+    results.metrics["map"]["mean"] = np.float32(0.5)
+    results.metrics["map"]["sd"] = np.int64(2)
+    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    assert json.loads((folder / "metrics.json").read_text())["map"] == {"mean": 0.5, "sd": 2.0}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
+def test_metrics_that_are_not_finite_are_refused(results, tmp_path, value):
+    results.metrics["map"]["sd"] = value
+    with pytest.raises(ValueError, match="must be finite; got sd = .* in row 'map'"):
+        write_results(results, demo.EXPERIMENT, tmp_path)
+    assert tree(tmp_path) == {}
+
+
+def test_a_metric_without_a_column_is_refused(results, tmp_path):
+    results.metrics["map"]["nll"] = 1.0
+    with pytest.raises(ValueError, match="'nll' in row 'map'.*mean, sd"):
+        write_results(results, demo.EXPERIMENT, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../map", "a/b", ".map", "", "mean field"])
+def test_names_that_are_no_file_names_are_refused(results, tmp_path, name):
+    results.posteriors[name] = results.posteriors["map"]
+    with pytest.raises(ValueError, match="becomes a file name"):
+        write_results(results, demo.EXPERIMENT, tmp_path)
+    assert tree(tmp_path) == {}
+
+
+def test_results_of_another_experiment_are_refused(results, tmp_path):
+    with pytest.raises(ValueError, match="demo-data; got 'demo'"):
+        write_results(results, demo.WITH_DATA, tmp_path)
+
+
+def test_arrays_that_only_pickle_could_save_are_refused(results, tmp_path):
+    results.arrays["odd"] = np.array([object()])
+    experiment = replace(demo.EXPERIMENT, figures=lambda results: ())
+    with pytest.raises(ValueError, match="allow_pickle"):
+        write_results(results, experiment, tmp_path)
+    assert tree(tmp_path) == {}
+
+
+def test_new_results_replace_the_earlier_ones_completely(results, tmp_path):
+    write_results(results, demo.EXPERIMENT, tmp_path)
+    newer = run_experiment(demo.EXPERIMENT, demo.Config(guides=("laplace",), seed=1))
+    folder = write_results(newer, demo.EXPERIMENT, tmp_path)
+    assert list(read_results(folder).metrics) == ["laplace"]
+    assert not (folder / "posteriors" / "map.safetensors").exists()
+    assert os.listdir(tmp_path) == ["demo"]
+
+
+def failing_figures(results):
+    yield from demo.figures(results)
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_the_earlier_results(results, tmp_path):
+    write_results(results, demo.EXPERIMENT, tmp_path)
+    before = tree(tmp_path)
+    experiment = replace(demo.EXPERIMENT, figures=failing_figures)
+    with pytest.raises(KeyboardInterrupt):
+        write_results(results, experiment, tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_a_failed_move_puts_the_earlier_results_back(results, tmp_path, monkeypatch):
+    write_results(results, demo.EXPERIMENT, tmp_path)
+    before = tree(tmp_path)
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name == "fresh":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        write_results(results, demo.EXPERIMENT, tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_folders_of_results_are_as_readable_as_others(results, tmp_path):
+    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    (tmp_path / "other").mkdir()
+    assert folder.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="must be writable; got .*file/results .*--results"):
+        require_writable(tmp_path / "file" / "results")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
+)
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="must be writable"):
+        require_writable(tmp_path)
+
+
+def test_a_read_only_file_system_is_refused(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    with pytest.raises(ValueError, match="must be writable; got .*Read-only file system"):
+        require_writable(tmp_path)
+
+
+def test_staging_leaves_nothing(tmp_path):
+    with staging(tmp_path) as temporary:
+        (temporary / "half").write_text("x")
+        assert os.listdir(tmp_path) == [temporary.name]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("part", ["manifest.json", "config.json", "metrics.json"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]"])
+def test_damaged_results_are_refused(results, tmp_path, part, content):
+    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    if content is None:
+        (folder / part).unlink()
+    else:
+        (folder / part).write_text(content)
+    with pytest.raises(ValueError, match="must hold the files that a run wrote.*again"):
+        read_results(folder)
+
+
+def test_results_in_another_format_are_refused(results, tmp_path):
+    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(ValueError, match="another version"):
+        read_results(folder)
+
+
+def test_a_folder_without_results_lists_none(tmp_path):
+    assert saved_experiments(tmp_path) == []
+    assert saved_experiments(tmp_path / "missing") == []
