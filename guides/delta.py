@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probml_tp.guide import Draws, Guide, Sites
+from probml_tp.guide import Draws, Guide, Sites, matches
 from probml_tp.model import BayesianModel
 
 __all__ = ["Delta", "map_loss"]
@@ -65,8 +65,7 @@ class Delta(Guide):
     def log_prob(self, draws: Draws) -> Tensor:
         r""":math:`-\log|\partial\theta/\partial u|` at the mode, minus infinity elsewhere."""
         u, values = self._point()
-        hits = [(draws[n] == v).flatten(1).all(1) if v.ndim else draws[n] == v
-                for n, v in values.items()]  # fmt: skip
+        hits = [matches(draws[name], value) for name, value in values.items()]
         log_density = -self.model.log_abs_det_jacobian(u)
         return torch.where(torch.stack(hits).all(0), log_density, -torch.inf)
 
@@ -102,4 +101,5 @@ def _log_abs_det(model: BayesianModel, name: str, u: Tensor) -> Tensor:
     if name not in model.transforms:
         return u.new_zeros(())
     transform = model.transforms[name]
-    return transform.log_abs_det_jacobian(u, transform(u)).sum()
+    log_det: Tensor = transform.log_abs_det_jacobian(u, transform(u))
+    return log_det.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import pyro.distributions as dist
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
-from probml_tp.guide import Draws, Guide, Sites, check_num_samples
+from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.model import BayesianModel
 from probml_tp.validation import probability
 
@@ -31,7 +31,7 @@ _DROPOUTS = {
 
 
 class MCDropout(Guide):
-    r"""Dropout as the variational family (Gal & Ghahramani 2016, "Dropout as a Bayesian approximation").
+    r"""Dropout as the variational family (Gal & Ghahramani 2016).
 
     A layer with drop rate ``p`` on its ``K`` input units has weights
 
@@ -134,9 +134,7 @@ class MCDropout(Guide):
             if name in self._site_rates:
                 total = total + MaskedUnits(value, self._site_rates[name]).log_prob(draws[name])
             else:
-                hit = (
-                    (draws[name] == value).flatten(1).all(1) if value.ndim else draws[name] == value
-                )
+                hit = matches(draws[name], value)
                 total = total + torch.where(hit, 0.0, -torch.inf)
         return total - self.model.log_abs_det_jacobian(u)
 
@@ -170,7 +168,7 @@ class MCDropout(Guide):
             outputs = self.model.outputs(params, x)
         else:
             own = {n: params[n] for n, _ in self.model.net.named_parameters()}
-            outputs = functional_call(self._masked_net, own, (x,))
+            outputs = functional_call(cast("nn.Module", self._masked_net), own, (x,))
         log_likelihood = self.model.likelihood.log_prob(outputs, y, params)
         return self.kl() / size - log_likelihood.mean()
 

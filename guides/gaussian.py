@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import transforms
+from pyro.distributions import TorchDistribution, transforms
 from torch import Tensor, nn
+from torch.distributions.transforms import Transform
 from torch.func import grad, jacrev, vmap
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
@@ -112,12 +113,13 @@ class FullNormal(Guide):
             new = torch.linalg.solve_triangular(tril, residual, upper=False).squeeze(-1)
             epsilon = torch.cat([epsilon, new])
 
-    def _site(self, name: str, loc: Tensor, tril: Tensor) -> dist.Distribution:
+    def _site(self, name: str, loc: Tensor, tril: Tensor) -> TorchDistribution:
         shape = self.model.layout.shapes[name]
-        parts = [transforms.ReshapeTransform((prod(shape),), shape)]
+        parts: list[Transform] = [transforms.ReshapeTransform(torch.Size([prod(shape)]), shape)]
         if name in self.model.transforms:
             parts.append(self.model.transforms[name])
-        return dist.TransformedDistribution(dist.MultivariateNormal(loc, scale_tril=tril), parts)
+        base = dist.MultivariateNormal(loc, scale_tril=tril)
+        return cast("TorchDistribution", dist.TransformedDistribution(base, parts))
 
     def _unconstrain_site(self, name: str, value: Tensor) -> Tensor:
         transform = self.model.transforms.get(name)
@@ -147,7 +149,11 @@ class FullNormal(Guide):
         return log_prob - self.model.log_abs_det_jacobian(u)
 
     def kl(self) -> Tensor:
-        r""":math:`\tfrac12[\mathrm{tr}(S_0^{-1}CC^\top) + (m-\mu)^\top S_0^{-1}(m-\mu) - P] + \log\tfrac{|S_0|^{1/2}}{|C|}`."""
+        r"""To normal priors :math:`\mathcal N(\mu, S)`, ``S`` diagonal, in nats.
+
+        .. math:: \tfrac12\left[\mathrm{tr}(S^{-1}CC^\top) + (m-\mu)^\top S^{-1}(m-\mu) - P\right]
+                  + \tfrac12\log|S| - \log|C|
+        """
         self._require_fit()
         if not all(site.is_normal for site in self.model.sites.values()):
             return super().kl()
@@ -246,9 +252,11 @@ def prior_precision(model: BayesianModel, flat: Tensor) -> Tensor:
     """
 
     def summed_gradient(u: Tensor) -> Tensor:
-        return grad(model.log_prior_flat)(u).sum()
+        gradient: Tensor = grad(model.log_prior_flat)(u)
+        return gradient.sum()
 
-    return -grad(summed_gradient)(flat.detach()).double()
+    diagonal: Tensor = grad(summed_gradient)(flat.detach())
+    return -diagonal.double()
 
 
 def scale_tril_of_precision(precision: Tensor, name: str) -> Tensor:
@@ -271,4 +279,5 @@ def scale_tril_of_precision(precision: Tensor, name: str) -> Tensor:
         )
     upper = factor.flip(-2, -1)
     identity = torch.eye(len(precision), dtype=precision.dtype, device=precision.device)
-    return torch.linalg.solve_triangular(upper, identity, upper=True).mT
+    inverse: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
+    return inverse.mT

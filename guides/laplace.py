@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 from torch.func import hessian, jvp
 
@@ -38,6 +37,7 @@ class Laplace(FullNormal):
         ValueError: too many parameters, or ``curvature`` is unknown.
 
     Example:
+        >>> import torch
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior, fit
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
@@ -79,7 +79,8 @@ class Laplace(FullNormal):
 class LinearizedLaplace(Laplace):
     r"""Laplace whose predictions use the net linearised at the mode (Immer et al. 2021).
 
-    .. math:: f^{\mathrm{lin}}_\theta(x) = f_{\hat\theta}(x) + J_{\hat\theta}(x)(\theta - \hat\theta)
+    .. math:: f^{\mathrm{lin}}_\theta(x) = f_{\hat\theta}(x)
+              + J_{\hat\theta}(x)(\theta - \hat\theta)
 
     The generalised Gauss-Newton matrix is the exact Hessian of this linearised model, so its
     predictions agree with the posterior where the net's own, far from the mode, need not. Draws
@@ -96,8 +97,8 @@ class LinearizedLaplace(Laplace):
         """The linearised outputs at one draw, by a Jacobian-vector product."""
         mode = self.model.constrain(self.model.layout.unravel(self.loc.detach()))
         tangent = {name: params[name] - mode[name] for name in mode}
-        value, change = jvp(lambda p: self.model.outputs(p, x), (mode,), (tangent,))
-        linearized: Tensor = value + change
+        moved = jvp(lambda p: self.model.outputs(p, x), (mode,), (tangent,))
+        linearized: Tensor = moved[0] + moved[1]
         return linearized
 
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
@@ -18,7 +19,7 @@ LOG_2PI = 1.8378770664093453
 
 
 class MeanFieldNormal(Guide):
-    r"""Independent normals in unconstrained space: :math:`q(u) = \prod_i \mathcal N(u_i; m_i, s_i^2)`.
+    r"""Independent normals in unconstrained space, :math:`q(u)=\prod_i\mathcal N(u_i; m_i, s_i^2)`.
 
     Trained by the evidence lower bound (Blundell et al. 2015, "Weight uncertainty in neural
     networks"), with one weight draw shared by the batch and the KL term in closed form:
@@ -67,13 +68,13 @@ class MeanFieldNormal(Guide):
         for name, site in self.model.sites.items():
             base = site.elementwise()
             known = site.is_normal
-            loc[name] = base.mean if known else torch.zeros(site.shape)
-            scale[name] = base.stddev if known else torch.ones(site.shape)
-            normal[name] = torch.full(site.shape, known)
+            loc[name] = base.mean if known else self.loc.new_zeros(site.shape)
+            scale[name] = base.stddev if known else self.loc.new_ones(site.shape)
+            normal[name] = torch.full(site.shape, known, device=self.loc.device)
         ravel = self.model.layout.ravel
-        self.register_buffer("prior_loc", ravel(loc).to(self.loc), persistent=False)
-        self.register_buffer("prior_scale", ravel(scale).to(self.loc), persistent=False)
-        self.register_buffer("normal", ravel(normal).to(self.loc.device), persistent=False)
+        self.register_buffer("prior_loc", ravel(loc), persistent=False)
+        self.register_buffer("prior_scale", ravel(scale), persistent=False)
+        self.register_buffer("normal", ravel(normal), persistent=False)
         self._log_prior_scale_sum = float(self.prior_scale.log().sum())
         self._other_sites = [n for n, s in self.model.sites.items() if not s.is_normal]
 
@@ -82,7 +83,7 @@ class MeanFieldNormal(Guide):
         locs = self.model.layout.unravel(self.loc)
         scales = self.model.layout.unravel(self.log_scale.exp())
         for name, loc in locs.items():
-            base = dist.Normal(loc, scales[name])
+            base: TorchDistribution = dist.Normal(loc, scales[name])
             if name in self.model.transforms:
                 base = dist.TransformedDistribution(base, [self.model.transforms[name]])
             yield name, base.to_event(loc.ndim)
@@ -132,7 +133,7 @@ class MeanFieldNormal(Guide):
         return self.loss_at(torch.randn_like(self.loc), x, y, size=size)
 
     def loss_at(self, epsilon: Tensor, x: Tensor, y: Tensor, *, size: int) -> Tensor:
-        r"""The loss at the draw :math:`u = m + s \odot \varepsilon`, for given ``epsilon`` ``(P,)``."""
+        r"""The loss at the draw :math:`u = m + s \odot \varepsilon`, ``epsilon`` being ``(P,)``."""
         scale = self.log_scale.exp()
         u = self.model.layout.unravel(torch.addcmul(self.loc, scale, epsilon))
         params = self.model.constrain(u)

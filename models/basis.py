@@ -107,7 +107,7 @@ class GaussianBasis(Basis):
 
     @classmethod
     def evenly_spaced(cls, low: float, high: float, *, num: int) -> GaussianBasis:
-        r"""``num`` centres at :math:`low + j s`, :math:`s = (high - low)/num` (the labs' choice)."""
+        r"""``num`` centres :math:`low + j s`, :math:`s = (high - low)/num` (the labs' choice)."""
         s = positive("high - low", high - low) / positive_integer("num", num)
         return cls(centers=[low + j * s for j in range(num)], scale=s)
 

@@ -1,4 +1,4 @@
-"""Writing files so that an interruption leaves the old file or the new one, never half of either."""
+"""Writing files whole: an interruption leaves the old file or the new one, not half of one."""
 
 from __future__ import annotations
 

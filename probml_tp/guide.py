@@ -13,19 +13,19 @@ from collections.abc import Generator, Mapping
 from typing import Any, ClassVar
 
 import pyro
-import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive_integer
 
-__all__ = ["Draws", "Guide", "Sites", "check_num_samples"]
+__all__ = ["Draws", "Guide", "Sites", "check_num_samples", "matches"]
 
 Draws = Mapping[str, Tensor]
 """Draws from a posterior: for each site a tensor ``(num_samples, *site shape)``."""
 
-Sites = Generator[tuple[str, dist.Distribution], Tensor, None]
+Sites = Generator[tuple[str, TorchDistribution], Tensor, None]
 """A guide's sites, one by one; what is sent in is the value sampled for the last one."""
 
 
@@ -170,3 +170,8 @@ class Guide(nn.Module, ABC):
 def check_num_samples(num_samples: int) -> int:
     """Return ``num_samples`` if it is an integer of at least 1; else raise ``ValueError``."""
     return positive_integer("num_samples", num_samples)
+
+
+def matches(draws: Tensor, value: Tensor) -> Tensor:
+    """Which draws ``(num_samples, *shape)`` equal the value ``(*shape)`` in every element."""
+    return (draws == value).reshape(len(draws), -1).all(1)

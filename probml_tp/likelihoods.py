@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import cast
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.priors import SiteDistribution
@@ -44,7 +46,7 @@ class Likelihood(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
         """The distribution of the targets, batch shape ``(*draws, batch)``."""
 
     @abstractmethod
@@ -114,19 +116,19 @@ class Gaussian(RegressionLikelihood):
 
     scale: Tensor
 
-    def __init__(self, scale: float | dist.Distribution) -> None:
+    def __init__(self, scale: float | TorchDistribution) -> None:
         super().__init__()
         self.noise_prior: SiteDistribution | None = None
-        if isinstance(scale, torch.distributions.Distribution):
-            self.noise_prior = _noise_prior(scale)
-        else:
+        if isinstance(scale, int | float):
             value = torch.tensor(positive("Gaussian.scale", scale), dtype=torch.float64)
             self.register_buffer("scale", value.to(torch.get_default_dtype()), persistent=False)
             self._scale = float(scale)
+        else:
+            self.noise_prior = _noise_prior(scale)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move like any module, but round the known scale once only, from the number given."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.noise_prior is None:
             self.scale = torch.full_like(self.scale, self._scale)
         return self
@@ -150,7 +152,7 @@ class Gaussian(RegressionLikelihood):
         """Mean and variance of each target component, both ``(*draws, batch, d)``."""
         return outputs, self.noise_scale(outputs, params).square().expand(outputs.shape)
 
-    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
         """Normal over the targets, independent over ``d`` components."""
         return _normal(outputs, self.noise_scale(outputs, params).expand(outputs.shape))
 
@@ -184,8 +186,8 @@ class Gaussian(RegressionLikelihood):
 
     def extra_repr(self) -> str:
         """The known scale or its prior."""
-        known = self.noise_prior is None
-        return f"scale={self._scale:.6g}" if known else f"scale~{self.noise_prior.describe()}"
+        prior = self.noise_prior
+        return f"scale={self._scale:.6g}" if prior is None else f"scale~{prior.describe()}"
 
 
 class HeteroscedasticGaussian(RegressionLikelihood):
@@ -218,7 +220,7 @@ class HeteroscedasticGaussian(RegressionLikelihood):
         loc, scale = self._split(outputs)
         return loc, scale.square()
 
-    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
         """Normal over the targets, independent over ``d`` components."""
         return _normal(*self._split(outputs))
 
@@ -272,9 +274,9 @@ class Bernoulli(ClassificationLikelihood):
         """Log probabilities of classes 0 and 1, ``(*draws, batch, 2)``."""
         return torch.cat([F.logsigmoid(-outputs), F.logsigmoid(outputs)], dim=-1)
 
-    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
         """Bernoulli over the labels."""
-        return dist.Bernoulli(logits=outputs.squeeze(-1))
+        return cast("TorchDistribution", dist.Bernoulli(logits=outputs.squeeze(-1)))
 
     def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
         r""":math:`y \log\mathrm{sigmoid}(f) + (1-y)\log\mathrm{sigmoid}(-f)`."""
@@ -326,7 +328,7 @@ class Categorical(ClassificationLikelihood):
         """Log probabilities of the classes, ``(*draws, batch, C)``."""
         return F.log_softmax(outputs, dim=-1)
 
-    def distribution(self, outputs: Tensor, params: Params) -> dist.Distribution:
+    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
         """Categorical over the labels."""
         return dist.Categorical(logits=outputs)
 
@@ -361,7 +363,7 @@ class Categorical(ClassificationLikelihood):
         return f"num_classes={self.num_classes}"
 
 
-def _noise_prior(prior: dist.Distribution) -> SiteDistribution:
+def _noise_prior(prior: TorchDistribution) -> SiteDistribution:
     site = SiteDistribution("noise_scale", prior, torch.Size())
     if not bool(site.support.check(torch.tensor(1.0))) or bool(
         site.support.check(torch.tensor(-1.0))
@@ -373,10 +375,10 @@ def _noise_prior(prior: dist.Distribution) -> SiteDistribution:
     return site
 
 
-def _normal(loc: Tensor, scale: Tensor) -> dist.Distribution:
+def _normal(loc: Tensor, scale: Tensor) -> TorchDistribution:
     if loc.shape[-1] == 1:
         return dist.Normal(loc.squeeze(-1), scale.squeeze(-1))
-    return dist.Normal(loc, scale).to_event(1)
+    return cast("TorchDistribution", dist.Normal(loc, scale).to_event(1))
 
 
 def _normal_log_prob(loc: Tensor, scale: Tensor, y: Tensor) -> Tensor:

@@ -211,7 +211,14 @@ class BayesianModel(nn.Module):
         return total
 
     def log_prior_flat(self, flat: Tensor) -> Tensor:
-        r""":math:`\log p(\theta(u)) + \log|\partial\theta/\partial u|` at a flat ``u``, ``(*draws, P)``."""
+        r""":math:`\log p(\theta(u)) + \log|\partial\theta/\partial u|` at ``u``.
+
+        Args:
+            flat: unconstrained vectors ``(*draws, P)``.
+
+        Returns:
+            The log density in nats, ``(*draws,)``.
+        """
         u = self.layout.unravel(flat)
         return self.log_prior(self.constrain(u)) + self.log_abs_det_jacobian(u)
 
@@ -279,7 +286,7 @@ def _typical_value(site: SiteDistribution) -> Tensor:
         return start
 
 
-def _check_net(net: nn.Module, parameters: dict[str, Tensor]) -> None:
+def _check_net(net: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     if not parameters:
         raise ValueError(
             f"a Bayesian model needs a net with at least one parameter; {type(net).__name__} has "
@@ -300,9 +307,11 @@ def _check_net(net: nn.Module, parameters: dict[str, Tensor]) -> None:
 
 
 def _batch_dependent(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Batch normalisation that would use the batch's own statistics."""
     for name, module in net.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(
-            module, nn.modules.instancenorm._InstanceNorm
+        if (
+            isinstance(module, nn.modules.batchnorm._NormBase)
+            and not isinstance(module, nn.modules.instancenorm._InstanceNorm)
+            and (module.training or module.running_mean is None)
         ):
-            if module.training or module.running_mean is None:
-                yield name, module
+            yield name, module

@@ -1,15 +1,17 @@
-r"""Predictive distributions, with their uncertainty split into what more data would remove and what not."""
+"""Predictive distributions, their uncertainty split into epistemic and aleatoric parts."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from probml_tp.evaluate import DrawBatch
 from probml_tp.likelihoods import ClassificationLikelihood, RegressionLikelihood
+from probml_tp.validation import as_tensor, finite
 
 __all__ = ["ClassificationPredictive", "Predictive", "RegressionPredictive"]
 
@@ -59,11 +61,46 @@ class ClassificationPredictive(Predictive):
         probs: :math:`\bar p`, shape ``(N, C)``.
         expected_entropy: shape ``(N,)``.
         votes: how many draws have each class on top, ``(N, C)``.
+        log_probs: :math:`\log\bar p` in float64, ``(N, C)``, summed in log space: finite where
+            ``probs`` has underflowed to 0. By default the logarithm of ``probs``.
     """
 
     probs: Tensor
     expected_entropy: Tensor
     votes: Tensor
+    log_probs: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        """Fill in the log probabilities."""
+        if not len(self.log_probs):
+            object.__setattr__(self, "log_probs", self.probs.double().log())
+
+    def log_prob(self, y: object) -> Tensor:
+        r""":math:`\log\bar p_{n, y_n}` of the labels ``y`` in nats, ``(N,)``, float64.
+
+        Raises:
+            ValueError: ``y`` is not one label from 0 to C - 1 for each point.
+        """
+        labels = self.check_labels(y)
+        return self.log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+    def check_labels(self, y: object) -> Tensor:
+        """Return ``y`` as integer labels on the predictions' device.
+
+        Raises:
+            ValueError: ``y`` is not one label from 0 to C - 1 for each point.
+        """
+        labels = finite("y", as_tensor("y", y)).to(self.probs.device)
+        num_points, num_classes = self.probs.shape
+        in_range = (labels >= 0) & (labels < num_classes) & (labels == labels.round())
+        if labels.shape != (num_points,) or not bool(in_range.all()):
+            raise ValueError(
+                f"y must hold one label from 0 to {num_classes - 1} for each of the {num_points} "
+                f"points predicted; got shape {tuple(labels.shape)} with values from "
+                f"{labels.min().item():g} to {labels.max().item():g}. Pass the labels of the "
+                f"points that were predicted."
+            )
+        return labels.long()
 
     @property
     def predicted_class(self) -> Tensor:
@@ -78,7 +115,8 @@ class ClassificationPredictive(Predictive):
     @property
     def predictive_entropy(self) -> Tensor:
         r""":math:`H(\bar p)`, total uncertainty, ``(N,)``."""
-        return torch.special.entr(self.probs).sum(-1)
+        terms: Tensor = torch.special.entr(self.probs)
+        return terms.sum(-1)
 
     @property
     def mutual_information(self) -> Tensor:
@@ -127,6 +165,47 @@ class RegressionPredictive(Predictive):
         """The predictive standard deviation, in the units of ``y``."""
         return self.variance.sqrt()
 
+    def log_prob(self, y: object) -> Tensor:
+        r"""Log predictive density of ``y`` in nats, ``(N,)``, float64.
+
+        .. math:: \log \tfrac1S\sum_s \prod_j \mathcal N(y_{nj} \mid \mu_{snj}, \sigma_{snj}^2)
+
+        Where the moments are exact and outputs were not kept, the normal density; for several
+        targets the product of the marginal ones.
+
+        Args:
+            y: targets, of the shape of ``mean``.
+
+        Raises:
+            ValueError: ``y`` has another shape or is not finite, or the outputs were not kept.
+        """
+        targets = self.check_targets(y)
+        means, scales = self.component_means, self.component_scales
+        if means is None or scales is None:
+            if self.num_samples:
+                self.require_outputs()
+            means, scales = self.mean.unsqueeze(0), self.std.unsqueeze(0)
+        z = (targets - means) / scales
+        log_density = -0.5 * z.square() - scales.log() - 0.5 * math.log(2 * math.pi)
+        joint = log_density.sum(-1) if log_density.ndim == 3 else log_density
+        return joint.logsumexp(0) - math.log(len(joint))
+
+    def check_targets(self, y: object) -> Tensor:
+        """Return ``y`` as a float64 tensor on the predictions' device.
+
+        Raises:
+            ValueError: ``y`` does not have the shape of ``mean``, or is not finite.
+        """
+        targets = finite("y", as_tensor("y", y)).to(self.mean.device).double()
+        if targets.shape == (*self.mean.shape, 1):
+            targets = targets.squeeze(-1)
+        if targets.shape != self.mean.shape:
+            raise ValueError(
+                f"y must have the shape of the predictions, {tuple(self.mean.shape)}; got "
+                f"{tuple(targets.shape)}. Pass the targets of the points that were predicted."
+            )
+        return targets
+
     def quantile(self, level: float) -> Tensor:
         r"""The predictive quantile, of the mixture :math:`\tfrac1S\sum_s N(\mu_s, \sigma_s^2)`.
 
@@ -146,7 +225,8 @@ class RegressionPredictive(Predictive):
         if self.component_means is None:
             if self.num_samples:
                 self.require_outputs()
-            return self.mean + self.std * torch.special.ndtri(self.mean.new_tensor(level))
+            z: Tensor = torch.special.ndtri(self.mean.new_tensor(level))
+            return self.mean + self.std * z
         return _mixture_quantile(level, self.component_means, self.component_scales)
 
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
@@ -194,7 +274,7 @@ class Accumulator(ABC):
 
 
 class ClassificationAccumulator(Accumulator):
-    """Sums of probabilities, entropies and votes."""
+    """Sums of probabilities (in log space, and thus without underflow), entropies and votes."""
 
     def __init__(
         self, likelihood: ClassificationLikelihood, num_points: int, *, keep_outputs: bool
@@ -206,24 +286,29 @@ class ClassificationAccumulator(Accumulator):
         """Add a chunk."""
         log_probs = self.likelihood.log_probs(batch.outputs)
         probs = log_probs.exp()
-        if not hasattr(self, "probs"):
+        if not hasattr(self, "log_probs"):
             shape = (self.num_points, probs.shape[-1])
-            self.probs = probs.new_zeros(shape)
+            self.log_probs = (
+                torch.full_like(probs[0, :1], -torch.inf, dtype=torch.float64).expand(shape).clone()
+            )
             self.entropy = probs.new_zeros(self.num_points)
             self.votes = torch.zeros(shape, dtype=torch.long, device=probs.device)
-        self.probs[batch.points] += probs.sum(0)
+        total = log_probs.double().logsumexp(0)
+        self.log_probs[batch.points] = torch.logaddexp(self.log_probs[batch.points], total)
         self.entropy[batch.points] -= (probs * log_probs).nan_to_num(0.0).sum((0, -1))
         index = log_probs.argmax(-1)
         self.votes[batch.points].scatter_add_(1, index.mT, torch.ones_like(index.mT))
 
     def result(self) -> ClassificationPredictive:
         """Means over the draws."""
+        log_probs = self.log_probs - math.log(self.num_samples)
         return ClassificationPredictive(
             num_samples=self.num_samples,
             outputs=self.outputs(),
-            probs=self.probs / self.num_samples,
+            probs=log_probs.exp().to(self.entropy.dtype),
             expected_entropy=self.entropy / self.num_samples,
             votes=self.votes,
+            log_probs=log_probs,
         )
 
 

@@ -12,9 +12,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from probml_tp.validation import positive
@@ -31,7 +34,7 @@ __all__ = [
     "resolve_priors",
 ]
 
-Prior = Callable[[str, Tensor], dist.Distribution]
+Prior = Callable[[str, Tensor], TorchDistribution]
 """A prior: maps a parameter's name and its tensor (for shape, dtype) to a distribution."""
 
 PriorSpec = Prior | Mapping[str, Prior]
@@ -64,10 +67,10 @@ class NormalPrior:
 
     @classmethod
     def from_precision(cls, precision: float) -> NormalPrior:
-        r"""The prior with precision :math:`\alpha`, that is standard deviation :math:`\alpha^{-1/2}`."""
+        r"""The prior with precision :math:`\alpha`: standard deviation :math:`\alpha^{-1/2}`."""
         return cls(scale=positive("precision", precision) ** -0.5)
 
-    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+    def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The distribution of one element, broadcast over the parameter by the model."""
         return dist.Normal(_like(parameter, self.loc), _like(parameter, self.scale))
 
@@ -99,7 +102,7 @@ class FanInNormalPrior:
         positive("FanInNormalPrior.scale", self.scale)
         positive("FanInNormalPrior.bias_scale", self.bias_scale)
 
-    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+    def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The distribution of one element, broadcast over the parameter by the model."""
         scale = self.bias_scale
         if parameter.ndim > 1:
@@ -127,9 +130,10 @@ class LaplacePrior:
     def __post_init__(self) -> None:
         positive("LaplacePrior.scale", self.scale)
 
-    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+    def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The distribution of one element, broadcast over the parameter by the model."""
-        return dist.Laplace(_like(parameter, 0.0), _like(parameter, self.scale))
+        loc, scale = _like(parameter, 0.0), _like(parameter, self.scale)
+        return cast("TorchDistribution", dist.Laplace(loc, scale))
 
 
 @dataclass(frozen=True)
@@ -158,10 +162,10 @@ class StudentTPrior:
         positive("StudentTPrior.df", self.df)
         positive("StudentTPrior.scale", self.scale)
 
-    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+    def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The distribution of one element, broadcast over the parameter by the model."""
         df, loc, scale = (_like(parameter, v) for v in (self.df, 0.0, self.scale))
-        return dist.StudentT(df, loc, scale)
+        return cast("TorchDistribution", dist.StudentT(df, loc, scale))
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class FlatPrior:
         tensor([0., 0., 0.])
     """
 
-    def __call__(self, name: str, parameter: Tensor) -> dist.Distribution:
+    def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The improper density, constant 1 on the real line."""
         return dist.ImproperUniform(
             torch.distributions.constraints.real, parameter.shape, torch.Size()
@@ -194,18 +198,17 @@ class SiteDistribution(nn.Module):
         ValueError: the distribution is discrete, has an event shape, or does not broadcast.
     """
 
-    def __init__(self, name: str, distribution: dist.Distribution, shape: torch.Size) -> None:
+    def __init__(self, name: str, distribution: Any, shape: torch.Size) -> None:
         super().__init__()
         _check_elementwise(name, distribution, shape)
         self.shape = shape
-        self._family = type(distribution)
-        self._arguments = tuple(distribution.arg_constraints)
-        if isinstance(distribution, dist.ImproperUniform):
-            self._arguments = ()
+        self._family: Any = type(distribution)
+        improper = isinstance(distribution, dist.ImproperUniform)
+        self._arguments = () if improper else tuple(distribution.arg_constraints)
         for argument in self._arguments:
             value = getattr(distribution, argument).detach().clone()
             self.register_buffer(argument, value, persistent=False)
-        self.support = distribution.support
+        self.support: Any = distribution.support
 
     @property
     def is_normal(self) -> bool:
@@ -217,23 +220,26 @@ class SiteDistribution(nn.Module):
         """Whether the density integrates to one (the flat prior's does not)."""
         return self._family is not dist.ImproperUniform
 
-    def elementwise(self) -> dist.Distribution:
+    def _arguments_now(self) -> dict[str, Tensor]:
+        return {argument: getattr(self, argument) for argument in self._arguments}
+
+    def elementwise(self) -> TorchDistribution:
         """The distribution with batch shape ``shape`` and scalar events."""
         if not self.is_proper:
             return dist.ImproperUniform(self.support, self.shape, torch.Size())
-        arguments = {a: getattr(self, a) for a in self._arguments}
-        return self._family(**arguments, validate_args=False).expand(self.shape)
+        base = self._family(**self._arguments_now(), validate_args=False)
+        return cast("TorchDistribution", base.expand(self.shape))
 
-    def forward(self) -> dist.Distribution:
+    def forward(self) -> TorchDistribution:
         """The distribution over the whole site: event shape ``shape``, empty batch shape."""
-        return self.elementwise().to_event(len(self.shape))
+        return cast("TorchDistribution", self.elementwise().to_event(len(self.shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of ``value`` with shape ``(*batch, *shape)``, summed to ``(*batch,)``."""
         if not self.is_proper:
             return value.new_zeros(value.shape[: value.ndim - len(self.shape)])
-        arguments = {a: getattr(self, a) for a in self._arguments}
-        log_prob = self._family(**arguments, validate_args=False).log_prob(value)
+        base = self._family(**self._arguments_now(), validate_args=False)
+        log_prob: Tensor = base.log_prob(value)
         return log_prob.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else log_prob
 
     def describe(self) -> str:
@@ -297,8 +303,13 @@ def _lookup(priors: Mapping[str, Prior], names: list[str]) -> dict[str, Prior]:
     return chosen
 
 
-def _check_elementwise(name: str, distribution: dist.Distribution, shape: torch.Size) -> None:
-    support = distribution.support
+def _check_elementwise(name: str, distribution: Any, shape: torch.Size) -> None:
+    if not isinstance(distribution, TorchDistributionMixin):
+        raise ValueError(
+            f"a prior must give a distribution of pyro.distributions; the one for {name!r} gave "
+            f"{type(distribution).__name__}. Use for example pyro.distributions.Normal(0, 1)."
+        )
+    support: Any = distribution.support
     if distribution.event_shape or support.is_discrete:
         raise ValueError(
             f"a prior must be continuous and independent over elements (empty event shape); "

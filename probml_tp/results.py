@@ -317,7 +317,9 @@ def _read(folder: Path) -> SavedResults:
         SavedFigure(**entry, path=folder / "figures" / f"{entry['name']}.png")
         for entry in manifest["figures"]
     )
-    parts = {part: _load(folder / f"{part}.json") for part in ("config", "environment", "metrics")}
+    parts: dict[str, Any] = {
+        part: _load(folder / f"{part}.json") for part in ("config", "environment", "metrics")
+    }
     return SavedResults(folder=folder, **parts, **manifest)
 
 

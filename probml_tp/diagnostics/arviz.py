@@ -124,7 +124,9 @@ def _collect(
     log_likelihood = torch.zeros(num_samples, len(x), dtype=torch.float64)
     predictive = torch.zeros(num_samples, *y.shape, dtype=y.dtype)
     draws: dict[str, list[Tensor]] = {name: [] for name in sites}
-    stats: dict[str, list[Tensor]] = {"lp": []} | ({} if guide.no_density else {"log_q": []})
+    stats: dict[str, list[Tensor]] = {"lp": []}
+    if not guide.no_density:
+        stats["log_q"] = []
     with torch.no_grad(), seeded(seed, x.device):
         for batch in draw_batches(guide, x, num_samples=num_samples, seed=seed):
             params, targets = batch.params, y[batch.points]
@@ -193,7 +195,9 @@ def _constant_group(x: Tensor) -> xr.Dataset:
     return _dataset({"x": (["observation", *own], x.cpu().numpy())}, ())
 
 
-def _dataset(variables: Mapping[str, tuple[list[str], np.ndarray]], shape: tuple[int, ...]) -> xr.Dataset:
+def _dataset(
+    variables: Mapping[str, tuple[list[str], np.ndarray]], shape: tuple[int, ...]
+) -> xr.Dataset:
     sizes = {d: s for dims, v in variables.values() for d, s in zip(dims, v.shape, strict=True)}
     return xr.Dataset(dict(variables), coords={d: np.arange(s) for d, s in sizes.items()})
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyro
@@ -24,8 +25,7 @@ SAVED_DRAWS = 1000
 class AutoGuideAdapter(Guide):
     """A Pyro automatic guide, trained by Pyro's own ``Trace_ELBO``.
 
-    Its parameters live on the guide's modules, not in Pyro's global parameter store, so that two
-    fits do not mix. It is saved as 1,000 draws, since the guide itself refers to a program.
+    Its parameters are kept apart from Pyro's global store, so that two fits do not mix. It is saved as 1,000 draws, since the guide itself refers to a program.
 
     Args:
         model: the model.
@@ -53,10 +53,18 @@ class AutoGuideAdapter(Guide):
         super().__init__(model)
         self.guide = guide if isinstance(guide, autoguide.AutoGuide) else guide(model)
         self.name = type(self.guide).__name__  # type: ignore[misc]
+        self._store: dict[str, Any] = {"params": {}, "constraints": {}}
+
+    @contextmanager
+    def _own_parameters(self) -> Iterator[None]:
+        """Swap Pyro's global parameter store for this guide's own."""
+        with pyro.get_param_store().scope(self._store) as store:
+            yield
+        self._store = store
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Let the guide trace the model once, which creates its parameters."""
-        with pyro.settings.context(module_local_params=True):
+        with self._own_parameters():
             self.guide(x, y)
 
     def site_distributions(self) -> Sites:
@@ -72,7 +80,7 @@ class AutoGuideAdapter(Guide):
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]), poutine.block():
             torch.manual_seed(seed)
-            with pyro.settings.context(module_local_params=True):
+            with self._own_parameters():
                 draws = [self.guide() for _ in range(check_num_samples(num_samples))]
         return {n: torch.stack([d[n] for d in draws]) for n in self.model.sites}
 
@@ -82,14 +90,16 @@ class AutoGuideAdapter(Guide):
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """Pyro's single-draw ELBO estimate, negated and per data point."""
-        with pyro.settings.context(module_local_params=True):
+        with self._own_parameters():
             loss: Tensor = Trace_ELBO().differentiable_loss(self.model, self.guide, x, y, size=size)
         return loss / size
 
     def savable(self) -> Guide:
         """The empirical distribution of 1,000 draws."""
         generator = torch.Generator().manual_seed(0)
-        draws = {n: d.unsqueeze(0) for n, d in self.sample(SAVED_DRAWS, generator=generator).items()}
+        draws = {
+            n: d.unsqueeze(0) for n, d in self.sample(SAVED_DRAWS, generator=generator).items()
+        }
         return Empirical(self.model, method=self.name, draws=draws)
 
     def options(self) -> dict[str, Any]:

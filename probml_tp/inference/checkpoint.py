@@ -20,7 +20,9 @@ __all__ = ["data_digest", "load_checkpoint", "save_checkpoint"]
 FORMAT = "probml_tp checkpoint 1"
 
 
-def save_checkpoint(path: str | Path, *, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: str | Path, *, identity: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
     """Write a checkpoint; an interruption leaves the previous one.
 
     Args:
@@ -32,7 +34,9 @@ def save_checkpoint(path: str | Path, *, identity: Mapping[str, Any], state: Map
         ValueError: the folder cannot be written.
     """
     with atomic_write(path) as temporary:
-        torch.save({"format": FORMAT, "identity": json.dumps(identity), "state": dict(state)}, temporary)
+        torch.save(
+            {"format": FORMAT, "identity": json.dumps(identity), "state": dict(state)}, temporary
+        )
 
 
 def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -228,7 +227,7 @@ class _Trainer:
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.guide.loss(x, y, size=len(self.x))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         loss: Any = self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -370,5 +369,5 @@ def progress_reporter(
 
 
 def _callable_name(function: object) -> str:
-    target = copy.copy(getattr(function, "func", function))
+    target = getattr(function, "func", function)
     return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"

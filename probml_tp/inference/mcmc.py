@@ -42,9 +42,10 @@ def sample_nuts(
 ) -> Posterior:
     r"""Sample the posterior with the No-U-Turn sampler (Hoffman & Gelman 2014).
 
-    Pyro's kernel runs on :math:`U(u) = -\log p(\theta(u), y \mid x) - \log|\partial\theta/\partial u|`
-    over one flat unconstrained vector, so no effect handler is in the leapfrog loop. Chains start
-    around the net's own parameters and run in separate processes.
+    Pyro's kernel runs on the potential
+    :math:`U(u) = -\log p(\theta(u), y \mid x) - \log|\partial\theta/\partial u|` over one flat
+    unconstrained vector, so no effect handler is in the leapfrog loop. Chains start around the
+    net's own parameters and run in separate processes.
 
     Args:
         model: the model.

@@ -118,6 +118,8 @@ def _duration(seconds: float) -> str:
 
 def _plain(value: Any) -> str:
     """Write an option's value as one would on the command line."""
+    if value is None:
+        return "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -1,0 +1,251 @@
+r"""How good a predictive distribution is, judged by data that it has not seen.
+
+``classification_metrics`` and ``regression_metrics`` predict and judge;
+``classification_scores`` and ``regression_scores`` judge predictions that exist already, so that
+no network pass is done twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from sklearn.metrics import accuracy_score, root_mean_squared_error
+from torch import Tensor
+
+from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
+from probml_tp.validation import positive_integer
+
+if TYPE_CHECKING:
+    from probml_tp.posterior import Posterior
+
+__all__ = [
+    "brier_score",
+    "classification_metrics",
+    "classification_scores",
+    "expected_calibration_error",
+    "regression_metrics",
+    "regression_scores",
+]
+
+JUST_BELOW_ONE = 1 - 2**-24
+"""The largest float32 below 1."""
+
+
+def classification_metrics(
+    posterior: Posterior, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
+) -> dict[str, float]:
+    """Predict labels at ``x`` and judge the predictions by ``y``.
+
+    Args:
+        posterior: a posterior of a classification model.
+        x: test inputs ``(N, ...)``.
+        y: test labels ``(N,)``.
+        num_samples: draws to average over.
+        seed: determines the draws; default: the posterior's.
+
+    Returns:
+        What :func:`classification_scores` gives.
+
+    Raises:
+        ValueError: the model is not one of classification, or the data do not fit it.
+
+    Example:
+        >>> import torch
+        >>> from probml_tp import BayesianModel, Bernoulli, Delta, NormalPrior
+        >>> from probml_tp.posterior import Posterior
+        >>> net = torch.nn.Linear(1, 1)
+        >>> _ = torch.nn.init.zeros_(net.weight), torch.nn.init.zeros_(net.bias)
+        >>> posterior = Posterior(Delta(BayesianModel(net, NormalPrior(1.0), Bernoulli())))
+        >>> scores = classification_metrics(posterior, torch.zeros(2, 1), [0, 0])
+        >>> {name: round(value, 3) for name, value in scores.items()}
+        {'accuracy': 1.0, 'nll': 0.693, 'brier': 0.5, 'ece': 0.5}
+    """
+    inputs, labels = posterior.model.check_data(x, y)
+    predictive = posterior.predict(inputs, num_samples=num_samples, seed=seed)
+    if not isinstance(predictive, ClassificationPredictive):
+        raise ValueError(_wrong_kind("classification_metrics", "regression_metrics", posterior))
+    return classification_scores(predictive, labels)
+
+
+def classification_scores(predictive: ClassificationPredictive, y: object) -> dict[str, float]:
+    r"""Judge predicted class probabilities :math:`\bar p` by the labels that came.
+
+    Args:
+        predictive: the predictions at ``N`` points.
+        y: their labels ``(N,)``.
+
+    Returns:
+        ``accuracy``: the share of points whose most probable class is the label.
+        ``nll``: :math:`-\tfrac1N\sum_n \log\bar p_{n,y_n}`, in nats per point: the logarithm of the
+        mean probability, taken in log space. ``brier``: see :func:`brier_score`. ``ece``: see
+        :func:`expected_calibration_error`.
+
+    Raises:
+        ValueError: ``y`` is not one label for each point.
+    """
+    labels = predictive.check_labels(y)
+    predicted = predictive.predicted_class
+    return {
+        "accuracy": float(accuracy_score(labels.cpu(), predicted.cpu())),
+        "nll": -float(predictive.log_prob(labels).mean()),
+        "brier": brier_score(predictive, labels),
+        "ece": expected_calibration_error(predictive, labels),
+    }
+
+
+def brier_score(predictive: ClassificationPredictive, y: object) -> float:
+    r"""The Brier score in its original form, summed over classes (Brier 1950).
+
+    .. math:: \frac1N \sum_n \sum_c \left(\bar p_{nc} - [y_n = c]\right)^2 \in [0, 2]
+
+    For two classes it is twice the mean squared error of :math:`p(y = 1)`.
+
+    Args:
+        predictive: the predictions at ``N`` points.
+        y: their labels ``(N,)``.
+
+    Returns:
+        The score; lower is better.
+
+    Raises:
+        ValueError: ``y`` is not one label for each point.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[0.8, 0.2], [0.5, 0.5]])
+        >>> predictive = ClassificationPredictive(1, None, probs, torch.zeros(2), torch.ones(2, 2))
+        >>> round(brier_score(predictive, [0, 1]), 6)  # (0.04 + 0.04 + 0.25 + 0.25) / 2
+        0.29
+    """
+    probs = predictive.probs.double()
+    outcome = torch.nn.functional.one_hot(predictive.check_labels(y), probs.shape[-1])
+    return float((probs - outcome).square().sum(-1).mean())
+
+
+def expected_calibration_error(
+    predictive: ClassificationPredictive, y: object, *, num_bins: int = 15
+) -> float:
+    r"""How far confidence and accuracy are apart (Naeini et al. 2015; Guo et al. 2017).
+
+    .. math:: \mathrm{ECE} = \sum_{b=1}^B \frac{n_b}{N}
+              \left|\mathrm{accuracy}_b - \mathrm{confidence}_b\right|
+
+    over ``B`` bins of equal width in the probability of the predicted class, each closed on the
+    left, the last on both sides. By torchmetrics, which would put a confidence of exactly 1 into
+    a bin of its own: it is lowered by less than 1e-7.
+
+    Args:
+        predictive: the predictions at ``N`` points.
+        y: their labels ``(N,)``.
+        num_bins: ``B``.
+
+    Returns:
+        The error, between 0 and 1; lower is better.
+
+    Raises:
+        ValueError: ``y`` is not one label for each point, or ``num_bins`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> probs = torch.tensor([[1.0, 0.0], [0.98, 0.02]])
+        >>> predictive = ClassificationPredictive(1, None, probs, torch.zeros(2), torch.ones(2, 2))
+        >>> round(expected_calibration_error(predictive, [0, 1]), 6)  # one bin: |0.5 - 0.99|
+        0.49
+    """
+    # Torchmetrics takes longer to import than all the rest of this module.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    labels = predictive.check_labels(y)
+    probs = predictive.probs.clamp_max(JUST_BELOW_ONE)
+    error: Tensor = multiclass_calibration_error(
+        probs, labels, probs.shape[-1], n_bins=positive_integer("num_bins", num_bins), norm="l1"
+    )
+    return float(error)
+
+
+def regression_metrics(
+    posterior: Posterior,
+    x: object,
+    y: object,
+    *,
+    level: float = 0.95,
+    num_samples: int = 100,
+    seed: int | None = None,
+) -> dict[str, float]:
+    """Predict targets at ``x`` and judge the predictions by ``y``.
+
+    Where a guide has its predictive in closed form, that is what is judged, not draws from it.
+
+    Args:
+        posterior: a posterior of a regression model.
+        x: test inputs ``(N, ...)``.
+        y: test targets, ``(N,)`` or ``(N, d)``.
+        level: the probability of the central interval whose coverage is counted.
+        num_samples: draws to average over.
+        seed: determines the draws; default: the posterior's.
+
+    Returns:
+        What :func:`regression_scores` gives.
+
+    Raises:
+        ValueError: the model is not one of regression, the data do not fit it, or ``level`` is not
+            between 0 and 1.
+
+    Example:
+        >>> import torch
+        >>> from probml_tp import BayesianModel, Delta, Gaussian, NormalPrior
+        >>> from probml_tp.posterior import Posterior
+        >>> net = torch.nn.Linear(1, 1)
+        >>> _ = torch.nn.init.zeros_(net.weight), torch.nn.init.zeros_(net.bias)
+        >>> posterior = Posterior(Delta(BayesianModel(net, NormalPrior(1.0), Gaussian(scale=1.0))))
+        >>> scores = regression_metrics(posterior, torch.zeros(2, 1), [0.0, 2.0])
+        >>> {name: round(value, 3) for name, value in scores.items()}
+        {'rmse': 1.414, 'nll': 1.919, 'coverage': 0.5}
+    """
+    inputs, targets = posterior.model.check_data(x, y)
+    in_closed_form = posterior.guide.function_moments(inputs[:1]) is not None
+    predictive = posterior.predict(
+        inputs, num_samples=num_samples, keep_outputs=not in_closed_form, seed=seed
+    )
+    if not isinstance(predictive, RegressionPredictive):
+        raise ValueError(_wrong_kind("regression_metrics", "classification_metrics", posterior))
+    return regression_scores(predictive, targets, level=level)
+
+
+def regression_scores(
+    predictive: RegressionPredictive, y: object, *, level: float = 0.95
+) -> dict[str, float]:
+    r"""Judge predicted distributions of targets by the targets that came.
+
+    Args:
+        predictive: the predictions at ``N`` points, with their outputs kept unless the moments are
+            exact.
+        y: the targets, of the shape of the predictions.
+        level: the probability of the central interval whose coverage is counted.
+
+    Returns:
+        ``rmse``: root mean squared error of the predictive mean, in the units of ``y``. ``nll``:
+        :math:`-\tfrac1N\sum_n\log p(y_n \mid x_n)` with the predictive density averaged over draws,
+        in nats per point. ``coverage``: the share of targets inside the central interval.
+
+    Raises:
+        ValueError: ``y`` does not fit the predictions, ``level`` is not between 0 and 1, or the
+            outputs were not kept.
+    """
+    targets = predictive.check_targets(y)
+    low, high = predictive.interval(level)
+    inside = (targets >= low) & (targets <= high)
+    mean = predictive.mean.double().cpu()
+    return {
+        "rmse": float(root_mean_squared_error(targets.flatten().cpu(), mean.flatten())),
+        "nll": -float(predictive.log_prob(targets).mean()),
+        "coverage": float(inside.double().mean()),
+    }
+
+
+def _wrong_kind(name: str, other: str, posterior: Posterior) -> str:
+    return (
+        f"{name} needs a model whose likelihood it can judge; {posterior.model.name} has "
+        f"{posterior.model.likelihood.describe()}. Use {other}."
+    )

@@ -1,0 +1,1 @@
+"""Figures: functions that take arrays and axes, and return the axes."""

@@ -1,0 +1,87 @@
+"""Lint, types, the size of functions, and a quick run of everything."""
+
+from __future__ import annotations
+
+import ast
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from web_page import page_facts
+
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.results import read_results
+
+FOLDERS = ("probml_tp", "models", "guides", "experiments")
+LONGEST = 80
+MEDIAN = 10
+
+
+def run_tool(*command: str, cwd: Path) -> None:
+    """Run a tool of the environment, and fail with what it says."""
+    done = subprocess.run([sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing(checkout):
+    run_tool("ruff", "check", "--no-cache", ".", cwd=checkout)
+
+
+def test_ruff_would_not_format_anything(checkout):
+    run_tool("ruff", "format", "--no-cache", "--check", ".", cwd=checkout)
+
+
+def test_mypy_finds_nothing(checkout):
+    run_tool("mypy", cwd=checkout)
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's body, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short(checkout):
+    lengths = {
+        f"{path.relative_to(checkout)}:{node.lineno} {node.name}": body_lines(node)
+        for folder in FOLDERS
+        for path in (checkout / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
+    assert statistics.median(lengths.values()) <= MEDIAN
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory) -> Path:
+    """The results of ``probml-tp run --quick``, in a process of its own."""
+    folder = tmp_path_factory.mktemp("quick")
+    script = "from probml_tp.cli import main; main()"
+    command = [sys.executable, "-c", script, "run", "--quick", "--results", str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return folder
+
+
+def test_a_quick_run_saves_every_experiment(quick_run):
+    for name in EXPERIMENTS:
+        saved = read_results(quick_run / name)
+        assert saved.preset == "quick preset"
+        assert saved.metrics
+        assert saved.findings
+        assert saved.figures
+        assert list((quick_run / name / "posteriors").glob("*.safetensors"))
+        assert list((quick_run / name / "posteriors").glob("*.nc"))
+
+
+def test_a_browser_shows_the_report_of_a_quick_run(quick_run, browser):
+    facts = page_facts(browser, quick_run / "report.html")
+    figures = sum(len(read_results(quick_run / name).figures) for name in EXPERIMENTS)
+    assert (facts["images"], facts["broken"], facts["unnamed"]) == (figures, 0, 0)
+    assert len(facts["headings"]) == 1 + len(EXPERIMENTS)
+    assert facts["overflow"] == 0
