@@ -118,7 +118,8 @@ class MCDropout(Guide):
         """Weights under ``num_samples`` mask sets; constant sites are repeated without copying."""
         shape = torch.Size([check_num_samples(num_samples)])
         draws = {}
-        for name, value in self._values().items():
+        values = {name: value.detach() for name, value in self._values().items()}
+        for name, value in values.items():
             if name in self._site_rates:
                 masked = MaskedUnits(value, self._site_rates[name])
                 draws[name] = masked.rsample(shape, generator=generator)
