@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probml_tp.guide import Draws, Guide, Sites, matches
+from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.model import BayesianModel
 
 __all__ = ["Delta", "map_loss"]
@@ -60,7 +60,8 @@ class Delta(Guide):
     ) -> dict[str, Tensor]:
         """The mode, repeated without using memory."""
         _, values = self._point()
-        return {n: v.detach().expand(num_samples, *v.shape) for n, v in values.items()}
+        shape = (check_num_samples(num_samples),)
+        return {n: v.detach().clone().expand(*shape, *v.shape) for n, v in values.items()}
 
     def log_prob(self, draws: Draws) -> Tensor:
         r""":math:`-\log|\partial\theta/\partial u|` at the mode, minus infinity elsewhere."""

@@ -3,7 +3,7 @@ r"""MC dropout as variational inference: the masks are the approximate posterior
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import pyro.distributions as dist
@@ -22,12 +22,7 @@ __all__ = ["MCDropout", "MaskedUnits"]
 
 Masks = Literal["per-example", "shared"]
 
-_DROPOUTS = {
-    nn.Linear: F.dropout,
-    nn.Conv1d: F.dropout1d,
-    nn.Conv2d: F.dropout2d,
-    nn.Conv3d: F.dropout3d,
-}
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class MCDropout(Guide):
@@ -93,7 +88,11 @@ class MCDropout(Guide):
         self.masks = masks
         self.rates = _resolve_rates(model.net, rates)
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
-        self._site_rates = {f"{layer}.weight": rate for layer, rate in self.rates.items()}
+        sites = {id(p): name for name, p in model.net.named_parameters()}
+        self._site_rates = {
+            sites[id(model.net.get_submodule(layer).weight)]: rate
+            for layer, rate in self.rates.items()
+        }
         object.__setattr__(self, "_masked_net", _with_dropout(model.net, self.rates))
 
     # ------------------------------------------------------------------------ the distribution
@@ -159,6 +158,29 @@ class MCDropout(Guide):
         return frozenset(n for n in self.model.sites if not self._site_rates.get(n))
 
     # ----------------------------------------------------------------------------- fitting it
+
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Check that the net calls each layer with a rate once: a second call would mask anew."""
+        calls = dict.fromkeys(self.rates, 0)
+
+        def count(layer: str) -> Callable[..., None]:
+            def hook(*_: object) -> None:
+                calls[layer] += 1
+
+            return hook
+
+        net = self.model.net
+        hooks = [net.get_submodule(n).register_forward_pre_hook(count(n)) for n in self.rates]
+        with torch.no_grad():
+            self.model.outputs(self._values(), x[:1])
+        for handle in hooks:
+            handle.remove()
+        for layer, number in calls.items():
+            if number != 1:
+                raise ValueError(
+                    f"a layer with a drop rate must be called once in a forward pass; {layer!r} "
+                    f"is called {number} times. Leave it out of rates."
+                )
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative ELBO per data point at fresh masks."""
@@ -230,7 +252,7 @@ def _binary_entropy(rate: float) -> float:
 
 
 def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[str, float]:
-    layers = {n: m for n, m in net.named_modules() if isinstance(m, tuple(_DROPOUTS))}
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, _LAYERS)}
     if not isinstance(rates, Mapping):
         rates = dict.fromkeys(list(layers)[1:], rates)
     for layer, rate in rates.items():
@@ -239,6 +261,12 @@ def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[s
             raise ValueError(
                 f"a drop rate must name a linear layer or an ungrouped convolution; got "
                 f"{layer!r}. The net's are {', '.join(map(repr, layers))}."
+            )
+        weights = [p for module in net.modules() for p in module._parameters.values()]
+        if sum(layers[layer].weight is p for p in weights) > 1:
+            raise ValueError(
+                f"a drop rate needs a layer with weights of its own; those of {layer!r} are "
+                f"shared with another layer. Leave it out of rates."
             )
     if not any(rates.values()):
         raise ValueError(
@@ -254,11 +282,20 @@ def _with_dropout(net: nn.Module, rates: Mapping[str, float]) -> nn.Module:
     masked = copy.deepcopy(net, {id(t): t for t in tensors})
     for name, rate in rates.items():
         layer = masked.get_submodule(name)
-        dropout = _DROPOUTS[type(layer)]
-
-        def drop(_: nn.Module, args: tuple[Tensor], p: float = rate, f: Any = dropout) -> Tensor:
-            dropped: Tensor = f(args[0], p, training=True)
-            return dropped
-
-        layer.register_forward_pre_hook(drop)
+        unit_dim = -1 if isinstance(layer, nn.Linear) else 1
+        layer.register_forward_pre_hook(_dropout_hook(rate, unit_dim))
     return masked
+
+
+def _dropout_hook(rate: float, unit_dim: int) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
+    """Drop input units of each example, each alike at all positions (pixels, tokens)."""
+
+    def drop(_: nn.Module, args: tuple[Tensor]) -> Tensor:
+        x = args[0]
+        if x.ndim == 2:
+            return F.dropout(x, rate, training=True)
+        shape = [len(x), *([1] * (x.ndim - 1))]
+        shape[unit_dim] = x.shape[unit_dim]
+        return x * F.dropout(x.new_ones(shape), rate, training=True)
+
+    return drop

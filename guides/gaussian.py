@@ -21,6 +21,7 @@ from probml_tp.model import BayesianModel
 __all__ = ["FullNormal", "generalised_gauss_newton", "prior_precision", "scale_tril_of_precision"]
 
 MAX_JACOBIAN_ELEMENTS = 2**24
+BATCH = 10_000
 
 
 class FullNormal(Guide):
@@ -70,8 +71,15 @@ class FullNormal(Guide):
         self.scale_tril = scale_tril.to(self.loc)
         with torch.no_grad():
             log_q = torch.diagonal(scale_tril).log().sum().neg() - 0.5 * len(loc) * _LOG_2PI
-            value = self.model.log_joint_flat(self.loc, x, y) - log_q
+            value = self._log_joint(x, y) - log_q
         self.log_evidence_value = value if self._is_proper else torch.full_like(value, torch.nan)
+
+    def _log_joint(self, x: Tensor, y: Tensor) -> Tensor:
+        """The log joint at the mean, batch by batch."""
+        params = self.model.constrain(self.model.layout.unravel(self.loc))
+        batches = zip(x.split(BATCH), y.split(BATCH), strict=True)
+        likelihood = sum(self.model.log_likelihood(params, *batch).sum() for batch in batches)
+        return self.model.log_prior_flat(self.loc) + likelihood
 
     @property
     def _is_proper(self) -> bool:

@@ -102,8 +102,9 @@ class GaussianBasis(Basis):
         self.scale = positive("scale", scale)
         if not len(centers):
             raise ValueError("a Gaussian basis needs at least one centre; got none.")
-        self._centers = tuple(float(c) for c in centers)
-        self.num_features = len(self._centers)
+        values = torch.tensor([float(c) for c in centers], dtype=torch.float64)
+        self.register_buffer("centers", values, persistent=False)
+        self.num_features = len(values)
 
     @classmethod
     def evenly_spaced(cls, low: float, high: float, *, num: int) -> GaussianBasis:
@@ -113,10 +114,9 @@ class GaussianBasis(Basis):
 
     def features(self, x: Tensor) -> Tensor:
         """One bump for each centre."""
-        centers = torch.tensor(self._centers, dtype=x.dtype, device=x.device)
-        return torch.exp(-0.5 * ((x - centers) / self.scale) ** 2)
+        return torch.exp(-0.5 * ((x - self.centers.to(x)) / self.scale) ** 2)
 
     def extra_repr(self) -> str:
         """Number of centres, their range and the scale."""
-        low, high = min(self._centers), max(self._centers)
+        low, high = float(self.centers.min()), float(self.centers.max())
         return f"{self.num_features} centers in [{low:g}, {high:g}], scale={self.scale:g}"

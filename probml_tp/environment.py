@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_environment"]
+__all__ = ["describe_environment", "package_versions"]
 
 PACKAGES = (
     "probml_tp",
@@ -42,9 +42,22 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "git_commit": _git_commit(Path(__file__).resolve()),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Give the versions of the packages that results depend on.
+
+    Returns:
+        Name to version, None for a package that is not installed.
+
+    Example:
+        >>> "torch" in package_versions()
+        True
+    """
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

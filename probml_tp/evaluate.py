@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -16,15 +17,33 @@ from torch.func import functional_call, vmap
 from probml_tp.guide import Draws, Guide, check_num_samples
 from probml_tp.validation import positive_integer
 
-__all__ = ["DrawBatch", "Vectorize", "draw_batches", "draw_chunks", "seeded"]
+__all__ = ["DrawBatch", "Vectorize", "draw_batches", "draw_chunks", "seeded", "substream"]
 
 Vectorize = Literal["auto", "loop", "vmap"]
 """How draws are run: one after the other, or ten at a time by ``torch.func.vmap``."""
 
 MAX_DRAW_ELEMENTS = 2**25
 VMAP_CHUNK = 10
+DRAWS = 1
 
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+
+
+def substream(seed: int, *path: int) -> int:
+    """A seed that follows from ``seed`` and gives numbers independent of it.
+
+    Args:
+        seed: the user's seed.
+        path: which stream of it.
+
+    Returns:
+        A seed.
+
+    Example:
+        >>> substream(0, 1) != substream(0, 2)
+        True
+    """
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
 
 
 @contextmanager
@@ -75,7 +94,8 @@ def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[
         The chunk's place among all draws, and its draws.
     """
     check_num_samples(num_samples)
-    generator = torch.Generator(device=guide.model.device).manual_seed(seed)
+    generator = torch.Generator(device=guide.model.device)
+    generator.manual_seed(substream(seed, DRAWS))
     layout, constant = guide.model.layout, guide.constant_sites
     varying = sum(prod(s) for n, s in layout.shapes.items() if n not in constant)
     chunk = max(1, MAX_DRAW_ELEMENTS // max(1, varying))
@@ -92,6 +112,7 @@ def draw_batches(
     seed: int,
     batch_size: int = 1000,
     vectorize: Vectorize = "auto",
+    own_net: bool = False,
 ) -> Iterator[DrawBatch]:
     """Run the net at every draw and every point, chunk by chunk.
 
@@ -106,6 +127,8 @@ def draw_batches(
         batch_size: points at a time.
         vectorize: ``"auto"`` runs draws of fully connected sequential nets by vmap, others in a
             loop.
+        own_net: run the model's net even where the guide predicts by another function, such as the
+            linearised net.
 
     Yields:
         Outputs by chunk of draws and batch of points.
@@ -113,7 +136,7 @@ def draw_batches(
     positive_integer("batch_size", batch_size)
     if vectorize not in get_args(Vectorize):
         raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
-    prefix, suffix = _split(guide)
+    prefix, suffix = _split(guide, guide.model.outputs if own_net else guide.outputs)
     use_vmap = _is_dense(guide) if vectorize == "auto" else vectorize == "vmap"
     with torch.no_grad():
         for chunk, params in draw_chunks(guide, num_samples, seed=seed):
@@ -133,28 +156,31 @@ def _run(suffix: Forward, params: Draws, shared: Tensor, use_vmap: bool) -> Tens
     )
 
 
-def _split(guide: Guide) -> tuple[Forward, Forward]:
+def _split(guide: Guide, forward: Forward) -> tuple[Forward, Forward]:
     """Cut the net before its first layer that varies between draws: (run once, run per draw)."""
     net = guide.model.net
     sequential = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
-    own_outputs = type(guide).outputs is not Guide.outputs
-    if own_outputs or not sequential or not guide.constant_sites:
-        return (lambda _, x: x), guide.outputs
-    children = list(net.named_children())
+    is_net = forward == guide.model.outputs or type(guide).outputs is Guide.outputs
+    if not is_net or not sequential or not guide.constant_sites:
+        return (lambda _, x: x), forward
+    names = {id(p): name for name, p in net.named_parameters()}
+    children = cast("list[tuple[str, nn.Module]]", list(net._modules.items()))
     varies = [
-        any(f"{child}.{n}" not in guide.constant_sites for n, _ in module.named_parameters())
-        for child, module in children
+        any(names[id(p)] not in guide.constant_sites for p in module.parameters())
+        for _, module in children
     ]
     cut = varies.index(True) if True in varies else len(children)
-    return _stage(children[:cut]), _stage(children[cut:])
+    return _stage(children[:cut], names), _stage(children[cut:], names)
 
 
-def _stage(children: list[tuple[str, nn.Module]]) -> Forward:
+def _stage(children: list[tuple[str, nn.Module]], names: Mapping[int, str]) -> Forward:
+    """A stretch of a sequential net, as a function of the whole net's parameters."""
     net = nn.Sequential(OrderedDict(children))
-    names = [name for name, _ in net.named_parameters()]
+    sites = {own: names[id(p)] for own, p in net.named_parameters()}
 
     def forward(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(net, {n: params[n] for n in names}, (x,))
+        own = {name: params[site] for name, site in sites.items()}
+        outputs: Tensor = functional_call(net, own, (x,))
         return outputs
 
     return forward

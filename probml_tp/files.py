@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 __all__ = ["atomic_write"]
 
@@ -25,6 +25,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         ValueError: the folder cannot be written.
 
     Example:
+        >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> with atomic_write(f"{folder}/a.txt") as temporary:
         ...     _ = temporary.write_text("done")
@@ -34,14 +35,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise ValueError(
             f"the folder of an output file must be writable; {path.parent} is not "
             f"({error.strerror}). Choose another folder."
         ) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Real
 from typing import cast
 
 import pyro.distributions as dist
@@ -119,12 +120,12 @@ class Gaussian(RegressionLikelihood):
     def __init__(self, scale: float | TorchDistribution) -> None:
         super().__init__()
         self.noise_prior: SiteDistribution | None = None
-        if isinstance(scale, int | float):
+        if isinstance(scale, Real):
             value = torch.tensor(positive("Gaussian.scale", scale), dtype=torch.float64)
             self.register_buffer("scale", value.to(torch.get_default_dtype()), persistent=False)
             self._scale = float(scale)
         else:
-            self.noise_prior = _noise_prior(scale)
+            self.noise_prior = _noise_prior(cast("TorchDistribution", scale))
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move like any module, but round the known scale once only, from the number given."""
@@ -364,10 +365,9 @@ class Categorical(ClassificationLikelihood):
 
 
 def _noise_prior(prior: TorchDistribution) -> SiteDistribution:
-    site = SiteDistribution("noise_scale", prior, torch.Size())
-    if not bool(site.support.check(torch.tensor(1.0))) or bool(
-        site.support.check(torch.tensor(-1.0))
-    ):
+    site = SiteDistribution("noise_scale", prior, torch.zeros(()))
+    lowest = getattr(site.support, "lower_bound", -torch.inf)
+    if bool(torch.as_tensor(lowest) < 0):
         raise ValueError(
             f"the prior of a noise scale must live on the positive reals; got {site.describe()}. "
             f"Use for example HalfNormal, LogNormal or Gamma."
@@ -411,6 +411,8 @@ def _real_targets(y: Tensor, num_outputs: int) -> Tensor:
 def _labels(y: Tensor, num_classes: int) -> Tensor:
     if y.ndim == 2 and y.shape[-1] == 1:
         y = y.squeeze(-1)
+    if y.dtype == torch.bool:
+        y = y.long()
     if y.ndim != 1:
         raise ValueError(
             f"labels must have shape (batch,); got {tuple(y.shape)}. "

@@ -26,6 +26,7 @@ __all__ = [
     "expected_calibration_error",
     "regression_metrics",
     "regression_scores",
+    "total_variation",
 ]
 
 JUST_BELOW_ONE = 1 - 2**-24
@@ -242,6 +243,36 @@ def regression_scores(
         "nll": -float(predictive.log_prob(targets).mean()),
         "coverage": float(inside.double().mean()),
     }
+
+
+def total_variation(probs: Tensor, reference: Tensor) -> Tensor:
+    r"""The total variation distance of two predictive distributions over classes.
+
+    .. math:: \mathrm{TV}_n = \tfrac12 \sum_c |p_{nc} - q_{nc}| \in [0, 1]
+
+    It is the largest difference in probability that the two give to any set of classes.
+
+    Args:
+        probs: :math:`p`, class probabilities ``(N, C)``.
+        reference: :math:`q`, of the same shape.
+
+    Returns:
+        The distance at each point, ``(N,)``.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> total_variation(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.75, 0.25]]))
+        tensor([0.2500])
+    """
+    if probs.shape != reference.shape:
+        raise ValueError(
+            f"total variation needs probabilities of the same points and classes; got shapes "
+            f"{tuple(probs.shape)} and {tuple(reference.shape)}. Predict both at the same points."
+        )
+    return 0.5 * (probs - reference).abs().sum(-1)
 
 
 def _wrong_kind(name: str, other: str, posterior: Posterior) -> str:

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -21,6 +21,7 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
+from probml_tp.digest import digest
 from probml_tp.layout import Layout
 from probml_tp.likelihoods import Likelihood
 from probml_tp.priors import PriorSpec, SiteDistribution, resolve_priors
@@ -72,18 +73,21 @@ class BayesianModel(nn.Module):
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.likelihood = copy.deepcopy(likelihood).to(self.dtype)
         own = self.likelihood.site_distributions()
-        if clash := set(own) & set(parameters):
+        if clash := (set(own) | {"y", "data"}) & set(parameters):
             raise ValueError(
                 f"site names must be unique; the net has a parameter named {sorted(clash)[0]!r}, "
-                f"as the likelihood has. Rename the net's."
+                f"which the likelihood or the data use. Rename the net's."
             )
         net_priors = resolve_priors(prior, parameters)
+        _check_support(net_priors, parameters)
         self._net_sites = tuple(net_priors)
         self._net_priors = nn.ModuleList(net_priors.values())
         self._sites = net_priors | own
-        real = torch.distributions.constraints.real
+        real = type(torch.distributions.constraints.real)
         self._transforms = {
-            n: biject_to(s.support) for n, s in self._sites.items() if s.support is not real
+            name: biject_to(site.support)
+            for name, site in self._sites.items()
+            if not isinstance(site.support, real)
         }
         self.layout = Layout({n: s.shape for n, s in self._sites.items()})
 
@@ -128,14 +132,25 @@ class BayesianModel(nn.Module):
             "net": repr(self.net),
             "likelihood": self.likelihood.describe(),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "constants": digest([*self.net.buffers(), *self._prior_tensors()]),
             "sites": {
                 n: {"shape": list(s.shape), "prior": s.describe()} for n, s in self.sites.items()
             },
         }
 
+    def _prior_tensors(self) -> Iterator[Tensor]:
+        for site in self.sites.values():
+            yield from site.buffers()
+
     def fingerprint(self) -> str:
         """A short hash of :meth:`spec`."""
         return hashlib.sha256(json.dumps(self.spec()).encode()).hexdigest()[:16]
+
+    def train(self, mode: bool = True) -> BayesianModel:
+        """Set the mode of the module; the net stays in eval mode, a function of its parameters."""
+        super().train(mode)
+        self.net.eval()
+        return self
 
     # ------------------------------------------------------------------------- the Pyro program
 
@@ -238,10 +253,7 @@ class BayesianModel(nn.Module):
         Raises:
             ValueError: ``x`` is empty, not numeric or not finite, or the net cannot take it.
         """
-        tensor = finite("x", as_tensor("x", x)).to(self.device)
-        tensor = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-        self._output_shape(tensor)
-        return tensor
+        return self._checked_inputs(x)[0]
 
     def check_data(self, x: object, y: object) -> tuple[Tensor, Tensor]:
         """Return inputs and targets in canonical shape and type, on the model's device.
@@ -250,18 +262,32 @@ class BayesianModel(nn.Module):
             ValueError: they are empty, not finite, of unequal length, of a shape that the net or
                 the likelihood does not take, or hold labels out of range.
         """
-        inputs = self.check_inputs(x)
-        targets = finite("y", as_tensor("y", y)).to(self.device)
+        inputs, outputs = self._checked_inputs(x)
+        targets = as_tensor("y", y).to(self.device)
         paired(inputs, targets)
-        targets = self.likelihood.check_targets(targets, self._output_shape(inputs))
-        return inputs, targets.to(self.dtype) if targets.is_floating_point() else targets
+        targets = self.likelihood.check_targets(finite("y", targets), outputs)
+        if targets.is_floating_point():
+            targets = finite("y", targets.to(self.dtype))
+        return inputs, targets
+
+    def _checked_inputs(self, x: object) -> tuple[Tensor, torch.Size]:
+        """The inputs as the net takes them, and the shape of its outputs at the first two."""
+        tensor = as_tensor("x", x).to(self.device)
+        if tensor.is_floating_point():
+            tensor = finite("x", tensor.to(self.dtype))
+            return tensor, self._output_shape(tensor)
+        try:  # whole numbers may be indices, for an embedding, or plain numbers
+            return tensor, self._output_shape(tensor)
+        except ValueError:
+            tensor = tensor.to(self.dtype)
+            return tensor, self._output_shape(tensor)
 
     @torch.no_grad()
     def _output_shape(self, x: Tensor) -> torch.Size:
         try:
             shape = self.outputs(self.initial_params(), x[:2]).shape
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"x must have a shape and type that the net takes; got {tuple(x.shape)} "
                 f"({x.dtype}): {reason}. Reshape x, or change the net's first layer."
@@ -277,13 +303,24 @@ class BayesianModel(nn.Module):
 
 def _typical_value(site: SiteDistribution) -> Tensor:
     """The median, or the value at 0 on the unconstrained line where there is no closed form."""
-    distribution = site.elementwise()
+    like = next(site.buffers())
     try:
-        median: Tensor = distribution.icdf(torch.full(site.shape, 0.5)).clone()
-        return median
+        return cast("Tensor", site.elementwise().icdf(like.new_full(site.shape, 0.5)).clone())
     except NotImplementedError:
-        start: Tensor = biject_to(site.support)(torch.zeros(site.shape))
-        return start
+        return biject_to(site.support)(like.new_zeros(site.shape))
+
+
+def _check_support(
+    priors: Mapping[str, SiteDistribution], parameters: Mapping[str, Tensor]
+) -> None:
+    for name, site in priors.items():
+        value = parameters[name].detach()
+        if not bool(site.support.check(value).all()):
+            raise ValueError(
+                f"a net's initial values must lie in their prior's support; {name!r} has "
+                f"{site.describe()} and values from {float(value.min()):g} to "
+                f"{float(value.max()):g}. Initialise {name!r} inside the support."
+            )
 
 
 def _check_net(net: nn.Module, parameters: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks
 from probml_tp.files import atomic_write
 from probml_tp.guide import Guide
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import arviz as az
 
-__all__ = ["FitInfo", "Posterior", "package_versions"]
+__all__ = ["FitInfo", "Posterior"]
 
 FORMAT = "probml_tp posterior 1"
 
@@ -294,18 +294,6 @@ class Posterior:
             epistemic_variance=variance,
             aleatoric_variance=noise,
         )
-
-
-def package_versions() -> dict[str, str]:
-    """The versions of the packages that results depend on."""
-    names = ("probml_tp", "torch", "pyro-ppl", "arviz", "numpy")
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -19,6 +19,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+from torch.distributions import biject_to
 
 from probml_tp.validation import positive
 
@@ -191,24 +192,38 @@ class SiteDistribution(nn.Module):
     """A distribution whose tensor arguments are buffers, so that it moves with its module.
 
     Args:
-        distribution: an element-wise distribution (empty event shape) that broadcasts to ``shape``.
-        shape: the shape of the site.
+        name: the site's name, for error messages.
+        distribution: an element-wise distribution (empty event shape) that broadcasts to ``like``.
+        like: a tensor of the site's shape; its type and device are taken over.
 
     Raises:
-        ValueError: the distribution is discrete, has an event shape, or does not broadcast.
+        ValueError: the distribution is discrete, has an event shape, does not broadcast, or is not
+            determined by its tensor arguments.
     """
 
-    def __init__(self, name: str, distribution: Any, shape: torch.Size) -> None:
+    def __init__(self, name: str, distribution: Any, like: Tensor) -> None:
         super().__init__()
-        _check_elementwise(name, distribution, shape)
-        self.shape = shape
+        _check_elementwise(name, distribution, like.shape)
+        self.shape = like.shape
         self._family: Any = type(distribution)
         improper = isinstance(distribution, dist.ImproperUniform)
         self._arguments = () if improper else tuple(distribution.arg_constraints)
         for argument in self._arguments:
-            value = getattr(distribution, argument).detach().clone()
+            value = torch.as_tensor(getattr(distribution, argument)).to(like).detach().clone()
             self.register_buffer(argument, value, persistent=False)
         self.support: Any = distribution.support
+        self._check_rebuilds(name)
+
+    def _check_rebuilds(self, name: str) -> None:
+        try:
+            self.elementwise()
+            biject_to(self.support)
+        except (TypeError, NotImplementedError) as error:
+            raise ValueError(
+                f"a prior must be a family determined by its tensor arguments, on an interval of "
+                f"the real line; the one for {name!r} is a {self._family.__name__}, which is not. "
+                f"Use a plain family such as Normal, Laplace, StudentT or LogNormal."
+            ) from error
 
     @property
     def is_normal(self) -> bool:
@@ -280,7 +295,7 @@ def resolve_priors(
                 f"a prior is a callable (name, parameter) -> distribution; got {chosen!r} for "
                 f"{name!r}. Pass for example NormalPrior(scale=1.0)."
             )
-        sites[name] = SiteDistribution(name, chosen(name, parameter), parameter.shape)
+        sites[name] = SiteDistribution(name, chosen(name, parameter), parameter)
     return sites
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ def positive(name: str, value: float) -> float:
         >>> positive("scale", 0.5)
         0.5
     """
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value > 0):
         raise ValueError(
             f"{name} must be a positive finite number; got {value!r}. Pass a value above 0."
         )
@@ -34,9 +36,9 @@ def positive_integer(name: str, value: int) -> int:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-    return value
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}. Pass 1 or more.")
+    return int(value)
 
 
 def probability(name: str, value: float) -> float:
@@ -45,7 +47,7 @@ def probability(name: str, value: float) -> float:
     Raises:
         ValueError: it does not.
     """
-    if not (isinstance(value, int | float) and 0 <= value < 1):
+    if isinstance(value, bool) or not (isinstance(value, Real) and 0 <= value < 1):
         raise ValueError(f"{name} must lie in [0, 1); got {value!r}. Pass for example 0.5.")
     return float(value)
 
@@ -62,7 +64,7 @@ def as_tensor(name: str, value: object) -> Tensor:
     """
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(np.asarray(value))
+            value = torch.as_tensor(np.ascontiguousarray(np.asarray(value)))
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{name} must be a numeric array or tensor; got {type(value).__name__} ({error})."

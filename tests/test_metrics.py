@@ -27,6 +27,7 @@ from probml_tp.metrics import (
     expected_calibration_error,
     regression_metrics,
     regression_scores,
+    total_variation,
 )
 from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
@@ -105,10 +106,10 @@ def test_a_bin_is_closed_on_the_left():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_confidence_of_one_belongs_to_the_last_bin(dtype):
     probs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.96, 0.04], [0.96, 0.04]], dtype=dtype)
-    error = expected_calibration_error(classes(probs), [0, 0, 1, 0])
+    error = expected_calibration_error(classes(probs), [0, 1, 0, 0])
     assert error == pytest.approx(abs(0.75 - 0.98), abs=1e-6)
-    phantom_bin = (2 * 0 + 2 * abs(0.5 - 0.96)) / 4
-    assert abs(error - phantom_bin) > 1e-3
+    in_a_bin_of_its_own = (2 * abs(0.5 - 1.0) + 2 * abs(1.0 - 0.96)) / 4
+    assert in_a_bin_of_its_own == pytest.approx(0.27)
 
 
 def test_metrics_equal_independent_implementations(random_predictions):
@@ -188,6 +189,15 @@ def test_wrong_models_and_bins_are_refused(classifier, regressor):
         regression_metrics(Posterior(Delta(classifier)), torch.zeros(1, 2), [0])
     with pytest.raises(ValueError, match="num_bins must be an integer"):
         expected_calibration_error(classes([[0.8, 0.2]]), [0], num_bins=0)
+
+
+def test_total_variation():
+    p = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.1, 0.2, 0.7]])
+    q = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.5, 0.5], [0.1, 0.2, 0.7]])
+    torch.testing.assert_close(total_variation(p, q), torch.tensor([0.3, 1.0, 0.0]))
+    assert torch.equal(total_variation(p, q), total_variation(q, p))
+    with pytest.raises(ValueError, match="Predict both at the same points"):
+        total_variation(p, q[:2])
 
 
 # ---------------------------------------------------------------------------------- regression

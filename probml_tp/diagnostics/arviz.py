@@ -7,24 +7,30 @@ as many draws as data points gives wrong log likelihoods without an error.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import arviz as az
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from probml_tp.evaluate import draw_batches, seeded
+from probml_tp.environment import package_versions
+from probml_tp.evaluate import draw_batches, seeded, substream
 from probml_tp.guide import Guide
 from probml_tp.inference.empirical import Empirical
 from probml_tp.model import BayesianModel
-from probml_tp.posterior import Posterior, package_versions
+from probml_tp.posterior import Posterior
+
+with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is imported
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
+    import arviz as az
 
 __all__ = ["to_inference_data"]
 
 MAX_POSTERIOR_ELEMENTS = 50_000_000
+NOISE = 2
 
 
 def to_inference_data(
@@ -43,7 +49,8 @@ def to_inference_data(
     ``step_size`` and ``acceptance_rate``), ``posterior_predictive``, ``log_likelihood``,
     ``observed_data`` (all ``y`` over ``observation``) and ``constant_data`` (``x``). Attributes
     give model, guide, seed and versions. A chain's draws keep their chains and order; other
-    guides give independent draws as one chain.
+    guides give independent draws as one chain. For the linearised Laplace guide ``lp``,
+    ``log_likelihood`` and ``posterior_predictive`` are those of the linearised model.
 
     Args:
         posterior: the posterior.
@@ -127,7 +134,7 @@ def _collect(
     stats: dict[str, list[Tensor]] = {"lp": []}
     if not guide.no_density:
         stats["log_q"] = []
-    with torch.no_grad(), seeded(seed, x.device):
+    with torch.no_grad(), seeded(substream(seed, NOISE), x.device):
         for batch in draw_batches(guide, x, num_samples=num_samples, seed=seed):
             params, targets = batch.params, y[batch.points]
             if batch.points.start == 0:

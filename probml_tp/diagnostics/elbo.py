@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch.func import vmap
 
-from probml_tp.evaluate import draw_chunks
+from probml_tp.evaluate import draw_batches
 from probml_tp.posterior import Posterior
 
 __all__ = ["ELBO", "elbo"]
@@ -37,7 +36,7 @@ def elbo(
         the log evidence, and the error is zero up to rounding.
 
     Raises:
-        ValueError: the guide has no density, or the data do not fit the model.
+        ValueError: the guide has no density, a prior is improper, or the data do not fit.
 
     Example:
         >>> from probml_tp import BayesianModel, Exact, Gaussian, NormalPrior, fit
@@ -52,13 +51,20 @@ def elbo(
     guide, model = posterior.guide, posterior.model
     if guide.no_density:
         raise ValueError(f"the ELBO needs a density; {guide.no_density}. Use another guide.")
+    if not all(site.is_proper for site in model.sites.values()):
+        raise ValueError(
+            "the ELBO needs a proper prior; a flat one has an arbitrary constant. Use NormalPrior."
+        )
     inputs, targets = model.check_data(x, y)
-    terms = []
+    values = torch.zeros(num_samples, dtype=torch.float64, device=inputs.device)
     chosen = posterior.seed if seed is None else seed
-    with torch.no_grad():
-        for _, draws in draw_chunks(guide, num_samples, seed=chosen):
-            joint = vmap(lambda p: model.log_joint(p, inputs, targets), chunk_size=10)(dict(draws))
-            terms.append(joint - guide.log_prob(draws))
-    values = torch.cat(terms).double()
+    for batch in draw_batches(guide, inputs, num_samples=num_samples, seed=chosen, own_net=True):
+        log_likelihood = model.likelihood.log_prob(
+            batch.outputs, targets[batch.points], batch.params
+        )
+        values[batch.draws] += log_likelihood.double().sum(1)
+        if batch.points.start == 0:
+            with torch.no_grad():
+                values[batch.draws] += model.log_prior(batch.params) - guide.log_prob(batch.params)
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
     return ELBO(float(values.mean()), error)

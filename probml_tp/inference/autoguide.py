@@ -11,8 +11,10 @@ import pyro.infer.autoguide as autoguide
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
+from pyro.params.param_store import StateDict
 from torch import Tensor
 
+from probml_tp.evaluate import seeded
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.inference.empirical import Empirical
 from probml_tp.model import BayesianModel
@@ -25,7 +27,8 @@ SAVED_DRAWS = 1000
 class AutoGuideAdapter(Guide):
     """A Pyro automatic guide, trained by Pyro's own ``Trace_ELBO``.
 
-    Its parameters are kept apart from Pyro's global store, so that two fits do not mix. It is saved as 1,000 draws, since the guide itself refers to a program.
+    Its parameters are kept apart from Pyro's global store, so that two fits do not mix. It is saved
+    as 1,000 draws, since the guide itself refers to a program.
 
     Args:
         model: the model.
@@ -52,8 +55,13 @@ class AutoGuideAdapter(Guide):
     ) -> None:
         super().__init__(model)
         self.guide = guide if isinstance(guide, autoguide.AutoGuide) else guide(model)
+        if _program(self.guide) is not model:
+            raise ValueError(
+                f"a guide must belong to the model it is fitted for; this "
+                f"{type(self.guide).__name__} was made for another. Pass the guide's class."
+            )
         self.name = type(self.guide).__name__  # type: ignore[misc]
-        self._store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self._store: StateDict = {"params": {}, "constraints": {}}
 
     @contextmanager
     def _own_parameters(self) -> Iterator[None]:
@@ -77,11 +85,10 @@ class AutoGuideAdapter(Guide):
         self, num_samples: int, *, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """Draws one by one, as Pyro's guides give them."""
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]), poutine.block():
-            torch.manual_seed(seed)
-            with self._own_parameters():
-                draws = [self.guide() for _ in range(check_num_samples(num_samples))]
+        device = self.model.device
+        seed = int(torch.randint(2**31, (), generator=generator, device=device))
+        with seeded(seed, device), poutine.block(), self._own_parameters():
+            draws = [self.guide() for _ in range(check_num_samples(num_samples))]
         return {n: torch.stack([d[n] for d in draws]) for n in self.model.sites}
 
     def log_prob(self, draws: Draws) -> Tensor:
@@ -94,6 +101,12 @@ class AutoGuideAdapter(Guide):
             loss: Tensor = Trace_ELBO().differentiable_loss(self.model, self.guide, x, y, size=size)
         return loss / size
 
+    def finalize(self, x: Tensor, y: Tensor) -> None:
+        """Pyro's Laplace guide is a point mass until its curvature is asked for: ask for it."""
+        if isinstance(self.guide, autoguide.AutoLaplaceApproximation):
+            with self._own_parameters():
+                self.guide = self.guide.laplace_approximation(x, y)
+
     def savable(self) -> Guide:
         """The empirical distribution of 1,000 draws."""
         generator = torch.Generator().manual_seed(0)
@@ -105,3 +118,11 @@ class AutoGuideAdapter(Guide):
     def options(self) -> dict[str, Any]:
         """None: it is saved as draws."""
         return {}
+
+
+def _program(guide: autoguide.AutoGuide) -> object:
+    """The program that an AutoGuide approximates, without the handlers that Pyro wraps it in."""
+    program: Any = guide.model
+    while not isinstance(program, torch.nn.Module) and hasattr(program, "func"):
+        program = program.func.args[-1]
+    return program

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -11,11 +10,10 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from torch import Tensor
 
 from probml_tp.files import atomic_write
 
-__all__ = ["data_digest", "load_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "save_checkpoint"]
 
 FORMAT = "probml_tp checkpoint 1"
 
@@ -47,6 +45,8 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
     """
     try:
         content = torch.load(path, weights_only=True)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
         saved, state = json.loads(content["identity"]), content["state"]
     except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError,
             BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
@@ -65,12 +65,3 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
         )
     result: dict[str, Any] = state
     return result
-
-
-def data_digest(*tensors: Tensor) -> str:
-    """A hash of the data, so that a fit is not resumed on other data."""
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()

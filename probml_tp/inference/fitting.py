@@ -17,16 +17,19 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from tqdm.auto import tqdm
 
-from probml_tp.evaluate import seeded
+from probml_tp.digest import digest
+from probml_tp.evaluate import seeded, substream
 from probml_tp.guide import Guide
 from probml_tp.inference.autoguide import AutoGuideAdapter
-from probml_tp.inference.checkpoint import data_digest, load_checkpoint, save_checkpoint
+from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import positive, positive_integer
 
 __all__ = ["EarlyStopping", "GuideFactory", "ProgressCallback", "fit", "progress_reporter"]
+
+VALIDATION = 3
 
 GuideFactory = Callable[[BayesianModel], Guide | AutoGuide]
 """A guide class, or any callable that makes a guide for a model."""
@@ -43,7 +46,8 @@ ScheduleName = Literal["constant", "cosine", "linear"]
 class EarlyStopping:
     """End a fit when the loss no longer falls, and keep the best epoch's parameters.
 
-    The loss watched is that of the validation data if there are any, else the training loss.
+    The loss watched is that of the validation data if there are any, else of the training data,
+    evaluated after each epoch at the same random numbers.
 
     Args:
         patience: epochs without improvement before stopping.
@@ -210,7 +214,7 @@ class _Trainer:
         self.info.losses.append(float(total) / len(self.x))
         self._check_finite()
         if self.held_out is not None:
-            self.info.validation_losses.append(self._validation_loss(*self.held_out))
+            self.info.validation_losses.append(self._loss_of(*self.held_out))
         if self.options.early_stopping is not None:
             self._watch(self.options.early_stopping)
         self.info.seconds += time.perf_counter() - start
@@ -243,13 +247,14 @@ class _Trainer:
                 f"{self.options.lr:g}), or scale the inputs to unit variance."
             )
 
-    def _validation_loss(self, x: Tensor, y: Tensor) -> float:
-        """The loss at the same random numbers each time, so that epochs compare."""
-        with torch.no_grad(), seeded(self.options.seed, x.device):
+    def _loss_of(self, x: Tensor, y: Tensor) -> float:
+        """The loss now, at the same random numbers each time, so that epochs compare."""
+        with torch.no_grad(), seeded(substream(self.options.seed, VALIDATION), x.device):
             return float(self.guide.loss(x, y, size=len(self.x)))
 
     def _watch(self, rule: EarlyStopping) -> None:
-        loss = (self.info.validation_losses or self.info.losses)[-1]
+        losses = self.info.validation_losses
+        loss = losses[-1] if losses else self._loss_of(self.x, self.y)
         if loss < self.best_loss - rule.min_delta or self.best is None:
             self.best = {n: t.clone() for n, t in self.guide.state_dict().items()}
             self.best_loss, self.best_epoch = loss, len(self.info.losses)
@@ -258,11 +263,13 @@ class _Trainer:
     # ------------------------------------------------------------------------- checkpoints
 
     def _identity(self) -> dict[str, Any]:
+        model = self.guide.model
         return {
-            "model": self.guide.model.fingerprint(),
+            "model": model.fingerprint(),
             "guide": self.guide.name,
             "guide options": self.guide.options(),
-            "data": data_digest(self.x, self.y, *(self.held_out or ())),
+            "initial values": digest(model.net.state_dict().values()),
+            "data": digest([self.x, self.y, *(self.held_out or ())]),
             **self.options.describe(),
         }
 
@@ -370,4 +377,6 @@ def progress_reporter(
 
 def _callable_name(function: object) -> str:
     target = getattr(function, "func", function)
-    return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
+    name = f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
+    bound = [*getattr(function, "args", ()), *sorted(getattr(function, "keywords", {}).items())]
+    return f"{name}{bound}" if bound else name

@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from probml_tp.evaluate import seeded
+from probml_tp.evaluate import seeded, substream
 from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
@@ -23,6 +23,8 @@ from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import positive, positive_integer
 
 __all__ = ["sample_nuts"]
+
+CHAINS = 4
 
 
 def sample_nuts(
@@ -66,7 +68,8 @@ def sample_nuts(
         by chain and draw, and step size and acceptance rate by chain, in ``info.sampler``.
 
     Raises:
-        ValueError: the data do not fit the model, a prior is improper, or an option is invalid.
+        ValueError: the data do not fit the model, or an option is invalid. (A flat prior is fine
+            as long as the data make the posterior proper.)
 
     Example:
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
@@ -77,7 +80,8 @@ def sample_nuts(
         torch.Size([1, 20, 1, 1])
     """
     x, y = model.check_data(*data)
-    for name, value in (("num_samples", num_samples), ("warmup", warmup), ("chains", chains)):
+    counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
+    for name, value in (counts | {"max_tree_depth": max_tree_depth}).items():
         positive_integer(name, value)
     positive("init_scale", init_scale)
     if not 0 < target_accept < 1:
@@ -135,7 +139,7 @@ def _run_chain(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with seeded(_chain_seed(seed, index), model.device):
+        with seeded(substream(seed, CHAINS, index), model.device):
             return _sample_chain(model, x, y, settings, index)
     finally:
         torch.set_num_threads(threads)
@@ -187,10 +191,6 @@ def _potential(model: BayesianModel, x: Tensor, y: Tensor) -> Callable[[dict[str
         return -model.log_joint_flat(params["u"], x, y)
 
     return potential
-
-
-def _chain_seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 def _draws(model: BayesianModel, chains: list[_Chain]) -> dict[str, Tensor]:

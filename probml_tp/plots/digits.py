@@ -1,0 +1,128 @@
+"""Figures of images and of what the draws of a posterior say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probml_tp.plots.style import WIDTH, house_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["VotedImages", "plot_image", "plot_votes", "vote_panels"]
+
+Array = np.ndarray[Any, Any]
+
+RIGHT, WRONG, OTHER = "#0072B2", "#D55E00", "#b9bec6"
+"""Colours of a right vote, of a wrong majority, and of all other votes."""
+
+CELL_HEIGHT = 1.75
+HEADING_HEIGHT = 0.35
+
+
+@dataclass(frozen=True)
+class VotedImages:
+    """A few images with the votes of a posterior's draws.
+
+    Args:
+        heading: what these images have in common.
+        images: pixels ``(K, height, width)``.
+        labels: true classes ``(K,)``.
+        votes: how many draws have each class on top, ``(K, C)``.
+    """
+
+    heading: str
+    images: Array
+    labels: Array
+    votes: Array
+
+
+def plot_image(image: Array, *, ax: Axes) -> Axes:
+    """Draw a grey-scale image, ink in black.
+
+    Args:
+        image: pixels ``(height, width)``.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    ax.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def plot_votes(votes: Array, *, label: int, ax: Axes) -> Axes:
+    """Draw the share of draws that vote for each class, the true class in blue.
+
+    A majority for another class is orange.
+
+    Args:
+        votes: draws for each class, ``(C,)``.
+        label: the true class.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    colors = [OTHER] * len(votes)
+    colors[int(votes.argmax())] = WRONG
+    colors[label] = RIGHT
+    ax.bar(range(len(votes)), 100 * votes / votes.sum(), color=colors, width=0.8)
+    ax.set_ylim(0, 100)
+    ax.set_xlim(-0.6, len(votes) - 0.4)
+    ax.set_xticks(range(len(votes)))
+    ax.tick_params(labelsize=6.5, length=0, pad=1.5)
+    ax.grid(visible=False, axis="x")
+    return ax
+
+
+@house_style()
+def vote_panels(
+    groups: Sequence[VotedImages], *, classes: Sequence[str], columns: int = 8
+) -> Figure:
+    """Draw groups of images, each image above the histogram of the votes for it.
+
+    Args:
+        groups: the groups, from top to bottom.
+        classes: the names of the classes.
+        columns: images a row.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    heights = [HEADING_HEIGHT + CELL_HEIGHT * -(-len(group.images) // columns) for group in groups]
+    made = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    parts = made.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)
+    for group, part in zip(groups, parts[:, 0], strict=True):
+        _draw_group(group, part, classes, columns)
+    return made
+
+
+def _draw_group(group: VotedImages, part: SubFigure, classes: Sequence[str], columns: int) -> None:
+    part.suptitle(group.heading, x=0.01, ha="left", fontsize=10)
+    rows = -(-len(group.images) // columns)
+    axes = part.subplots(2 * rows, columns, height_ratios=[1.25, 1] * rows, squeeze=False)
+    cells = [
+        (axes[2 * row, c], axes[2 * row + 1, c]) for row in range(rows) for c in range(columns)
+    ]
+    for k, (top, bottom) in enumerate(cells):
+        if k >= len(group.images):
+            top.set_visible(False)
+            bottom.set_visible(False)
+            continue
+        label, votes = int(group.labels[k]), group.votes[k]
+        plot_image(group.images[k], ax=top)
+        top.set_title(f"true: {classes[label]}", fontsize=8, pad=2)
+        plot_votes(votes, label=label, ax=bottom)
+        if k % columns:
+            bottom.set_yticklabels([])
+        else:
+            bottom.set_ylabel("Votes (%)", fontsize=7.5)

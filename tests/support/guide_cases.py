@@ -1,0 +1,91 @@
+"""Every guide, at a place away from its starting point, for every model that it applies to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from model_cases import CASES, CONJUGATE, NO_CURVATURE, Case, random_flat
+
+from probml_tp import (
+    Delta,
+    Exact,
+    Guide,
+    Laplace,
+    LinearizedLaplace,
+    MCDropout,
+    MeanFieldNormal,
+)
+
+
+def _delta(case: Case) -> Guide:
+    guide = Delta(case.model)
+    guide.loc.data = random_flat(case.model, seed=10)
+    return guide
+
+
+def _mean_field(case: Case) -> Guide:
+    guide = MeanFieldNormal(case.model, init_scale=0.1)
+    guide.loc.data = random_flat(case.model, seed=11)
+    guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
+    return guide
+
+
+def _laplace(kind: type[Laplace]) -> Callable[[Case], Guide]:
+    def build(case: Case) -> Guide:
+        guide = kind(case.model)
+        guide.loc.data = random_flat(case.model, seed=13)
+        guide.finalize(*case.model.check_data(case.x, case.y))
+        return guide
+
+    return build
+
+
+def _dropout(case: Case) -> Guide:
+    assert case.rates is not None
+    guide = MCDropout(case.model, rates=case.rates)
+    guide.loc.data = random_flat(case.model, seed=14)
+    return guide
+
+
+def _exact(case: Case) -> Guide:
+    guide = Exact(case.model)
+    guide.finalize(*case.model.check_data(case.x, case.y))
+    return guide
+
+
+GUIDES: dict[str, Callable[[Case], Guide]] = {
+    "map": _delta,
+    "mean-field": _mean_field,
+    "laplace": _laplace(Laplace),
+    "laplace-linearized": _laplace(LinearizedLaplace),
+    "mc-dropout": _dropout,
+    "exact": _exact,
+}
+
+RATES = {name: build().rates for name, build in CASES.items()}
+
+
+def applies(guide: str, case: str) -> bool:
+    """Whether the guide exists for the model."""
+    if guide == "exact":
+        return case in (*CONJUGATE, "flat-prior")
+    if guide == "mc-dropout":
+        return RATES[case] is not None
+    return not (guide.startswith("laplace") and case in NO_CURVATURE)
+
+
+PAIRS = [(g, c) for c in CASES for g in GUIDES if applies(g, c)]
+"""Every guide with every model it applies to."""
+
+
+def build(guide: str, case: str) -> tuple[Guide, Case]:
+    """A guide over a fresh model, and the case with its data."""
+    built = CASES[case]()
+    return GUIDES[guide](built), built
+
+
+def dense_draw(guide: Guide, seed: int = 0) -> dict[str, torch.Tensor]:
+    """One draw, without the leading dimension."""
+    generator = torch.Generator().manual_seed(seed)
+    return {n: v[0] for n, v in guide.sample(1, generator=generator).items()}
