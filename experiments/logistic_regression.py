@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from probml_tp.datasets import blobs
-from probml_tp.diagnostics import elbo, to_inference_data
+from probml_tp.diagnostics import elbo
 from probml_tp.experiment import (
     Experiment,
     ExperimentConfig,
@@ -31,40 +30,41 @@ from probml_tp.experiment import (
 )
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import (
-    CLASSIFICATION_COLUMNS,
-    Array,
-    ChainHealth,
-    Plane,
-    PlaneView,
+    FIT_COLUMN,
     by_guide,
     chain_health,
     derived_seed,
     labels_of,
-    look_at_plane,
+)
+from probml_tp.experiments.plane import (
+    REFERENCE,
+    Plane,
+    PlaneStudy,
+    closest_to_reference,
+    confidence_figure,
+    far_away,
+    map_figure,
+    plane_columns,
+    plane_stages,
+    study_on_plane,
 )
 from probml_tp.guides import Delta, Laplace, MeanFieldNormal
 from probml_tp.inference import fit, sample_nuts
-from probml_tp.metrics import classification_metrics
 from probml_tp.model import BayesianModel
 from probml_tp.models import logistic_regression
-from probml_tp.plots.classification import (
-    confidence_panels,
-    map_panels,
-    plot_boundary,
-    plot_labelled_points,
-    plot_probability,
-)
+from probml_tp.plots.classification import plot_probability
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 
 NAME = "logistic-regression"
 GUIDES = ("map", "laplace", "mean-field", "nuts")
-REFERENCE = "nuts"
+EVIDENCE_COLUMNS = {
+    "log_evidence": "Log evidence, estimate (nats)",
+    "elbo": "ELBO (nats) ↑",
+    "elbo_error": "± standard error (nats)",
+}
 Data = tuple[Tensor, Tensor]
 
 
@@ -102,49 +102,42 @@ def stages(config: Config) -> dict[str, float]:
         "mean-field": 4e-4 * config.epochs,
         "nuts": 2.0 + 3e-3 * steps * config.nuts_chains,
     }
-    fits = {f"fit {guide}": seconds[guide] for guide in config.guides}
-    return {**fits, "predict": 2.0, "records for ArviZ": 1.0}
+    return plane_stages({guide: seconds[guide] for guide in config.guides}, predict=4.0)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit every guide to the blobs and look at it near the data and far away."""
-    data = blobs(n=config.n, std=config.std, seed=config.seed, dtype=torch.float64)
+    train = blobs(n=config.n, std=config.std, seed=config.seed, dtype=torch.float64)
+    test_seed = derived_seed(config.seed, "test data")
+    test = blobs(n=config.test_size, std=config.std, seed=test_seed, dtype=torch.float64)
     model = logistic_regression(2, prior=NormalPrior.from_precision(config.prior_precision))
-    posteriors = {}
-    for guide in config.guides:
-        with progress.stage(f"fit {guide}") as update:
-            posteriors[guide] = _fit(guide, model, data, config, update)
     plane = _plane(config)
-    with progress.stage("predict"):
-        views = {
-            guide: look_at_plane(posterior, plane, num_samples=config.num_samples)
-            for guide, posterior in posteriors.items()
-        }
-        metrics = _metrics(config, posteriors, views, data)
-    with progress.stage("records for ArviZ"):
-        records = {
-            guide: to_inference_data(posterior, *data, num_samples=config.num_samples)
-            for guide, posterior in posteriors.items()
-        }
-    arrays = {"x": data[0].numpy(), "y": data[1].numpy(), **plane.arrays()}
-    for guide, view in views.items():
-        arrays |= view.arrays(guide)
-    health = chain_health(records[REFERENCE]) if REFERENCE in records else None
+    study = study_on_plane(
+        config.guides,
+        lambda guide, update: _fit(guide, model, train, config, update),
+        plane=plane,
+        train=train,
+        test=test,
+        num_samples=config.num_samples,
+        progress=progress,
+    )
+    for guide, posterior in study.posteriors.items():
+        study.metrics[guide] |= _evidence(posterior, train)
     return Results(
         experiment=NAME,
         title="Logistic regression on two blobs",
         config=config,
-        metrics=metrics,
-        columns=_columns(config),
-        findings=_findings(config, metrics, health),
+        metrics=study.metrics,
+        columns={**plane_columns(plane), **EVIDENCE_COLUMNS, **FIT_COLUMN},
+        findings=_findings(config, study),
         data_source=(
             f"{config.n} points in two Gaussian blobs about (2, 2) and (-2, -2), standard "
             f"deviation {config.std:g} (seed {config.seed}); {config.test_size:,} fresh points "
             f"to test on"
         ),
-        arrays=arrays,
-        posteriors=dict(posteriors),
-        inference_data=dict(records),
+        arrays=study.arrays,
+        posteriors=dict(study.posteriors),
+        inference_data=dict(study.records),
     )
 
 
@@ -186,22 +179,6 @@ def _plane(config: Config) -> Plane:
     )
 
 
-def _metrics(
-    config: Config, posteriors: Mapping[str, Posterior], views: Mapping[str, PlaneView], data: Data
-) -> dict[str, dict[str, float]]:
-    seed = derived_seed(config.seed, "test data")
-    test = blobs(n=config.test_size, std=config.std, seed=seed, dtype=torch.float64)
-    rows = {}
-    for guide, posterior in posteriors.items():
-        row = classification_metrics(posterior, *test, num_samples=config.num_samples)
-        row["confidence_far_away"] = views[guide].confidence_far_away
-        if REFERENCE in views:
-            row["tv"] = views[guide].distance(views[REFERENCE])
-        row |= _evidence(posterior, data)
-        rows[guide] = row | {"seconds": posterior.info.seconds}
-    return rows
-
-
 def _evidence(posterior: Posterior, data: Data) -> dict[str, float]:
     """The evidence as far as a guide knows it: Laplace's estimate, and the ELBO as a bound."""
     guide = posterior.guide
@@ -214,33 +191,13 @@ def _evidence(posterior: Posterior, data: Data) -> dict[str, float]:
     return row
 
 
-def _columns(config: Config) -> dict[str, str]:
-    return {
-        **CLASSIFICATION_COLUMNS,
-        "confidence_far_away": f"Mean confidence at distance {config.radius:g}",
-        "tv": "Total variation to NUTS ↓",
-        "log_evidence": "Log evidence, estimate (nats)",
-        "elbo": "ELBO (nats) ↑",
-        "elbo_error": "Standard error of the ELBO (nats)",
-        "seconds": "Fit (s) ↓",
-    }
-
-
-def _findings(
-    config: Config, metrics: Mapping[str, Mapping[str, float]], health: ChainHealth | None
-) -> list[str]:
-    found = [_far_away(config, metrics)]
-    others = {g: row["tv"] for g, row in metrics.items() if "tv" in row and g != REFERENCE}
-    if others:
-        near, far = min(others, key=others.__getitem__), max(others, key=others.__getitem__)
-        found.append(
-            f"Over the map {labels_of([near])} predicts most like NUTS (mean total variation "
-            f"{others[near]:.3f}), {labels_of([far])} least ({others[far]:.3f})."
-        )
+def _findings(config: Config, study: PlaneStudy) -> list[str]:
+    metrics, records = study.metrics, study.records
+    found = [far_away(metrics, config.radius), *closest_to_reference(metrics)]
     if {"laplace", "mean-field"} <= set(metrics):
         found.append(_evidence_sentence(metrics["laplace"], metrics["mean-field"]))
-    if health is not None:
-        found.append(health.sentence("the parameters"))
+    if REFERENCE in records:
+        found.append(chain_health(records[REFERENCE]).sentence("the parameters"))
     found.append(
         f"Prior: standard deviation {config.prior_precision**-0.5:.3g} on weights and bias, which "
         f"is a weight decay of {config.prior_precision:g} on the summed loss and of "
@@ -249,20 +206,18 @@ def _findings(
     return found
 
 
-def _far_away(config: Config, metrics: Mapping[str, Mapping[str, float]]) -> str:
-    confidence = {guide: row["confidence_far_away"] for guide, row in metrics.items()}
-    ranked = sorted(confidence, key=confidence.__getitem__, reverse=True)
-    values = ", ".join(f"{labels_of([guide])} {confidence[guide]:.1%}" for guide in ranked)
-    return f"Mean confidence at distance {config.radius:g} from the centre of the data: {values}."
-
-
 def _evidence_sentence(laplace: Mapping[str, float], mean_field: Mapping[str, float]) -> str:
     gap = laplace["log_evidence"] - laplace["elbo"]
-    better = "below" if laplace["elbo"] < mean_field["elbo"] else "above"
+    tight = gap < 0.5 + 3 * laplace["elbo_error"]
+    reading = "the posterior is all but normal" if tight else "its normal misses a skewed posterior"
+    better, worse = sorted(
+        [("Laplace", laplace["elbo"]), ("Mean-field", mean_field["elbo"])],
+        key=lambda pair: -pair[1],
+    )
     return (
-        f"Laplace puts the log evidence at {laplace['log_evidence']:.1f} nats, {gap:.1f} nats above "
-        f"its own ELBO of {laplace['elbo']:.1f}: so far is its normal from the skewed posterior. "
-        f"That ELBO is {better} mean-field's, {mean_field['elbo']:.1f}."
+        f"Laplace estimates the log evidence as {laplace['log_evidence']:.2f} nats, {gap:.2f} nats "
+        f"above its own ELBO: {reading}. {better[0]} has the higher ELBO ({better[1]:.2f} against "
+        f"{worse[1]:.2f} nats)."
     )
 
 
@@ -276,49 +231,32 @@ def figures(results: Results[Config]) -> Iterator[Figure]:
 
 
 def _maps(results: Results[Config]) -> Figure:
-    arrays = results.arrays
-    maps = by_guide(arrays, results.config.guides, "probability")
-
-    def decorate(guide: str, ax: Axes) -> None:
-        plot_labelled_points(arrays["x"], arrays["y"], ax=ax)
-        plot_boundary(maps[guide], extent=arrays["extent"], ax=ax)
-
-    made = map_panels(
-        maps,
-        extent=arrays["extent"],
-        plot=plot_probability,
-        label="Probability of class 1",
-        decorate=decorate,
+    arrays, guides = results.arrays, results.config.guides
+    made = map_figure(
+        arrays, guides, "probability", plot=plot_probability, label="Probability of class 1"
     )
     caption = (
-        "Probability of class 1 (red) over a range three times as wide as the data; the black line "
-        "is the decision boundary. Averaging over boundaries turns the sharp edge of a single one "
+        "Probability of class 1 (red) over a range well past the data (points); the black line is "
+        "the decision boundary. Averaging over boundaries turns the sharp edge of a single one "
         "into a fan: doubt grows with distance."
     )
-    return Figure("probability-maps", _maps_title(maps), caption, made)
-
-
-def _maps_title(maps: Mapping[str, Array]) -> str:
-    doubt = {guide: float(np.mean((p > 0.1) & (p < 0.9))) for guide, p in maps.items()}
-    shares = [f"{labels_of([guide])} on {doubt[guide]:.0%}" for guide in maps]
-    return f"Where confidence is below 90 %: {', '.join(shares)} of the map"
+    doubt = {
+        guide: float(np.mean((p > 0.1) & (p < 0.9)))
+        for guide, p in by_guide(arrays, guides, "probability").items()
+    }
+    shares = ", ".join(f"{labels_of([guide])} on {share:.0%}" for guide, share in doubt.items())
+    title = f"Where confidence is below 90 %: {shares} of the map"
+    return Figure("probability-maps", title, caption, made)
 
 
 def _confidence(results: Results[Config]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    made = confidence_panels(
-        by_guide(arrays, guides, "confidence_by_radius"),
-        by_guide(arrays, guides, "confidence_by_angle"),
-        radii=arrays["radii"],
-        angles=arrays["angles"],
-        data_radius=float(np.linalg.norm(arrays["x"], axis=1).max()),
-    )
     caption = (
         "Left: the probability of the predicted class, averaged over a ring about the centre of "
         "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
         "direction; it dips to 50 % where the ring crosses the boundary."
     )
-    title = _far_away(results.config, results.metrics)
+    title = far_away(results.metrics, results.config.radius)
+    made = confidence_figure(results.arrays, results.config.guides)
     return Figure("confidence-far-away", title, caption, made)
 
 

@@ -51,7 +51,7 @@ class Delta(Guide):
         r"""Delta sites, with log density :math:`-\log|\partial\theta/\partial u|`."""
         u, values = self._point()
         for name, value in values.items():
-            log_density = -_log_abs_det(self.model, name, u[name])
+            log_density = -self.model.log_abs_det_jacobian({name: u[name]})
             yield name, dist.Delta(value, log_density=log_density, event_dim=value.ndim)
 
     @torch.no_grad()
@@ -96,11 +96,3 @@ def map_loss(model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor, *, size: 
         A scalar, in nats per data point.
     """
     return -model.log_joint_flat(flat, x, y, size=size) / size
-
-
-def _log_abs_det(model: BayesianModel, name: str, u: Tensor) -> Tensor:
-    if name not in model.transforms:
-        return u.new_zeros(())
-    transform = model.transforms[name]
-    log_det: Tensor = transform.log_abs_det_jacobian(u, transform(u))
-    return log_det.sum()

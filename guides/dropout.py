@@ -93,6 +93,11 @@ class MCDropout(Guide):
             sites[id(model.net.get_submodule(layer).weight)]: rate
             for layer, rate in self.rates.items()
         }
+        for site in self._site_rates.keys() & model.transforms.keys():
+            raise ValueError(
+                f"dropped weights must be able to be zero, so their prior must be on the real "
+                f"line; {site!r} has {model.sites[site].describe()}. Leave the layer out of rates."
+            )
         object.__setattr__(self, "_masked_net", _with_dropout(model.net, self.rates))
 
     # ------------------------------------------------------------------------ the distribution
@@ -123,7 +128,7 @@ class MCDropout(Guide):
                 masked = MaskedUnits(value, self._site_rates[name])
                 draws[name] = masked.rsample(shape, generator=generator)
             else:
-                draws[name] = value.expand(shape + value.shape)
+                draws[name] = value.clone().expand(shape + value.shape)
         return draws
 
     def log_prob(self, draws: Draws) -> Tensor:

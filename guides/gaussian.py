@@ -267,6 +267,24 @@ def prior_precision(model: BayesianModel, flat: Tensor) -> Tensor:
     return -diagonal.double()
 
 
+def stable_cholesky(matrix: Tensor) -> Tensor | None:
+    r"""The lower Cholesky factor of a symmetric matrix, or ``None`` if it is not safely definite.
+
+    The matrix is first scaled to a unit diagonal; a pivot at rounding level,
+    :math:`l_{ii}^2 < P\epsilon`, then marks it as singular whatever the parameters' units.
+    """
+    diagonal = matrix.diagonal()
+    if not bool((diagonal > 0).all()):
+        return None
+    scale = diagonal.sqrt()
+    factor, info = torch.linalg.cholesky_ex(matrix / (scale.unsqueeze(-1) * scale))
+    pivots = factor.diagonal().square()
+    if int(info) or bool((pivots < len(matrix) * torch.finfo(matrix.dtype).eps).any()):
+        return None
+    unscaled: Tensor = scale.unsqueeze(-1) * factor
+    return unscaled
+
+
 def scale_tril_of_precision(precision: Tensor, name: str) -> Tensor:
     r"""The lower triangular ``C`` with :math:`CC^\top = A^{-1}`, for a precision ``A``.
 
@@ -276,8 +294,8 @@ def scale_tril_of_precision(precision: Tensor, name: str) -> Tensor:
     Raises:
         ValueError: ``A`` is not positive definite.
     """
-    factor, info = torch.linalg.cholesky_ex(precision.flip(-2, -1))
-    if int(info):
+    factor = stable_cholesky(precision.flip(-2, -1))
+    if factor is None:
         smallest = float(torch.linalg.eigvalsh(precision)[0])
         raise ValueError(
             f"the {name} guide needs a positive definite posterior precision; its smallest "

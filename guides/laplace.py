@@ -2,10 +2,11 @@ r"""The Laplace approximation: a normal at the mode, shaped by the curvature the
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
-from torch.func import hessian, jvp
+from torch.func import grad, jacrev, jvp
 
 from probml_tp.guide import Draws
 from probml_tp.guides.delta import map_loss
@@ -68,7 +69,8 @@ class Laplace(FullNormal):
             precision = generalised_gauss_newton(self.model, loc, x)
             precision.diagonal().add_(prior_precision(self.model, loc))
         else:
-            precision = -hessian(lambda u: self.model.log_joint_flat(u, x, y))(loc).double()
+            gradient = grad(lambda u: self.model.log_joint_flat(u, x, y))
+            precision = -jacrev(gradient)(loc).double()
         return loc, precision
 
     def options(self) -> dict[str, Any]:
@@ -97,7 +99,9 @@ class LinearizedLaplace(Laplace):
         """The linearised outputs at one draw, by a Jacobian-vector product."""
         mode = self.model.constrain(self.model.layout.unravel(self.loc.detach()))
         tangent = {name: params[name] - mode[name] for name in mode}
-        moved = jvp(lambda p: self.model.outputs(p, x), (mode,), (tangent,))
+        with warnings.catch_warnings():  # of torch's own, when forward mode is first used
+            warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
+            moved = jvp(lambda p: self.model.outputs(p, x), (mode,), (tangent,))
         linearized: Tensor = moved[0] + moved[1]
         return linearized
 

@@ -216,10 +216,10 @@ class BayesianModel(nn.Module):
         return {n: transforms[n].inv(v) if n in transforms else v for n, v in params.items()}
 
     def log_abs_det_jacobian(self, unconstrained: Params) -> Tensor:
-        r""":math:`\log|\partial\theta/\partial u|` summed over sites, shape ``(*draws,)``."""
+        r""":math:`\log|\partial\theta/\partial u|` over the sites given, shape ``(*draws,)``."""
         total = torch.zeros((), dtype=self.dtype, device=self.device)
-        for name, transform in self.transforms.items():
-            u = unconstrained[name]
+        for name in self.transforms.keys() & unconstrained.keys():
+            transform, u = self.transforms[name], unconstrained[name]
             log_det = transform.log_abs_det_jacobian(u, transform(u))
             event_dims = tuple(range(-len(self.layout.shapes[name]), 0))
             total = total + (log_det.sum(event_dims) if event_dims else log_det)
@@ -305,9 +305,10 @@ def _typical_value(site: SiteDistribution) -> Tensor:
     """The median, or the value at 0 on the unconstrained line where there is no closed form."""
     like = next(site.buffers())
     try:
-        return cast("Tensor", site.elementwise().icdf(like.new_full(site.shape, 0.5)).clone())
+        start = site.elementwise().icdf(like.new_full(site.shape, 0.5))
     except NotImplementedError:
-        return biject_to(site.support)(like.new_zeros(site.shape))
+        start = biject_to(site.support)(like.new_zeros(site.shape))
+    return cast("Tensor", start.clone())
 
 
 def _check_support(

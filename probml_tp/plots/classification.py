@@ -123,8 +123,10 @@ def plot_labelled_points(x: Array, y: Array, *, ax: Axes) -> Axes:
         ``ax``.
     """
     for label, (color, marker) in enumerate(zip(CLASS_COLORS, CLASS_MARKERS, strict=True)):
+        points = x[y == label]
         ax.scatter(
-            *x[y == label].T,
+            points[:, 0],
+            points[:, 1],
             s=7,
             c=color,
             marker=marker,
@@ -200,7 +202,6 @@ def map_panels(
     plot: PlotMap,
     label: str,
     decorate: Callable[[str, Axes], object],
-    columns: int = 3,
 ) -> Figure:
     """Draw one map a guide, side by side, with one colour bar for all.
 
@@ -210,13 +211,12 @@ def map_panels(
         plot: draws one map; the same scale in each.
         label: what the colours mean, with the unit.
         decorate: called with each guide and its axes, to draw what lies upon the map.
-        columns: panels a row, at most.
 
     Returns:
         The figure.
     """
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
+    rows = -(-len(maps) // 4)
+    columns = -(-len(maps) // rows)
     made, axes = figure(rows, columns, height=rows * PANEL_HEIGHT, sharex=True, sharey=True)
     for ax in axes.flat[len(maps) :]:
         ax.set_visible(False)

@@ -1,0 +1,371 @@
+"""Classifiers on the plane: several posteriors of one model, seen near the data and far away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probml_tp.diagnostics import to_inference_data
+from probml_tp.experiment import Progress, Update
+from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, Array, by_guide, labels_of
+from probml_tp.metrics import classification_metrics, total_variation
+from probml_tp.plots.classification import (
+    PlotMap,
+    confidence_panels,
+    map_panels,
+    plot_boundary,
+    plot_labelled_points,
+)
+from probml_tp.posterior import Posterior
+
+if TYPE_CHECKING:
+    import arviz as az
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+__all__ = [
+    "REFERENCE",
+    "Plane",
+    "PlaneStudy",
+    "PlaneView",
+    "closest_to_reference",
+    "confidence_figure",
+    "far_away",
+    "look_at_plane",
+    "map_figure",
+    "plane_columns",
+    "plane_stages",
+    "study_on_plane",
+]
+
+REFERENCE = "nuts"
+"""The posterior that the others are compared with."""
+
+NO_INFORMATION = 1e-6
+"""Mutual information, in nats, below which a map of it is rounding noise (MAP has none)."""
+
+Data = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a classifier on the plane is looked at: on a grid, and on rings around the data.
+
+    Args:
+        extent: left, right, bottom and top of the grid, in the units of the inputs.
+        resolution: grid points along each axis.
+        centre: of the rings.
+        radius: of the largest ring.
+        num_radii: rings, evenly spaced from radius 0 on.
+        num_angles: points on each ring.
+    """
+
+    extent: tuple[float, float, float, float]
+    resolution: int
+    centre: tuple[float, float]
+    radius: float
+    num_radii: int = 41
+    num_angles: int = 360
+
+    @property
+    def radii(self) -> Array:
+        """Radii of the rings, ``(num_radii,)``."""
+        return np.linspace(0.0, self.radius, self.num_radii)
+
+    @property
+    def angles(self) -> Array:
+        """Directions of the points on a ring, in degrees, ``(num_angles,)``."""
+        return np.arange(self.num_angles) * 360.0 / self.num_angles
+
+    def grid(self) -> Array:
+        """The points of the grid, row by row from the bottom, ``(resolution**2, 2)``."""
+        left, right, bottom, top = self.extent
+        x, y = np.linspace(left, right, self.resolution), np.linspace(bottom, top, self.resolution)
+        points: Array = np.stack(np.meshgrid(x, y), axis=-1)
+        return points.reshape(-1, 2)
+
+    def rings(self) -> Array:
+        """The points of the rings, from the smallest on, ``(num_radii * num_angles, 2)``."""
+        angle = np.deg2rad(self.angles)
+        directions: Array = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        points: Array = np.array(self.centre) + self.radii[:, None, None] * directions
+        return points.reshape(-1, 2)
+
+    def arrays(self) -> dict[str, Array]:
+        """What figures need to know of it."""
+        return {
+            "extent": np.array(self.extent),
+            "centre": np.array(self.centre),
+            "radii": self.radii,
+            "angles": self.angles,
+        }
+
+
+@dataclass(frozen=True)
+class PlaneView:
+    """What a posterior predicts on a plane.
+
+    Args:
+        probability: of class 1, ``(resolution, resolution)``, the first row at the bottom.
+        mutual_information: in nats, likewise.
+        variation_ratio: likewise.
+        confidence: on the rings, ``(num_radii, num_angles)``.
+    """
+
+    probability: Array
+    mutual_information: Array
+    variation_ratio: Array
+    confidence: Array
+
+    @property
+    def far_confidence(self) -> float:
+        """Mean confidence on the largest ring."""
+        return float(self.confidence[-1].mean())
+
+    def distance(self, reference: PlaneView) -> float:
+        """Mean total variation distance of the predictive to another one's over the grid."""
+        p, q = (
+            torch.from_numpy(np.stack([1 - view.probability, view.probability], axis=-1))
+            for view in (self, reference)
+        )
+        return float(total_variation(p, q).mean())
+
+    def arrays(self, guide: str) -> dict[str, Array]:
+        """What figures need of it, under the guide's name."""
+        kept = {
+            "probability": self.probability,
+            "mutual_information": self.mutual_information,
+            "variation_ratio": self.variation_ratio,
+            "confidence_by_radius": self.confidence.mean(axis=1),
+            "confidence_by_angle": self.confidence[-1],
+        }
+        return {f"{guide}.{name}": values.astype(np.float32) for name, values in kept.items()}
+
+
+def look_at_plane(posterior: Posterior, plane: Plane, *, num_samples: int) -> PlaneView:
+    """Predict on the grid and on the rings of a plane.
+
+    Args:
+        posterior: of a classifier with two classes and inputs of length 2.
+        plane: where to look.
+        num_samples: draws to average over, the same for all points.
+
+    Returns:
+        Probabilities and uncertainties.
+    """
+    grid, rings = plane.grid(), plane.rings()
+    points = torch.from_numpy(np.concatenate([grid, rings]))
+    predictive = posterior.predict(points, num_samples=num_samples)
+
+    def on_grid(values: Tensor) -> Array:
+        return values[: len(grid)].numpy().reshape(plane.resolution, plane.resolution)
+
+    confidence = predictive.confidence[len(grid) :].numpy()
+    return PlaneView(
+        probability=on_grid(predictive.probs[:, 1]),
+        mutual_information=on_grid(predictive.mutual_information),
+        variation_ratio=on_grid(predictive.variation_ratio),
+        confidence=confidence.reshape(plane.num_radii, plane.num_angles),
+    )
+
+
+@dataclass(frozen=True)
+class PlaneStudy:
+    """Several posteriors of one model, and what they say of the plane.
+
+    Args:
+        posteriors: by guide.
+        views: by guide.
+        metrics: guide to metric to value, for the columns of :func:`plane_columns`.
+        records: ArviZ records at the training data, by guide.
+        arrays: what the figures need, under the names that :func:`by_guide` expects.
+    """
+
+    posteriors: dict[str, Posterior]
+    views: dict[str, PlaneView]
+    metrics: dict[str, dict[str, float]]
+    records: dict[str, az.InferenceData]
+    arrays: dict[str, Array]
+
+
+def plane_stages(seconds: Mapping[str, float], *, predict: float) -> dict[str, float]:
+    """The stages of :func:`study_on_plane`.
+
+    Args:
+        seconds: guide to the seconds expected of its fit.
+        predict: seconds expected of all predictions.
+
+    Returns:
+        Stage to seconds.
+    """
+    fits = {f"fit {guide}": value for guide, value in seconds.items()}
+    return {**fits, "predict": predict, "records for ArviZ": 0.5 * len(fits)}
+
+
+def study_on_plane(
+    guides: Sequence[str],
+    fit_guide: Callable[[str, Update], Posterior],
+    *,
+    plane: Plane,
+    train: Data,
+    test: Data,
+    num_samples: int,
+    progress: Progress,
+) -> PlaneStudy:
+    """Fit posteriors, look at the plane with each, and compare them with NUTS if it is there.
+
+    Args:
+        guides: which.
+        fit_guide: fits one; called with its name and with what to report progress to.
+        plane: where to look.
+        train: training data.
+        test: fresh data to judge the predictions by.
+        num_samples: draws for each prediction.
+        progress: told of the stages that :func:`plane_stages` lists.
+
+    Returns:
+        All that was found.
+    """
+    posteriors = {}
+    for guide in guides:
+        with progress.stage(f"fit {guide}") as update:
+            posteriors[guide] = fit_guide(guide, update)
+    with progress.stage("predict"):
+        views = {
+            guide: look_at_plane(posterior, plane, num_samples=num_samples)
+            for guide, posterior in posteriors.items()
+        }
+        rows = {
+            guide: classification_metrics(posterior, *test, num_samples=num_samples)
+            | _plane_metrics(guide, views)
+            | {"seconds": posterior.info.seconds}
+            for guide, posterior in posteriors.items()
+        }
+    with progress.stage("records for ArviZ"):
+        records = {
+            guide: to_inference_data(posterior, *train, num_samples=num_samples)
+            for guide, posterior in posteriors.items()
+        }
+    arrays = {"x": train[0].numpy(), "y": train[1].numpy(), **plane.arrays()}
+    for guide, view in views.items():
+        arrays |= view.arrays(guide)
+    return PlaneStudy(posteriors, views, rows, records, arrays)
+
+
+def _plane_metrics(guide: str, views: Mapping[str, PlaneView]) -> dict[str, float]:
+    row = {"far_confidence": views[guide].far_confidence}
+    if REFERENCE not in views or guide == REFERENCE:
+        return row
+    row["tv"] = views[guide].distance(views[REFERENCE])
+    own, reference = (views[g].mutual_information.ravel() for g in (guide, REFERENCE))
+    if own.max() > NO_INFORMATION < reference.max():
+        row["mi_correlation"] = float(np.corrcoef(own, reference)[0, 1])
+    return row
+
+
+def plane_columns(plane: Plane) -> dict[str, str]:
+    """Headings of the metrics of a study.
+
+    Args:
+        plane: where it looked.
+
+    Returns:
+        Metric to heading.
+    """
+    return {
+        **CLASSIFICATION_COLUMNS,
+        "far_confidence": f"Mean confidence at distance {plane.radius:g}",
+        "tv": "Total variation to NUTS ↓",
+        "mi_correlation": "Correlation of mutual information with NUTS ↑",
+    }
+
+
+def far_away(metrics: Mapping[str, Mapping[str, float]], radius: float) -> str:
+    """Say how confident each guide is far from the data, the most confident first.
+
+    Args:
+        metrics: of a study.
+        radius: the distance.
+
+    Returns:
+        A sentence.
+    """
+    confidence = {guide: row["far_confidence"] for guide, row in metrics.items()}
+    ranked = sorted(confidence, key=confidence.__getitem__, reverse=True)
+    values = ", ".join(f"{labels_of([guide])} {confidence[guide]:.1%}" for guide in ranked)
+    return f"Mean confidence at distance {radius:g} from the centre of the data: {values}."
+
+
+def closest_to_reference(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say whose predictions are nearest to those of NUTS, and whose are furthest from them.
+
+    Args:
+        metrics: of a study.
+
+    Returns:
+        One sentence; none without NUTS or without anything to compare it with.
+    """
+    tv = {guide: row["tv"] for guide, row in metrics.items() if "tv" in row}
+    if not tv:
+        return []
+    near, far = min(tv, key=tv.__getitem__), max(tv, key=tv.__getitem__)
+    sentence = (
+        f"Over the map {labels_of([near])} predicts most like NUTS (mean total variation distance "
+        f"{tv[near]:.3f}), {labels_of([far])} least ({tv[far]:.3f})."
+    )
+    return [sentence]
+
+
+def map_figure(
+    arrays: Mapping[str, Array], guides: Sequence[str], quantity: str, *, plot: PlotMap, label: str
+) -> MatplotlibFigure:
+    """Draw the maps of one quantity, with the data and the decision boundaries.
+
+    Args:
+        arrays: of a study.
+        guides: which posteriors, in this order.
+        quantity: for example ``"probability"``.
+        plot: draws one map.
+        label: what the colours mean, with the unit.
+
+    Returns:
+        The figure.
+    """
+    probability = by_guide(arrays, guides, "probability")
+
+    def decorate(guide: str, ax: Axes) -> None:
+        plot_labelled_points(arrays["x"], arrays["y"], ax=ax)
+        plot_boundary(probability[guide], extent=arrays["extent"], ax=ax)
+
+    return map_panels(
+        by_guide(arrays, guides, quantity),
+        extent=arrays["extent"],
+        plot=plot,
+        label=label,
+        decorate=decorate,
+    )
+
+
+def confidence_figure(arrays: Mapping[str, Array], guides: Sequence[str]) -> MatplotlibFigure:
+    """Draw the confidence with distance from the data, and on the largest ring.
+
+    Args:
+        arrays: of a study.
+        guides: which posteriors, in this order.
+
+    Returns:
+        The figure.
+    """
+    distance = np.linalg.norm(arrays["x"] - arrays["centre"], axis=1)
+    return confidence_panels(
+        by_guide(arrays, guides, "confidence_by_radius"),
+        by_guide(arrays, guides, "confidence_by_angle"),
+        radii=arrays["radii"],
+        angles=arrays["angles"],
+        data_radius=float(distance.max()),
+    )

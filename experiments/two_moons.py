@@ -1,0 +1,303 @@
+r"""Two moons: what each approximation of a small net's posterior knows about its own ignorance.
+
+A net with one hidden layer, independent normal priors on its weights and biases, and every guide
+against NUTS on the same log joint. The posterior of a net has many modes (hidden units can be
+permuted, signs traded), so distances are taken between predictions, not between weights, and the
+chains are judged by the log likelihood at the data. The reference is bounded in time: shorter
+trajectories than NUTS would like, fewer draws than a statistician would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from probml_tp.datasets import two_moons
+from probml_tp.experiment import (
+    Experiment,
+    ExperimentConfig,
+    Figure,
+    Progress,
+    Results,
+    Update,
+    option,
+)
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.common import (
+    FIT_COLUMN,
+    by_guide,
+    chain_health,
+    derived_seed,
+    labels_of,
+)
+from probml_tp.experiments.plane import (
+    REFERENCE,
+    Plane,
+    PlaneStudy,
+    closest_to_reference,
+    confidence_figure,
+    far_away,
+    map_figure,
+    plane_columns,
+    plane_stages,
+    study_on_plane,
+)
+from probml_tp.guides import Delta, Laplace, LinearizedLaplace, MCDropout, MeanFieldNormal
+from probml_tp.inference import fit, sample_nuts
+from probml_tp.model import BayesianModel
+from probml_tp.models import mlp_classifier
+from probml_tp.plots.classification import (
+    plot_mutual_information,
+    plot_probability,
+    plot_variation_ratio,
+)
+from probml_tp.posterior import Posterior
+from probml_tp.priors import NormalPrior
+
+__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+
+NAME = "two-moons"
+GUIDES = ("map", "laplace", "laplace-linearized", "mean-field", "mc-dropout", "nuts")
+CENTRE = (0.5, 0.25)
+Data = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Options of the experiment."""
+
+    n: int = option(1000, "Number of training points, both moons together.", minimum=4)
+    noise: float = option(0.05, "Standard deviation of the points about the moons.", minimum=0.0)
+    test_size: int = option(2000, "Number of fresh test points.", quick=1000, minimum=2)
+    hidden: int = option(50, "Units of the hidden layer.", minimum=1)
+    prior_scale: float = option(
+        1.0, "Standard deviation of the normal prior on each weight and bias.", minimum=1e-3
+    )
+    guides: tuple[str, ...] = option(GUIDES, "Which posteriors to compare.", choices=GUIDES)
+    epochs: int = option(
+        1500, "Steps of the variational fits, on all data.", quick=400, full=10_000, minimum=1
+    )
+    rate: float = option(0.2, "Drop rate of the hidden units.", minimum=0.01, maximum=0.99)
+    num_samples: int = option(200, "Draws for each prediction.", quick=100, full=1000, minimum=2)
+    nuts_chains: int = option(2, "NUTS chains.", full=4, minimum=2)
+    nuts_samples: int = option(150, "Draws kept of each chain.", quick=30, full=1000, minimum=4)
+    nuts_warmup: int = option(150, "Warm-up steps of each chain.", quick=40, full=1000, minimum=10)
+    nuts_tree_depth: int = option(
+        6, "At most 2 to this power leapfrog steps a draw.", quick=4, full=10, minimum=1, maximum=12
+    )
+    extent: float = option(3.5, "Half the width of the maps, in units of the data.", minimum=1.0)
+    radius: float = option(6.0, "Radius of the far ring, in units of the data.", minimum=1.0)
+    resolution: int = option(101, "Grid points along each axis of a map.", quick=51, minimum=2)
+
+
+def stages(config: Config) -> dict[str, float]:
+    """Seconds expected of each stage on 2 cores."""
+    leapfrogs = (config.nuts_samples + config.nuts_warmup) * 2**config.nuts_tree_depth
+    seconds = {
+        "map": 1.5,
+        "laplace": 1.5,
+        "laplace-linearized": 1.5,
+        "mean-field": 2e-3 * config.epochs,
+        "mc-dropout": 3e-3 * config.epochs,
+        "nuts": 3.0 + 5e-4 * leapfrogs * config.nuts_chains,
+    }
+    points = config.resolution**2 + Plane.num_radii * Plane.num_angles
+    predict = 3e-8 * config.num_samples * len(config.guides) * points
+    return plane_stages({guide: seconds[guide] for guide in config.guides}, predict=1.0 + predict)
+
+
+def run(config: Config, progress: Progress) -> Results[Config]:
+    """Fit every guide to the moons, and compare what they predict with NUTS."""
+    train = two_moons(n=config.n, noise=config.noise, seed=config.seed)
+    test_seed = derived_seed(config.seed, "test data")
+    test = two_moons(n=config.test_size, noise=config.noise, seed=test_seed)
+    prior = NormalPrior(config.prior_scale)
+    model = mlp_classifier(2, hidden=(config.hidden,), prior=prior, seed=config.seed)
+    plane = _plane(config)
+    study = study_on_plane(
+        config.guides,
+        lambda guide, update: _fit(guide, model, train, config, update),
+        plane=plane,
+        train=train,
+        test=test,
+        num_samples=config.num_samples,
+        progress=progress,
+    )
+    return Results(
+        experiment=NAME,
+        title="Two moons",
+        config=config,
+        metrics=study.metrics,
+        columns={**plane_columns(plane), **FIT_COLUMN},
+        findings=_findings(config, study),
+        data_source=(
+            f"{config.n} points on scikit-learn's two moons, noise {config.noise:g} (seed "
+            f"{config.seed}); {config.test_size:,} fresh points to test on"
+        ),
+        arrays=study.arrays,
+        posteriors=dict(study.posteriors),
+        inference_data=dict(study.records),
+    )
+
+
+def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: Update) -> Posterior:
+    """MAP and Laplace by L-BFGS to the mode, variational guides by Adam, NUTS by chains."""
+    if guide == "nuts":
+        return sample_nuts(
+            model,
+            data,
+            chains=config.nuts_chains,
+            num_samples=config.nuts_samples,
+            warmup=config.nuts_warmup,
+            max_tree_depth=config.nuts_tree_depth,
+            seed=config.seed,
+            progress=update,
+        )
+    modes = {"map": Delta, "laplace": Laplace, "laplace-linearized": LinearizedLaplace}
+    if guide in modes:
+        return fit(
+            model,
+            modes[guide],
+            data,
+            epochs=20,
+            optimizer="lbfgs",
+            seed=config.seed,
+            progress=update,
+        )
+    dropout = partial(MCDropout, rates={"fc2": config.rate})
+    return fit(
+        model,
+        MeanFieldNormal if guide == "mean-field" else dropout,
+        data,
+        epochs=config.epochs,
+        lr=0.02,
+        schedule="cosine",
+        seed=config.seed,
+        progress=update,
+    )
+
+
+def _plane(config: Config) -> Plane:
+    (x, y), e = CENTRE, config.extent
+    return Plane(
+        extent=(x - e, x + e, y - e, y + e),
+        resolution=config.resolution,
+        centre=CENTRE,
+        radius=config.radius,
+    )
+
+
+def _findings(config: Config, study: PlaneStudy) -> list[str]:
+    metrics, records = study.metrics, study.records
+    found = [*closest_to_reference(metrics), far_away(metrics, config.radius)]
+    if {"laplace", "laplace-linearized"} <= set(metrics):
+        found.append(_linearisation(metrics))
+    correlation = {
+        g: row["mi_correlation"] for g, row in metrics.items() if "mi_correlation" in row
+    }
+    if correlation:
+        ranked = sorted(correlation, key=correlation.__getitem__, reverse=True)
+        values = ", ".join(f"{labels_of([g])} {correlation[g]:.2f}" for g in ranked)
+        found.append(f"Correlation of the mutual information over the map with NUTS's: {values}.")
+    if REFERENCE in records:
+        health = chain_health(records[REFERENCE], group="log_likelihood")
+        found.append(health.sentence("the log likelihood at the training points"))
+    return found
+
+
+def _linearisation(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    sampled, linear = metrics["laplace"], metrics["laplace-linearized"]
+    return (
+        f"The same Laplace covariance has a test accuracy of {sampled['accuracy']:.1%} and an NLL "
+        f"of {sampled['nll']:.3f} nats when the net itself is run at its draws, "
+        f"{linear['accuracy']:.1%} and {linear['nll']:.3f} nats when the net is linearised."
+    )
+
+
+# --------------------------------------------------------------------------------------- figures
+
+
+def figures(results: Results[Config]) -> Iterator[Figure]:
+    """Draw the maps, and the confidence away from the data."""
+    yield _probability(results)
+    yield _mutual_information(results)
+    yield _variation_ratio(results)
+    yield _confidence(results)
+
+
+def _probability(results: Results[Config]) -> Figure:
+    made = map_figure(
+        results.arrays,
+        results.config.guides,
+        "probability",
+        plot=plot_probability,
+        label="Probability of class 1",
+    )
+    caption = (
+        "Probability of class 1 (red) over a range well past the data (points); the black line is "
+        "the decision boundary."
+    )
+    compared = closest_to_reference(results.metrics)
+    title = compared[0] if compared else "Probability of class 1"
+    return Figure("probability-maps", title, caption, made)
+
+
+def _mutual_information(results: Results[Config]) -> Figure:
+    arrays, guides = results.arrays, results.config.guides
+    made = map_figure(
+        arrays,
+        guides,
+        "mutual_information",
+        plot=plot_mutual_information,
+        label="Mutual information (nats)",
+    )
+    mean = {g: float(v.mean()) for g, v in by_guide(arrays, guides, "mutual_information").items()}
+    values = ", ".join(f"{labels_of([g])} {value:.3f}" for g, value in mean.items())
+    caption = (
+        "Epistemic uncertainty: the mutual information of a label and the parameters, at most "
+        "log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen."
+    )
+    title = f"Mean mutual information over the map, in nats: {values}"
+    return Figure("mutual-information-maps", title, caption, made)
+
+
+def _variation_ratio(results: Results[Config]) -> Figure:
+    arrays, guides = results.arrays, results.config.guides
+    made = map_figure(
+        arrays, guides, "variation_ratio", plot=plot_variation_ratio, label="Variation ratio"
+    )
+    split = {
+        g: float(np.mean(v > 0.05)) for g, v in by_guide(arrays, guides, "variation_ratio").items()
+    }
+    values = ", ".join(f"{labels_of([g])} on {share:.0%}" for g, share in split.items())
+    caption = (
+        "The share of draws whose most probable class is not the one that most draws vote for, "
+        "at most 1/2."
+    )
+    title = f"Where more than one draw in twenty disagrees with the majority: {values} of the map"
+    return Figure("variation-ratio-maps", title, caption, made)
+
+
+def _confidence(results: Results[Config]) -> Figure:
+    caption = (
+        "Left: the probability of the predicted class, averaged over a ring about the centre of "
+        "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
+        "direction."
+    )
+    title = far_away(results.metrics, results.config.radius)
+    made = confidence_figure(results.arrays, results.config.guides)
+    return Figure("confidence-far-away", title, caption, made)
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    summary=EXPERIMENTS.summary(NAME),
+    config=Config,
+    stages=stages,
+    run=run,
+    figures=figures,
+)
