@@ -10,6 +10,7 @@ import copy
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Size:
         return max(1, self.steps // 10)
 
 
-QUICK = Size(rounds=5, steps=50, predict_rounds=2, digits=2_000, leapfrogs=30)
+QUICK = Size(rounds=3, steps=30, predict_rounds=1, digits=1_000, leapfrogs=20)
 
 
 # ------------------------------------------------------------------------------------- the data
@@ -338,10 +339,7 @@ def leapfrog(
     kernels = {
         "ours": (NUTS(potential_fn=_potential(model, x, y)), {"u": flat}, ()),
         "Pyro NUTS(model)": (NUTS(model), start, (x, y)),
-        "Pyro NUTS(model), jit": (
-            NUTS(model, jit_compile=True, ignore_jit_warnings=True), start, (x, y)
-        ),
-    }  # fmt: skip
+    }
     contenders, energies = [], []
     for name, (kernel, initial, data) in kernels.items():
         kernel.initial_params = {n: v.clone() for n, v in initial.items()}
@@ -485,11 +483,14 @@ def report(size: Size, comparisons: list[Comparison], peaks: dict[str, float], s
     """Everything that one run found, in Markdown."""
     environment = describe_environment()
     packages = environment["packages"]
-    parts = [
+    setting = (
         f"Run on {environment['date'][:10]}: Python {environment['python']}, torch "
         f"{packages['torch']}, pyro-ppl {packages['pyro-ppl']}, {platform.machine()}, "
         f"{environment['cpus']} CPUs, {torch.get_num_threads()} threads; {size.rounds} rounds "
-        f"({size.predict_rounds} of the predictions). Digits: {source}.",
+        f"({size.predict_rounds} of the predictions). Digits: {source}."
+    )
+    parts = [
+        setting,
         "### Aims",
         "\n".join(verdicts({c.task: c for c in comparisons})),
         "### Times",
@@ -504,10 +505,11 @@ def run(size: Size, root: Path | None) -> str:
     """Measure everything, and report it."""
     digits = load_digits(size.digits, root)
     comparisons: list[Comparison] = []
+    start = time.perf_counter()
     with seeded(0), pyro_at_its_best():
         for group in (training_comparisons, other_comparisons):
             for comparison in group(size, digits):
-                click.echo(f"{comparison.task}: done", err=True)
+                click.echo(f"{time.perf_counter() - start:.0f} s: {comparison.task}", err=True)
                 comparisons.append(comparison)
     return report(size, comparisons, peak_memory(size, root), digits.source)
 

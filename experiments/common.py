@@ -22,6 +22,7 @@ __all__ = [
     "chain_health",
     "derived_seed",
     "labels_of",
+    "span",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -63,14 +64,37 @@ def labels_of(guides: Iterable[str]) -> str:
         guides: their names.
 
     Returns:
-        Their labels, as figures have them.
+        Their labels, as figures have them but without commas.
 
     Example:
-        >>> labels_of(["map", "laplace", "nuts"])
-        'MAP, Laplace and NUTS'
+        >>> labels_of(["map", "laplace-linearized", "nuts"])
+        'MAP, linearised Laplace and NUTS'
     """
-    labels = [guide_style(guide).label for guide in guides]
+    labels = [" ".join(reversed(guide_style(guide).label.split(", "))) for guide in guides]
     return " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+
+
+def span(values: Mapping[str, float], spec: str, *, reference: str | None = None) -> str:
+    """Say over which range guides spread, and where one of them stands.
+
+    Args:
+        values: guide to value, not empty.
+        spec: how to write a value, such as ``".1%"``.
+        reference: the guide to mention in any case, if it is there.
+
+    Returns:
+        Words to follow "runs" or "ranges".
+
+    Example:
+        >>> span({"map": 0.99, "laplace": 0.8, "nuts": 0.9}, ".0%", reference="nuts")
+        'from 80% (Laplace) to 99% (MAP); NUTS: 90%'
+    """
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    low_value, high_value = format(values[low], spec), format(values[high], spec)
+    text = f"from {low_value} ({labels_of([low])}) to {high_value} ({labels_of([high])})"
+    if reference is not None and reference in set(values) - {low, high}:
+        text += f"; {labels_of([reference])}: {format(values[reference], spec)}"
+    return text
 
 
 def by_guide(arrays: Mapping[str, Array], guides: Iterable[str], name: str) -> dict[str, Array]:

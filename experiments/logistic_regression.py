@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,10 +30,8 @@ from probml_tp.experiment import (
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import (
     FIT_COLUMN,
-    by_guide,
     chain_health,
     derived_seed,
-    labels_of,
 )
 from probml_tp.experiments.plane import (
     REFERENCE,
@@ -46,6 +43,7 @@ from probml_tp.experiments.plane import (
     map_figure,
     plane_columns,
     plane_stages,
+    share_of_map,
     study_on_plane,
 )
 from probml_tp.guides import Delta, Laplace, MeanFieldNormal
@@ -240,12 +238,8 @@ def _maps(results: Results[Config]) -> Figure:
         "the decision boundary. Averaging over boundaries turns the sharp edge of a single one "
         "into a fan: doubt grows with distance."
     )
-    doubt = {
-        guide: float(np.mean((p > 0.1) & (p < 0.9)))
-        for guide, p in by_guide(arrays, guides, "probability").items()
-    }
-    shares = ", ".join(f"{labels_of([guide])} on {share:.0%}" for guide, share in doubt.items())
-    title = f"Where confidence is below 90 %: {shares} of the map"
+    doubt = share_of_map(arrays, guides, "probability", lambda p: (p > 0.1) & (p < 0.9))
+    title = f"The share of the map where confidence is below 90% runs {doubt}"
     return Figure("probability-maps", title, caption, made)
 
 
@@ -253,7 +247,7 @@ def _confidence(results: Results[Config]) -> Figure:
     caption = (
         "Left: the probability of the predicted class, averaged over a ring about the centre of "
         "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction; it dips to 50 % where the ring crosses the boundary."
+        "direction; it dips to 50% where the ring crosses the boundary."
     )
     title = far_away(results.metrics, results.config.radius)
     made = confidence_figure(results.arrays, results.config.guides)

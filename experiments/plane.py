@@ -12,7 +12,13 @@ from torch import Tensor
 
 from probml_tp.diagnostics import to_inference_data
 from probml_tp.experiment import Progress, Update
-from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, Array, by_guide, labels_of
+from probml_tp.experiments.common import (
+    CLASSIFICATION_COLUMNS,
+    Array,
+    by_guide,
+    labels_of,
+    span,
+)
 from probml_tp.metrics import classification_metrics, total_variation
 from probml_tp.plots.classification import (
     PlotMap,
@@ -40,6 +46,7 @@ __all__ = [
     "map_figure",
     "plane_columns",
     "plane_stages",
+    "share_of_map",
     "study_on_plane",
 ]
 
@@ -286,7 +293,7 @@ def plane_columns(plane: Plane) -> dict[str, str]:
 
 
 def far_away(metrics: Mapping[str, Mapping[str, float]], radius: float) -> str:
-    """Say how confident each guide is far from the data, the most confident first.
+    """Say how confident the guides are far from the data.
 
     Args:
         metrics: of a study.
@@ -296,9 +303,8 @@ def far_away(metrics: Mapping[str, Mapping[str, float]], radius: float) -> str:
         A sentence.
     """
     confidence = {guide: row["far_confidence"] for guide, row in metrics.items()}
-    ranked = sorted(confidence, key=confidence.__getitem__, reverse=True)
-    values = ", ".join(f"{labels_of([guide])} {confidence[guide]:.1%}" for guide in ranked)
-    return f"Mean confidence at distance {radius:g} from the centre of the data: {values}."
+    spread = span(confidence, ".1%", reference=REFERENCE)
+    return f"Mean confidence at distance {radius:g} from the centre of the data runs {spread}."
 
 
 def closest_to_reference(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -319,6 +325,28 @@ def closest_to_reference(metrics: Mapping[str, Mapping[str, float]]) -> list[str
         f"{tv[near]:.3f}), {labels_of([far])} least ({tv[far]:.3f})."
     )
     return [sentence]
+
+
+def share_of_map(
+    arrays: Mapping[str, Array],
+    guides: Sequence[str],
+    quantity: str,
+    holds: Callable[[Array], Array],
+) -> str:
+    """Say on how much of the map something holds.
+
+    Args:
+        arrays: of a study.
+        guides: which posteriors.
+        quantity: the map to look at, for example ``"variation_ratio"``.
+        holds: gives truth values for a map.
+
+    Returns:
+        Words to follow "runs": the range of the shares over the guides.
+    """
+    maps = by_guide(arrays, guides, quantity)
+    shares = {guide: float(np.mean(holds(values))) for guide, values in maps.items()}
+    return span(shares, ".0%", reference=REFERENCE)
 
 
 def map_figure(

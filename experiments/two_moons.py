@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from torch import Tensor
 
 from probml_tp.datasets import two_moons
@@ -33,6 +32,7 @@ from probml_tp.experiments.common import (
     chain_health,
     derived_seed,
     labels_of,
+    span,
 )
 from probml_tp.experiments.plane import (
     REFERENCE,
@@ -44,6 +44,7 @@ from probml_tp.experiments.plane import (
     map_figure,
     plane_columns,
     plane_stages,
+    share_of_map,
     study_on_plane,
 )
 from probml_tp.guides import Delta, Laplace, LinearizedLaplace, MCDropout, MeanFieldNormal
@@ -89,7 +90,7 @@ class Config(ExperimentConfig):
     nuts_tree_depth: int = option(
         6, "At most 2 to this power leapfrog steps a draw.", quick=4, full=10, minimum=1, maximum=12
     )
-    extent: float = option(3.5, "Half the width of the maps, in units of the data.", minimum=1.0)
+    extent: float = option(4.0, "Half the width of the maps, in units of the data.", minimum=1.0)
     radius: float = option(6.0, "Radius of the far ring, in units of the data.", minimum=1.0)
     resolution: int = option(101, "Grid points along each axis of a map.", quick=51, minimum=2)
 
@@ -255,13 +256,14 @@ def _mutual_information(results: Results[Config]) -> Figure:
         plot=plot_mutual_information,
         label="Mutual information (nats)",
     )
-    mean = {g: float(v.mean()) for g, v in by_guide(arrays, guides, "mutual_information").items()}
-    values = ", ".join(f"{labels_of([g])} {value:.3f}" for g, value in mean.items())
+    maps = by_guide(arrays, guides, "mutual_information")
+    mean = {guide: float(values.mean()) for guide, values in maps.items()}
     caption = (
         "Epistemic uncertainty: the mutual information of a label and the parameters, at most "
         "log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen."
     )
-    title = f"Mean mutual information over the map, in nats: {values}"
+    spread = span(mean, ".3f", reference=REFERENCE)
+    title = f"Mean mutual information over the map, in nats, runs {spread}"
     return Figure("mutual-information-maps", title, caption, made)
 
 
@@ -270,15 +272,12 @@ def _variation_ratio(results: Results[Config]) -> Figure:
     made = map_figure(
         arrays, guides, "variation_ratio", plot=plot_variation_ratio, label="Variation ratio"
     )
-    split = {
-        g: float(np.mean(v > 0.05)) for g, v in by_guide(arrays, guides, "variation_ratio").items()
-    }
-    values = ", ".join(f"{labels_of([g])} on {share:.0%}" for g, share in split.items())
     caption = (
         "The share of draws whose most probable class is not the one that most draws vote for, "
         "at most 1/2."
     )
-    title = f"Where more than one draw in twenty disagrees with the majority: {values} of the map"
+    split = share_of_map(arrays, guides, "variation_ratio", lambda ratio: ratio > 0.05)
+    title = f"The share of the map where over 5% of the draws dissent runs {split}"
     return Figure("variation-ratio-maps", title, caption, made)
 
 

@@ -145,17 +145,25 @@ class MCDropout(Guide):
 
     def kl(self) -> Tensor:
         r"""The KL term above, up to the constant of the narrow-mixture limit, in nats."""
-        u = self.model.layout.unravel(self.loc)
-        total = -self.model.log_abs_det_jacobian(u)
-        for name, value in self.model.constrain(u).items():
-            site, rate = self.model.sites[name], self._site_rates.get(name, 0.0)
-            if rate:
-                kept = site.log_prob(value / (1 - rate))
-                total = total - (1 - rate) * kept - rate * site.log_prob(torch.zeros_like(value))
-                total = total - value.shape[1] * _binary_entropy(rate)
-            else:
-                total = total - site.log_prob(value)
+        total = -self.model.log_prior_flat(self.loc)
+        weights = self.model.layout.unravel(self.loc)
+        for name, rate in self._site_rates.items():
+            weight = weights[name]
+            total = total + self._masking_cost(name, weight, rate)
+            total = total - weight.shape[1] * _binary_entropy(rate)
         return total
+
+    def _masking_cost(self, name: str, weight: Tensor, rate: float) -> Tensor:
+        r"""What masks add to the cross term: :math:`E_q[-\log\pi(W)] + \log\pi(\hat W)`.
+
+        For a normal prior it is :math:`\tfrac{p}{1-p}\|\hat W\|^2 / (2 s^2)`, whatever its mean.
+        """
+        site = self.model.sites[name]
+        if site.is_normal:
+            precision = cast("Tensor", site.scale) ** -2
+            return 0.5 * rate / (1 - rate) * (weight.square() * precision).sum()
+        kept, dropped = site.log_prob(weight / (1 - rate)), site.log_prob(torch.zeros_like(weight))
+        return site.log_prob(weight) - (1 - rate) * kept - rate * dropped
 
     @property
     def constant_sites(self) -> frozenset[str]:
@@ -165,26 +173,25 @@ class MCDropout(Guide):
     # ----------------------------------------------------------------------------- fitting it
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
-        """Check that the net calls each layer with a rate once: a second call would mask anew."""
-        calls = dict.fromkeys(self.rates, 0)
+        """Check that the net calls each layer with a rate once, on whole examples."""
+        probe = x[:2]
+        calls: dict[str, list[int]] = {layer: [] for layer in self.rates}
 
-        def count(layer: str) -> Callable[..., None]:
-            def hook(*_: object) -> None:
-                calls[layer] += 1
-
-            return hook
+        def record(layer: str) -> Callable[..., None]:
+            return lambda _, args: calls[layer].append(len(args[0]))
 
         net = self.model.net
-        hooks = [net.get_submodule(n).register_forward_pre_hook(count(n)) for n in self.rates]
+        hooks = [net.get_submodule(n).register_forward_pre_hook(record(n)) for n in self.rates]
         with torch.no_grad():
-            self.model.outputs(self._values(), x[:1])
+            self.model.outputs(self._values(), probe)
         for handle in hooks:
             handle.remove()
-        for layer, number in calls.items():
-            if number != 1:
+        for layer, batches in calls.items():
+            if batches != [len(probe)]:
                 raise ValueError(
-                    f"a layer with a drop rate must be called once in a forward pass; {layer!r} "
-                    f"is called {number} times. Leave it out of rates."
+                    f"a layer with a drop rate must be called once in a forward pass, on one row "
+                    f"for each example; for {len(probe)} examples {layer!r} is called on "
+                    f"{batches or 'no'} rows. Leave it out of rates."
                 )
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:

@@ -51,9 +51,6 @@ class MeanFieldNormal(Guide):
     """
 
     name: ClassVar[str] = "mean-field"
-    prior_loc: Tensor
-    prior_scale: Tensor
-    normal: Tensor
 
     def __init__(self, model: BayesianModel, *, init_scale: float = 0.01) -> None:
         super().__init__(model)
@@ -61,22 +58,6 @@ class MeanFieldNormal(Guide):
         loc = model.layout.ravel(model.unconstrain(model.initial_params()))
         self.loc = nn.Parameter(loc)
         self.log_scale = nn.Parameter(torch.full_like(loc, init_scale).log())
-        self._register_prior()
-
-    def _register_prior(self) -> None:
-        loc, scale, normal = {}, {}, {}
-        for name, site in self.model.sites.items():
-            base = site.elementwise()
-            known = site.is_normal
-            loc[name] = base.mean if known else self.loc.new_zeros(site.shape)
-            scale[name] = base.stddev if known else self.loc.new_ones(site.shape)
-            normal[name] = torch.full(site.shape, known, device=self.loc.device)
-        ravel = self.model.layout.ravel
-        self.register_buffer("prior_loc", ravel(loc), persistent=False)
-        self.register_buffer("prior_scale", ravel(scale), persistent=False)
-        self.register_buffer("normal", ravel(normal), persistent=False)
-        self._log_prior_scale_sum = float(self.prior_scale.log().sum())
-        self._other_sites = [n for n, s in self.model.sites.items() if not s.is_normal]
 
     def site_distributions(self) -> Sites:
         """Normal sites, pushed through the site's bijection where its support is constrained."""
@@ -109,24 +90,22 @@ class MeanFieldNormal(Guide):
 
     def kl(self) -> Tensor:
         """The closed form above; see :meth:`Guide.kl`."""
-        if self._other_sites:
+        if others := self.model.normal_sites.others:
             raise ValueError(
                 f"the KL divergence is analytic for normal priors only; the prior of "
-                f"{self._other_sites[0]!r} is "
-                f"{self.model.sites[self._other_sites[0]].describe()}. Estimate it with elbo()."
+                f"{others[0]!r} is {self.model.sites[others[0]].describe()}. Estimate it with "
+                f"elbo()."
             )
         return self._normal_kl(self.log_scale.exp())
 
     def _normal_kl(self, scale: Tensor) -> Tensor:
         """KL over the sites with normal priors."""
-        z = (self.loc - self.prior_loc) / self.prior_scale
-        ratio = scale / self.prior_scale
-        if not self._other_sites:
-            half = 0.5 * (z.square() + ratio.square()).sum()
-            constant = self._log_prior_scale_sum - 0.5 * len(self.loc)
-            return half - self.log_scale.sum() + constant
-        terms = 0.5 * (z.square() + ratio.square() - 1) - ratio.log()
-        return terms[self.normal].sum()
+        prior = self.model.normal_sites
+        index = prior.index
+        z = (self.loc[index] - prior.loc) / prior.scale
+        ratio = scale[index] / prior.scale
+        constant = prior.log_normalizer - 0.5 * (LOG_2PI + 1) * len(prior.loc)
+        return 0.5 * (z.square() + ratio.square()).sum() - self.log_scale[index].sum() + constant
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative ELBO per data point at one fresh draw."""
@@ -138,17 +117,18 @@ class MeanFieldNormal(Guide):
         u = self.model.layout.unravel(torch.addcmul(self.loc, scale, epsilon))
         params = self.model.constrain(u)
         kl = self._normal_kl(scale)
-        if self._other_sites:
+        if self.model.normal_sites.others:
             kl = kl + self._other_kl(u, params)
         return kl / size - self.model.log_likelihood(params, x, y).mean()
 
     def _other_kl(self, u: dict[str, Tensor], params: dict[str, Tensor]) -> Tensor:
         """Single-draw KL estimate over the sites whose prior is not normal, with exact entropy."""
-        entropy = 0.5 * (LOG_2PI + 1) + self.log_scale[~self.normal]
-        cross = self.model.log_abs_det_jacobian(u)
-        for name in self._other_sites:
+        cross, entropy = self.model.log_abs_det_jacobian(u), torch.zeros_like(self.loc[0])
+        for name in self.model.normal_sites.others:
             cross = cross + self.model.sites[name].log_prob(params[name])
-        return -entropy.sum() - cross
+            log_scale = self.log_scale[self.model.layout.slices[name]]
+            entropy = entropy + (log_scale + 0.5 * (LOG_2PI + 1)).sum()
+        return -entropy - cross
 
     def options(self) -> dict[str, Any]:
         """The initial scale."""

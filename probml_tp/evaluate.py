@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from probml_tp.guide import Draws, Guide, check_num_samples
-from probml_tp.validation import positive_integer
+from probml_tp.validation import positive_integer, valid_seed
 
 __all__ = ["DrawBatch", "Vectorize", "draw_batches", "draw_chunks", "seeded", "substream"]
 
@@ -43,7 +43,7 @@ def substream(seed: int, *path: int) -> int:
         >>> substream(0, 1) != substream(0, 2)
         True
     """
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
+    return int(np.random.SeedSequence([valid_seed(seed), *path]).generate_state(1)[0])
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(valid_seed(seed))
         yield
 
 

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
@@ -24,7 +24,7 @@ from torch.func import functional_call
 from probml_tp.digest import digest
 from probml_tp.layout import Layout
 from probml_tp.likelihoods import Likelihood
-from probml_tp.priors import PriorSpec, SiteDistribution, resolve_priors
+from probml_tp.priors import NormalSites, PriorSpec, SiteDistribution, resolve_priors
 from probml_tp.validation import as_tensor, finite, paired
 
 __all__ = ["BayesianModel"]
@@ -90,6 +90,7 @@ class BayesianModel(nn.Module):
             if not isinstance(site.support, real)
         }
         self.layout = Layout({n: s.shape for n, s in self._sites.items()})
+        self.normal_sites = NormalSites(self.layout, self._sites)
 
     # ---------------------------------------------------------------- what the model consists of
 
@@ -234,8 +235,14 @@ class BayesianModel(nn.Module):
         Returns:
             The log density in nats, ``(*draws,)``.
         """
-        u = self.layout.unravel(flat)
-        return self.log_prior(self.constrain(u)) + self.log_abs_det_jacobian(u)
+        total = self.normal_sites.log_prob(flat)
+        if self.normal_sites.others:
+            u = self.layout.unravel(flat)
+            params = self.constrain(u)
+            for name in self.normal_sites.others:
+                total = total + self.sites[name].log_prob(params[name])
+            total = total + self.log_abs_det_jacobian(u)
+        return total
 
     def log_joint_flat(
         self, flat: Tensor, x: Tensor, y: Tensor, *, size: int | None = None
@@ -305,10 +312,10 @@ def _typical_value(site: SiteDistribution) -> Tensor:
     """The median, or the value at 0 on the unconstrained line where there is no closed form."""
     like = next(site.buffers())
     try:
-        start = site.elementwise().icdf(like.new_full(site.shape, 0.5))
+        start: Tensor = site.elementwise().icdf(like.new_full(site.shape, 0.5))
     except NotImplementedError:
         start = biject_to(site.support)(like.new_zeros(site.shape))
-    return cast("Tensor", start.clone())
+    return start.clone()
 
 
 def _check_support(

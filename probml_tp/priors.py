@@ -21,6 +21,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from probml_tp.layout import Layout
 from probml_tp.validation import positive
 
 __all__ = [
@@ -28,12 +29,15 @@ __all__ = [
     "FlatPrior",
     "LaplacePrior",
     "NormalPrior",
+    "NormalSites",
     "Prior",
     "PriorSpec",
     "SiteDistribution",
     "StudentTPrior",
     "resolve_priors",
 ]
+
+_HALF_LOG_2PI = 0.9189385332046727
 
 Prior = Callable[[str, Tensor], TorchDistribution]
 """A prior: maps a parameter's name and its tensor (for shape, dtype) to a distribution."""
@@ -261,6 +265,55 @@ class SiteDistribution(nn.Module):
         """A text such as ``Normal(loc=0, scale=1)``, for specs and error messages."""
         parts = [f"{a}={_describe(getattr(self, a))}" for a in self._arguments]
         return f"{self._family.__name__}({', '.join(parts)})"
+
+
+class NormalSites(nn.Module):
+    r"""All sites with normal priors at once: one vector operation instead of one a site.
+
+    Args:
+        layout: the order of the sites in the flat vector.
+        sites: every site's prior; those that are not normal are left out.
+
+    Attributes:
+        loc: their prior means.
+        scale: their prior standard deviations.
+        log_normalizer: :math:`\sum_i \log\sigma_i + \tfrac12\log 2\pi`.
+        others: the names of the other sites.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    _positions: Tensor | None
+
+    def __init__(self, layout: Layout, sites: Mapping[str, SiteDistribution]) -> None:
+        super().__init__()
+        self.others = [name for name, site in sites.items() if not site.is_normal]
+        normal = [name for name in sites if name not in self.others]
+        places = [torch.arange(layout.size)[layout.slices[name]] for name in normal]
+        positions = torch.cat([torch.zeros(0, dtype=torch.long), *places])
+        contiguous = bool((positions == torch.arange(len(positions))).all())
+        self.register_buffer("_positions", None if contiguous else positions, persistent=False)
+        for argument in ("loc", "scale"):
+            values = [getattr(sites[n], argument).expand(sites[n].shape).flatten() for n in normal]
+            joined = torch.cat(values) if values else torch.zeros(0)
+            self.register_buffer(argument, joined, persistent=False)
+        self.log_normalizer = float(
+            self.scale.double().log().sum() + len(positions) * _HALF_LOG_2PI
+        )
+
+    @property
+    def index(self) -> slice | Tensor:
+        """Where their elements stand in the flat vector.
+
+        A slice where they come first, as they do if only the likelihood's own sites are not
+        normal; else their positions.
+        """
+        return slice(0, len(self.loc)) if self._positions is None else self._positions
+
+    def log_prob(self, flat: Tensor) -> Tensor:
+        """Log prior of the normal sites at flat vectors ``(*draws, P)``: ``(*draws,)``."""
+        z = (flat[..., self.index] - self.loc) / self.scale
+        return -0.5 * z.square().sum(-1) - self.log_normalizer
 
 
 def resolve_priors(

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensor", "finite", "paired", "positive", "positive_integer", "probability"]
+__all__ = [
+    "as_tensor",
+    "finite",
+    "paired",
+    "positive",
+    "positive_integer",
+    "probability",
+    "valid_seed",
+]
 
 
 def positive(name: str, value: float) -> float:
@@ -39,6 +47,17 @@ def positive_integer(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1; got {value!r}. Pass 1 or more.")
     return int(value)
+
+
+def valid_seed(seed: int) -> int:
+    """Return ``seed`` if it is an integer from 0 to 2**63 - 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {seed!r}. Pass 0.")
+    return int(seed)
 
 
 def probability(name: str, value: float) -> float:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from probml_tp.evaluate import draw_batches
+from probml_tp.guide import check_num_samples
 from probml_tp.posterior import Posterior
 
 __all__ = ["ELBO", "elbo"]
@@ -56,7 +57,7 @@ def elbo(
             "the ELBO needs a proper prior; a flat one has an arbitrary constant. Use NormalPrior."
         )
     inputs, targets = model.check_data(x, y)
-    values = torch.zeros(num_samples, dtype=torch.float64, device=inputs.device)
+    values = torch.zeros(check_num_samples(num_samples), dtype=torch.float64, device=inputs.device)
     chosen = posterior.seed if seed is None else seed
     for batch in draw_batches(guide, inputs, num_samples=num_samples, seed=chosen, own_net=True):
         log_likelihood = model.likelihood.log_prob(

@@ -109,7 +109,7 @@ class AutoGuideAdapter(Guide):
 
     def savable(self) -> Guide:
         """The empirical distribution of 1,000 draws."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device=self.model.device).manual_seed(0)
         draws = {
             n: d.unsqueeze(0) for n, d in self.sample(SAVED_DRAWS, generator=generator).items()
         }

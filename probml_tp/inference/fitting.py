@@ -30,6 +30,7 @@ from probml_tp.validation import positive, positive_integer
 __all__ = ["EarlyStopping", "GuideFactory", "ProgressCallback", "fit", "progress_reporter"]
 
 VALIDATION = 3
+MAX_CHUNK = 10_000
 
 GuideFactory = Callable[[BayesianModel], Guide | AutoGuide]
 """A guide class, or any callable that makes a guide for a model."""
@@ -249,8 +250,12 @@ class _Trainer:
 
     def _loss_of(self, x: Tensor, y: Tensor) -> float:
         """The loss now, at the same random numbers each time, so that epochs compare."""
+        chunk = self.options.batch_size or MAX_CHUNK
+        total = 0.0
         with torch.no_grad(), seeded(substream(self.options.seed, VALIDATION), x.device):
-            return float(self.guide.loss(x, y, size=len(self.x)))
+            for xb, yb in zip(x.split(chunk), y.split(chunk), strict=True):
+                total += float(self.guide.loss(xb, yb, size=len(self.x))) * len(xb)
+        return total / len(x)
 
     def _watch(self, rule: EarlyStopping) -> None:
         losses = self.info.validation_losses

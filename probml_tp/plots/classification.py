@@ -237,13 +237,17 @@ def map_panels(
 
 def _image(values: Array, extent: Array, ax: Axes, *, cmap: str, low: float, high: float) -> Axes:
     left, right, bottom, top = (float(edge) for edge in extent)
+    rows, columns = values.shape
+    dx, dy = (right - left) / (columns - 1) / 2, (top - bottom) / (rows - 1) / 2
     ax.imshow(
         values,
-        extent=(left, right, bottom, top),
+        extent=(left - dx, right + dx, bottom - dy, top + dy),
         origin="lower",
         interpolation="bilinear",
         cmap=cmap,
         vmin=low,
         vmax=high,
     )
+    ax.set_xlim(left, right)
+    ax.set_ylim(bottom, top)
     return ax

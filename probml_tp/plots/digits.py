@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probml_tp.plots.style import WIDTH, house_style
+from probml_tp.plots.style import WIDTH, figure, guide_style, house_style, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["VotedImages", "plot_image", "plot_votes", "vote_panels"]
+__all__ = [
+    "VotedImages",
+    "entropy_panels",
+    "plot_entropy",
+    "plot_image",
+    "plot_votes",
+    "vote_panels",
+]
 
 Array = np.ndarray[Any, Any]
 
 RIGHT, WRONG, OTHER = "#0072B2", "#D55E00", "#b9bec6"
 """Colours of a right vote, of a wrong majority, and of all other votes."""
+
+ENTROPY_BINS = np.logspace(-4, np.log10(2.5), 31)
+"""Edges of the bins of predictive entropies, in nats; log 10 = 2.3 is the most for ten classes."""
 
 CELL_HEIGHT = 1.75
 HEADING_HEIGHT = 0.35
@@ -97,19 +107,23 @@ def vote_panels(
         The figure.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     heights = [HEADING_HEIGHT + CELL_HEIGHT * -(-len(group.images) // columns) for group in groups]
     made = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     parts = made.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)
     for group, part in zip(groups, parts[:, 0], strict=True):
         _draw_group(group, part, classes, columns)
+    keys = {"true class": RIGHT, "wrong majority": WRONG, "other votes": OTHER}
+    handles = [Patch(color=color, label=label) for label, color in keys.items()]
+    made.legend(handles=handles, loc="upper right", ncols=len(handles))
     return made
 
 
 def _draw_group(group: VotedImages, part: SubFigure, classes: Sequence[str], columns: int) -> None:
     part.suptitle(group.heading, x=0.01, ha="left", fontsize=10)
     rows = -(-len(group.images) // columns)
-    axes = part.subplots(2 * rows, columns, height_ratios=[1.25, 1] * rows, squeeze=False)
+    axes = part.subplots(2 * rows, columns, height_ratios=[1.6, 1] * rows, squeeze=False)
     cells = [
         (axes[2 * row, c], axes[2 * row + 1, c]) for row in range(rows) for c in range(columns)
     ]
@@ -126,3 +140,45 @@ def _draw_group(group: VotedImages, part: SubFigure, classes: Sequence[str], col
             bottom.set_yticklabels([])
         else:
             bottom.set_ylabel("Votes (%)", fontsize=7.5)
+
+
+def plot_entropy(entropy: Array, correct: Array, *, ax: Axes) -> Axes:
+    """Draw the distributions of predictive entropy over images classified rightly and wrongly.
+
+    Args:
+        entropy: in nats, ``(N,)``.
+        correct: whether the predicted class is the true one, ``(N,)``.
+        ax: where to draw.
+
+    Returns:
+        ``ax``, its x axis logarithmic.
+    """
+    for chosen, color, label in ((correct, RIGHT, "right"), (~correct, WRONG, "wrong")):
+        inside = np.clip(entropy[chosen], ENTROPY_BINS[0], ENTROPY_BINS[-1])
+        share = 100 * np.histogram(inside, ENTROPY_BINS)[0] / max(len(inside), 1)
+        ax.stairs(share, ENTROPY_BINS, fill=True, color=color, alpha=0.3)
+        ax.stairs(share, ENTROPY_BINS, color=color, linewidth=1.4, label=label)
+    ax.set_xscale("log")
+    ax.set_xlim(ENTROPY_BINS[0], ENTROPY_BINS[-1])
+    ax.set_xlabel("Predictive entropy (nats)")
+    return ax
+
+
+@house_style()
+def entropy_panels(entropy: Mapping[str, Array], correct: Mapping[str, Array]) -> Figure:
+    """Draw the entropies of right and wrong predictions, one panel a guide.
+
+    Args:
+        entropy: guide to predictive entropy in nats, ``(N,)``.
+        correct: guide to whether the predicted class is the true one, ``(N,)``.
+
+    Returns:
+        The figure.
+    """
+    made, axes = figure(1, len(entropy), height=3.0, sharey=True)
+    for guide, ax in zip(entropy, axes[0], strict=True):
+        plot_entropy(entropy[guide], correct[guide], ax=ax)
+        ax.set_title(f"{guide_style(guide).label}, {int((~correct[guide]).sum())} wrong")
+    axes[0, 0].set_ylabel("Share of each group (%)")
+    shared_legend(made, axes[0])
+    return made

@@ -1,0 +1,56 @@
+"""Figures of fits as they went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from probml_tp.plots.style import figure, guide_style, house_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["loss_panels", "plot_loss"]
+
+Array = np.ndarray[Any, Any]
+
+
+def plot_loss(losses: Array, *, guide: str, ax: Axes) -> Axes:
+    """Draw the training objective by epoch.
+
+    Args:
+        losses: in nats per data point, ``(epochs,)``.
+        guide: whose colour to use.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    style = guide_style(guide)
+    marker = style.marker if len(losses) <= 30 else ""
+    ax.plot(np.arange(1, len(losses) + 1), losses, color=style.color, marker=marker, markersize=4.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("Epoch")
+    ax.set_title(style.label)
+    return ax
+
+
+@house_style()
+def loss_panels(losses: Mapping[str, Array]) -> Figure:
+    """Draw the training objective of each guide in a panel of its own, on its own scale.
+
+    Args:
+        losses: guide to its losses in nats per data point, ``(epochs,)``.
+
+    Returns:
+        The figure.
+    """
+    made, axes = figure(1, len(losses))
+    for guide, ax in zip(losses, axes[0], strict=True):
+        plot_loss(losses[guide], guide=guide, ax=ax)
+    axes[0, 0].set_ylabel("Loss (nats per data point)")
+    return made
