@@ -82,6 +82,9 @@ class Config(ExperimentConfig):
     epochs: int = option(
         3000, "Steps of the mean-field fit, on all data.", quick=1000, full=10_000, minimum=1
     )
+    lr: float = option(
+        0.1, "Initial learning rate of mean-field (Adam, cosine schedule).", minimum=1e-5
+    )
     num_samples: int = option(400, "Draws for each prediction.", quick=200, full=4000, minimum=2)
     nuts_chains: int = option(4, "NUTS chains.", quick=2, minimum=2)
     nuts_samples: int = option(500, "Draws kept of each chain.", quick=150, full=2000, minimum=10)
@@ -158,7 +161,7 @@ def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: U
             MeanFieldNormal,
             data,
             epochs=config.epochs,
-            lr=0.02,
+            lr=config.lr,
             schedule="cosine",
             seed=config.seed,
             progress=update,

@@ -80,7 +80,13 @@ class Config(ExperimentConfig):
     )
     guides: tuple[str, ...] = option(GUIDES, "Which posteriors to compare.", choices=GUIDES)
     epochs: int = option(
-        1500, "Steps of the variational fits, on all data.", quick=400, full=10_000, minimum=1
+        1500, "Steps of the variational fits, on all data.", quick=500, full=10_000, minimum=1
+    )
+    mean_field_lr: float = option(
+        0.1, "Initial learning rate of mean-field (Adam, cosine schedule).", minimum=1e-5
+    )
+    dropout_lr: float = option(
+        0.05, "Initial learning rate of MC dropout (Adam, cosine schedule).", minimum=1e-5
     )
     rate: float = option(0.2, "Drop rate of the hidden units.", minimum=0.01, maximum=0.99)
     num_samples: int = option(200, "Draws for each prediction.", quick=100, full=1000, minimum=2)
@@ -169,13 +175,17 @@ def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: U
             seed=config.seed,
             progress=update,
         )
-    dropout = partial(MCDropout, rates={"fc2": config.rate})
+    variational = {
+        "mean-field": (partial(MeanFieldNormal, init_scale=0.1), config.mean_field_lr),
+        "mc-dropout": (partial(MCDropout, rates={"fc2": config.rate}), config.dropout_lr),
+    }
+    factory, lr = variational[guide]
     return fit(
         model,
-        MeanFieldNormal if guide == "mean-field" else dropout,
+        factory,
         data,
         epochs=config.epochs,
-        lr=0.02,
+        lr=lr,
         schedule="cosine",
         seed=config.seed,
         progress=update,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "as_tensor",
+    "data_pair",
     "finite",
     "paired",
     "positive",
@@ -110,6 +111,20 @@ def finite(name: str, value: Tensor) -> Tensor:
             f"the first at index {first}. Drop or impute those data points."
         )
     return value
+
+
+def data_pair(name: str, value: object) -> tuple[object, object]:
+    """Return ``value`` if it is a pair of inputs and targets.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(
+            f"{name} must be a pair of inputs and targets; got {type(value).__name__}"
+            f"{f' of length {len(value)}' if isinstance(value, tuple | list) else ''}. Pass (x, y)."
+        )
+    return value[0], value[1]
 
 
 def paired(x: Tensor, y: Tensor) -> None:

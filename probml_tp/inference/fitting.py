@@ -25,7 +25,7 @@ from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import positive, positive_integer
+from probml_tp.validation import data_pair, positive, positive_integer
 
 __all__ = ["EarlyStopping", "GuideFactory", "ProgressCallback", "fit", "progress_reporter"]
 
@@ -123,8 +123,10 @@ def fit(
         >>> bool((posterior.predict([[1.0]]).mean - 2).abs() < 0.2)
         True
     """
-    x, y = model.check_data(*data)
-    held_out = None if validation is None else model.check_data(*validation)
+    x, y = model.check_data(*data_pair("data", data))
+    held_out = None
+    if validation is not None:
+        held_out = model.check_data(*data_pair("validation", validation))
     positive_integer("epochs", epochs)
     positive("lr", lr)
     if batch_size is not None:
@@ -204,7 +206,8 @@ class _Trainer:
             self._epoch()
             if self.options.checkpoint:
                 save_checkpoint(self.options.checkpoint, identity=identity, state=self._state())
-            report(len(self.info.losses), total, f"loss {self.info.losses[-1]:.4g}")
+            with torch.random.fork_rng(devices=[]):  # a callback may draw; the fit must not notice
+                report(len(self.info.losses), total, f"loss {self.info.losses[-1]:.4g}")
         if self.best is not None:
             self.guide.load_state_dict(self.best)
         return self.info
@@ -308,7 +311,9 @@ class _Trainer:
 
 
 def _build(model: BayesianModel, guide: Guide | AutoGuide | GuideFactory) -> Guide:
-    built = guide if isinstance(guide, Guide | AutoGuide) else guide(model)
+    built: object = guide
+    if callable(guide) and not isinstance(guide, torch.nn.Module):
+        built = guide(model)
     if isinstance(built, AutoGuide):
         return AutoGuideAdapter(model, built)
     if not isinstance(built, Guide):

@@ -20,7 +20,7 @@ from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import positive, positive_integer
+from probml_tp.validation import data_pair, positive, positive_integer
 
 __all__ = ["sample_nuts"]
 
@@ -79,7 +79,7 @@ def sample_nuts(
         >>> posterior.guide.chains["weight"].shape
         torch.Size([1, 20, 1, 1])
     """
-    x, y = model.check_data(*data)
+    x, y = model.check_data(*data_pair("data", data))
     counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
     for name, value in (counts | {"max_tree_depth": max_tree_depth}).items():
         positive_integer(name, value)

@@ -22,9 +22,7 @@ from probml_tp.experiments.mnist_uncertainty import (
 )
 from probml_tp.results import read_results, write_results
 
-TINY = Config.preset(
-    "quick", train_size=500, test_size=150, epochs=4, batch_size=20, lr=2e-3, num_samples=10
-)
+TINY = Config.preset("quick", train_size=2000, test_size=200, batch_size=50, num_samples=10)
 REAL = Path(os.environ.get("PROBML_TP_DATA", "nowhere"))
 
 
@@ -61,13 +59,13 @@ def test_fallback_data_are_announced(results):
     assert results.data_is_fallback
     assert results.data_source.startswith("Trained on FALLBACK: 4,000 of the 5,000 MNIST")
     assert "tested on FALLBACK: 1,000 of the 5,000 MNIST" in results.data_source
-    assert "of these a stratified subset of 150" in results.data_source
+    assert "of these a stratified subset of 200" in results.data_source
 
 
 def test_every_guide_learns(results):
     assert tuple(results.metrics) == GUIDES
     for row in results.metrics.values():
-        assert row["accuracy"] > 0.3
+        assert row["accuracy"] > 0.6
         assert row["nll"] < np.log(10)
 
 
@@ -79,10 +77,8 @@ def test_map_has_no_mutual_information_and_the_others_have_more_on_mistakes(resu
 
 def test_images_are_ordered_by_variation_ratio_then_entropy(results):
     for guide in ("mean-field", "mc-dropout"):
-        arrays = {
-            name: results.arrays[f"{guide}.{name}"] for name in ("variation_ratio", "entropy")
-        }
-        keys = list(zip(*arrays.values(), strict=True))
+        ratio = results.arrays[f"{guide}.variation_ratio"]
+        keys = list(zip(ratio, results.arrays[f"{guide}.entropy"], strict=True))
         ranked = sorted(range(len(keys)), key=keys.__getitem__)
         certain = results.arrays[f"{guide}.certain.index"]
         uncertain = results.arrays[f"{guide}.uncertain.index"]

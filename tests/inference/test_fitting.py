@@ -253,8 +253,8 @@ def test_the_best_epoch_is_kept() -> None:
     states: list[Tensor] = []
     guide = Delta(case.model)
     posterior = fit(
-        case.model, guide, (case.x, case.y), epochs=60, lr=1.5,
-        early_stopping=EarlyStopping(patience=60),
+        case.model, guide, (case.x, case.y), epochs=25, lr=0.3,
+        early_stopping=EarlyStopping(patience=25),
         progress=lambda *_: states.append(guide.loc.detach().clone()),
     )  # fmt: skip
     with torch.no_grad():
@@ -264,7 +264,7 @@ def test_the_best_epoch_is_kept() -> None:
             guide_at.loc.data = state
             losses.append(guide_at.loss(case.x, case.y, size=case.size).item())
     best = int(np.argmin(losses))
-    assert 0 < best < 59
+    assert 0 < best < 24
     assert torch.equal(posterior.guide.loc, states[best])
     assert not posterior.info.stopped_early
 
@@ -444,7 +444,7 @@ def test_autoguides_find_the_conjugate_posterior(name: str) -> None:
     case = checked("linear")
     data = (case.x, case.y)
     exact = fit(case.model, Exact, data).guide
-    posterior = fit(case.model, guide, data, epochs=1200, lr=0.03, schedule="cosine", **SILENT)
+    posterior = fit(case.model, guide, data, epochs=700, lr=0.05, schedule="cosine", **SILENT)
     assert posterior.name == name
     draws = posterior.draws(2000)["weight"]
     covariance = exact.scale_tril @ exact.scale_tril.T
@@ -516,9 +516,7 @@ def test_autoguides_loss_in_batches_is_scaled_to_all_points() -> None:
 # --------------------------------------------------------------------- going on after a kill
 
 
-@pytest.mark.parametrize(
-    ("name", "kill_after"), [("mean-field", 4 * 5 + 2), ("autoguide", 4 * 3), ("map", 250)]
-)
+@pytest.mark.parametrize(("name", "kill_after"), [("mean-field", 4 * 5 + 2), ("autoguide", 4 * 3)])
 def test_a_killed_fit_goes_on_to_the_same_result(
     name: str, kill_after: int, tmp_path: Path
 ) -> None:
