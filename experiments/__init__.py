@@ -20,7 +20,7 @@ EXPERIMENTS = Registry(
         ),
         "nonlinear-regression": Entry(
             "probml_tp.experiments.nonlinear_regression:EXPERIMENT",
-            "Where a small network knows that it does not know: gaps in one-dimensional data.",
+            "A sine by two bases and a small network: how sure each is where there are no data.",
         ),
         "logistic-regression": Entry(
             "probml_tp.experiments.logistic_regression:EXPERIMENT",

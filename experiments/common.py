@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from probml_tp.experiment import Update
+from probml_tp.guide import Guide
+from probml_tp.inference import GuideFactory, fit
+from probml_tp.model import BayesianModel
 from probml_tp.plots.style import guide_style
+from probml_tp.posterior import Posterior
 
 if TYPE_CHECKING:
     import arviz as az
@@ -21,7 +29,9 @@ __all__ = [
     "by_guide",
     "chain_health",
     "derived_seed",
+    "fit_small",
     "labels_of",
+    "single_thread",
     "span",
 ]
 
@@ -29,8 +39,8 @@ Array = np.ndarray[Any, Any]
 
 CLASSIFICATION_COLUMNS = {
     "accuracy": "Accuracy ↑",
-    "nll": "NLL (nats/point) ↓",
-    "brier": "Brier score (0 to 2) ↓",
+    "nll": "NLL (nats) ↓",
+    "brier": "Brier (0 to 2) ↓",
     "ece": "ECE ↓",
 }
 """Headings of what :func:`probml_tp.metrics.classification_scores` gives."""
@@ -55,6 +65,70 @@ def derived_seed(seed: int, purpose: str) -> int:
     """
     words = [seed, *purpose.encode()]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def fit_small(
+    model: BayesianModel,
+    guide: GuideFactory,
+    data: tuple[Tensor, Tensor],
+    *,
+    update: Update,
+    epochs: int,
+    lr: float = 0.1,
+    seed: int = 0,
+) -> Posterior:
+    """Fit a guide to a toy problem, on all data at every step and on one thread.
+
+    With tensors this small threads only wait for each other. MAP and the Laplace guides, whose
+    loss is deterministic, are fitted by L-BFGS to the mode, the others by Adam with a cosine
+    schedule.
+
+    Args:
+        model: the model.
+        guide: makes the guide.
+        data: inputs and targets.
+        update: told of the progress.
+        epochs: steps of Adam, or rounds of L-BFGS of up to 100 iterations.
+        lr: initial learning rate of Adam.
+        seed: determines the fit.
+
+    Returns:
+        The posterior.
+    """
+    built = guide(model)
+    to_mode = isinstance(built, Guide) and built.deterministic_loss
+    with single_thread():
+        return fit(
+            model,
+            built,
+            data,
+            epochs=epochs,
+            lr=lr,
+            optimizer="lbfgs" if to_mode else "adam",
+            schedule="constant" if to_mode else "cosine",
+            seed=seed,
+            progress=update,
+        )
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Run torch on one thread.
+
+    Yields:
+        Nothing; afterwards there are as many threads as before.
+
+    Example:
+        >>> with single_thread():
+        ...     torch.get_num_threads()
+        1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def labels_of(guides: Iterable[str]) -> str:
@@ -138,8 +212,8 @@ class ChainHealth:
         verdict = "usable as the reference" if self.r_hat < 1.05 else "a provisional reference only"
         return (
             f"NUTS is {verdict}: over {watched} the largest R-hat is {self.r_hat:.3f} and the "
-            f"smallest bulk effective sample size {self.ess:.0f}, with {self.divergences} "
-            f"divergent transitions."
+            f"smallest bulk effective sample size {self.ess:.0f}; divergent transitions: "
+            f"{self.divergences}."
         )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from probml_tp.experiments.common import (
     FIT_COLUMN,
     chain_health,
     derived_seed,
+    fit_small,
 )
 from probml_tp.experiments.plane import (
     REFERENCE,
@@ -47,7 +49,7 @@ from probml_tp.experiments.plane import (
     study_on_plane,
 )
 from probml_tp.guides import Delta, Laplace, MeanFieldNormal
-from probml_tp.inference import fit, sample_nuts
+from probml_tp.inference import GuideFactory, sample_nuts
 from probml_tp.model import BayesianModel
 from probml_tp.models import logistic_regression
 from probml_tp.plots.classification import plot_probability
@@ -58,10 +60,11 @@ __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 
 NAME = "logistic-regression"
 GUIDES = ("map", "laplace", "mean-field", "nuts")
+MODE_ROUNDS = 10
 EVIDENCE_COLUMNS = {
-    "log_evidence": "Log evidence, estimate (nats)",
+    "log_evidence": "Log evidence (nats)",
     "elbo": "ELBO (nats) ↑",
-    "elbo_error": "± standard error (nats)",
+    "elbo_error": "± (nats)",
 }
 Data = tuple[Tensor, Tensor]
 
@@ -87,8 +90,8 @@ class Config(ExperimentConfig):
     )
     num_samples: int = option(400, "Draws for each prediction.", quick=200, full=4000, minimum=2)
     nuts_chains: int = option(4, "NUTS chains.", quick=2, minimum=2)
-    nuts_samples: int = option(500, "Draws kept of each chain.", quick=150, full=2000, minimum=10)
-    nuts_warmup: int = option(300, "Warm-up steps of each chain.", quick=100, full=1000, minimum=10)
+    nuts_samples: int = option(400, "Draws kept of each chain.", quick=150, full=2000, minimum=10)
+    nuts_warmup: int = option(200, "Warm-up steps of each chain.", quick=100, full=1000, minimum=10)
     extent: float = option(12.0, "Half the width of the maps, in units of the data.", minimum=1.0)
     radius: float = option(20.0, "Radius of the far ring, in units of the data.", minimum=1.0)
     resolution: int = option(121, "Grid points along each axis of a map.", quick=61, minimum=2)
@@ -155,19 +158,15 @@ def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: U
             seed=config.seed,
             progress=update,
         )
-    if guide == "mean-field":
-        return fit(
-            model,
-            MeanFieldNormal,
-            data,
-            epochs=config.epochs,
-            lr=config.lr,
-            schedule="cosine",
-            seed=config.seed,
-            progress=update,
-        )
-    kind = {"map": Delta, "laplace": Laplace}[guide]
-    return fit(model, kind, data, epochs=10, optimizer="lbfgs", seed=config.seed, progress=update)
+    kinds: dict[str, GuideFactory] = {
+        "map": Delta,
+        "laplace": Laplace,
+        "mean-field": partial(MeanFieldNormal, init_scale=0.1),
+    }
+    epochs = config.epochs if guide == "mean-field" else MODE_ROUNDS
+    return fit_small(
+        model, kinds[guide], data, epochs=epochs, lr=config.lr, seed=config.seed, update=update
+    )
 
 
 def _plane(config: Config) -> Plane:

@@ -167,7 +167,7 @@ def look_at_plane(posterior: Posterior, plane: Plane, *, num_samples: int) -> Pl
     """
     grid, rings = plane.grid(), plane.rings()
     points = torch.from_numpy(np.concatenate([grid, rings]))
-    predictive = posterior.predict(points, num_samples=num_samples)
+    predictive = posterior.predict(points, num_samples=num_samples, batch_size=5000)
 
     def on_grid(values: Tensor) -> Array:
         return values[: len(grid)].numpy().reshape(plane.resolution, plane.resolution)
@@ -286,9 +286,9 @@ def plane_columns(plane: Plane) -> dict[str, str]:
     """
     return {
         **CLASSIFICATION_COLUMNS,
-        "far_confidence": f"Mean confidence at distance {plane.radius:g}",
-        "tv": "Total variation to NUTS ↓",
-        "mi_correlation": "Correlation of mutual information with NUTS ↑",
+        "far_confidence": f"Confidence at {plane.radius:g}",
+        "tv": "TV to NUTS ↓",
+        "mi_correlation": "MI corr. with NUTS ↑",
     }
 
 

@@ -31,6 +31,7 @@ from probml_tp.experiments.common import (
     by_guide,
     chain_health,
     derived_seed,
+    fit_small,
     labels_of,
     span,
 )
@@ -48,7 +49,7 @@ from probml_tp.experiments.plane import (
     study_on_plane,
 )
 from probml_tp.guides import Delta, Laplace, LinearizedLaplace, MCDropout, MeanFieldNormal
-from probml_tp.inference import fit, sample_nuts
+from probml_tp.inference import GuideFactory, sample_nuts
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_classifier
 from probml_tp.plots.classification import (
@@ -64,6 +65,7 @@ __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 NAME = "two-moons"
 GUIDES = ("map", "laplace", "laplace-linearized", "mean-field", "mc-dropout", "nuts")
 CENTRE = (0.5, 0.25)
+MODE_ROUNDS = 20
 Data = tuple[Tensor, Tensor]
 
 
@@ -164,32 +166,23 @@ def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: U
             seed=config.seed,
             progress=update,
         )
-    modes = {"map": Delta, "laplace": Laplace, "laplace-linearized": LinearizedLaplace}
-    if guide in modes:
-        return fit(
-            model,
-            modes[guide],
-            data,
-            epochs=20,
-            optimizer="lbfgs",
-            seed=config.seed,
-            progress=update,
-        )
-    variational = {
-        "mean-field": (partial(MeanFieldNormal, init_scale=0.1), config.mean_field_lr),
-        "mc-dropout": (partial(MCDropout, rates={"fc2": config.rate}), config.dropout_lr),
+    recipes: dict[str, tuple[GuideFactory, int, float]] = {
+        "map": (Delta, MODE_ROUNDS, 1.0),
+        "laplace": (Laplace, MODE_ROUNDS, 1.0),
+        "laplace-linearized": (LinearizedLaplace, MODE_ROUNDS, 1.0),
+        "mean-field": (
+            partial(MeanFieldNormal, init_scale=0.1),
+            config.epochs,
+            config.mean_field_lr,
+        ),
+        "mc-dropout": (
+            partial(MCDropout, rates={"fc2": config.rate}),
+            config.epochs,
+            config.dropout_lr,
+        ),
     }
-    factory, lr = variational[guide]
-    return fit(
-        model,
-        factory,
-        data,
-        epochs=config.epochs,
-        lr=lr,
-        schedule="cosine",
-        seed=config.seed,
-        progress=update,
-    )
+    factory, epochs, lr = recipes[guide]
+    return fit_small(model, factory, data, epochs=epochs, lr=lr, seed=config.seed, update=update)
 
 
 def _plane(config: Config) -> Plane:

@@ -135,12 +135,12 @@ def _size(quick: bool, full: bool, otherwise: Size) -> Size:
 @click.version_option(package_name="probml_tp", prog_name="probml-tp")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    r"""How far can you trust a posterior, and what does its uncertainty buy you?
+    """How far can you trust a posterior, and what does its uncertainty buy you?
 
     \b
     probml-tp run            run every experiment, then make the report
     probml-tp run --quick    the same in about a minute
-    """
+    """  # noqa: D301 (the escape is click's mark for lines to be kept)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if ctx.invoked_subcommand is None:
@@ -229,7 +229,7 @@ def _common(experiment: Experiment[Any], settings: _Settings) -> dict[str, objec
 def run(
     settings: _Settings, quick: bool, full: bool, seed: int | None, data_root: str | None
 ) -> None:
-    r"""Run experiments, all of them if none is named, and make the report.
+    """Run experiments, all of them if none is named, and make the report.
 
     Options before the first experiment hold for all, options after an experiment's name for
     that one ('probml-tp run EXPERIMENT --help' lists them):
@@ -237,7 +237,7 @@ def run(
     \b
     probml-tp run --quick
     probml-tp run linear-regression --n 30 two-moons --seed 1
-    """
+    """  # noqa: D301
     os.environ.setdefault("MPLBACKEND", "agg")
     settings.size = _size(quick, full, "default")
     settings.overrides = given_values({"seed": seed, "data_root": data_root})
