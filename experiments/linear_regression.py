@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import arviz as az
 import numpy as np
@@ -28,33 +28,38 @@ from torch import Tensor
 
 from probml_tp.config import option
 from probml_tp.datasets import linear_data, linear_data_with_hole
-from probml_tp.diagnostics import elbo
-from probml_tp.experiment import Progress, Results, Update
+from probml_tp.experiment import Experiment, Progress, Results, Update
+from probml_tp.experiments.linear_regression_figures import SEQUENCE, figures, findings
 from probml_tp.experiments.regression import (
     COLUMNS,
     Data,
     RegressionConfig,
     Row,
     even_grid,
-    predictive_band,
+    evidence,
+    predict,
     row_metrics,
+    stored_draws,
+    to_numpy,
+    weight_moments,
 )
 from probml_tp.guides import Delta, Exact, Laplace, MeanFieldNormal
-from probml_tp.guides.gaussian import FullNormal
 from probml_tp.inference import fit, sample_nuts
+from probml_tp.inference.empirical import Empirical
+from probml_tp.likelihoods import Gaussian
+from probml_tp.metrics import regression_scores
 from probml_tp.model import BayesianModel
 from probml_tp.models import LinearBasis, linear_regression
+from probml_tp.plots.regression import Band
 from probml_tp.posterior import Posterior
+from probml_tp.predictive import RegressionPredictive
 from probml_tp.priors import NormalPrior
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+__all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Arrays = Mapping[str, Array]
 
 GUIDES = ("exact", "nuts", "laplace", "mean-field", "map")
-TRUE_WEIGHTS = (-0.3, 0.5)
-SEQUENCE = "sequence"
 NO_DROPOUT = (
     "MC dropout is not among the guides: it drops the hidden units of a net, and a regression on "
     "basis functions has none."
@@ -109,7 +114,6 @@ class _Problem:
     """One data set and what is done with it."""
 
     name: str
-    title: str
     train: Data
     test: Data
     grid: Tensor
@@ -121,11 +125,11 @@ def _problem(name: str, config: Config) -> _Problem:
     if name == "line":
         train = linear_data(n=config.n, seed=config.seed, **kind)
         test = linear_data(n=config.test_points, seed=config.test_seed, **kind)
-        return _Problem(name, "Line", train, test, even_grid(-10, 10, num=401))
+        return _Problem(name, train, test, even_grid(-10, 10, num=401))
     half = -(-config.test_points // 2)
     train = linear_data_with_hole(n_per_side=config.n_per_side, seed=config.seed, **kind)
     test = linear_data_with_hole(n_per_side=half, seed=config.test_seed, **kind)
-    return _Problem(name, "Line with a hole", train, test, even_grid(-12, 12, num=401))
+    return _Problem(name, train, test, even_grid(-12, 12, num=401))
 
 
 # ----------------------------------------------------------------------------------- fitting
@@ -173,9 +177,9 @@ def stages(config: Config) -> dict[str, float]:
     """
     chains_a_core = config.chains / min(config.chains, config.jobs or 2)
     draw = 4e-3 * (config.warmup + config.chain_draws)
-    seconds = {"exact": 0.5, "laplace": 0.2, "map": 0.1, "mean-field": 7e-4 * config.epochs}
+    seconds = {"exact": 0.1, "laplace": 0.1, "map": 0.1, "mean-field": 7e-4 * config.epochs}
     seconds["nuts"] = chains_a_core * draw + 1
-    plan = {}
+    plan: dict[str, float] = {SEQUENCE: 0.5}
     for name in config.data:
         plan |= {_stage(name, guide): seconds[guide] for guide in config.guides}
         plan[_stage(name, "judge")] = 1e-3 * config.test_points + 1
@@ -189,34 +193,32 @@ def _stage(data: str, what: str) -> str:
 # ------------------------------------------------------------------------- measuring posteriors
 
 
-def weight_moments(posterior: Posterior) -> tuple[Array, Array]:
-    """Mean ``(P,)`` and covariance ``(P, P)`` of the weights.
+def linear_predictive(posterior: Posterior, x: Tensor) -> RegressionPredictive:
+    r"""The predictive distribution of a regression that is linear in its weights.
+
+    For weights with mean ``m`` and covariance ``C``, the function at ``x`` has mean
+    :math:`\phi(x)^\top m` and variance :math:`\phi(x)^\top C\phi(x)`, and is normal where the guide
+    is: no draws are needed. A Markov chain is taken as it is, with all its draws.
 
     Args:
-        posterior: of a model whose sites are all on the real line.
+        posterior: of a model made by :func:`probml_tp.models.linear_regression`.
+        x: inputs ``(N, 1)``.
 
     Returns:
-        The moments: in closed form where the guide has them, else those of the stored draws.
+        The distribution.
     """
-    guide = posterior.guide
-    if isinstance(guide, FullNormal):
-        return _numpy(guide.loc), _numpy(guide.scale_tril @ guide.scale_tril.mT)
-    if isinstance(guide, MeanFieldNormal):
-        return _numpy(guide.loc), _numpy(torch.diag((2 * guide.log_scale).exp()))
-    if isinstance(guide, Delta):
-        return _numpy(guide.loc), np.zeros((guide.model.num_params,) * 2)
-    draws = stored_draws(posterior)
-    return draws.mean(0), np.cov(draws, rowvar=False)
-
-
-def stored_draws(posterior: Posterior) -> Array:
-    """All draws of a Markov chain posterior, ``(S, P)``."""
-    layout, chains = posterior.model.layout, posterior.guide.chains
-    return _numpy(layout.ravel(chains).flatten(0, 1))
-
-
-def _numpy(tensor: Tensor) -> Array:
-    return tensor.detach().double().cpu().numpy()
+    if isinstance(posterior.guide, Empirical):
+        return predict(posterior, x, num_samples=len(stored_draws(posterior)))
+    mean, covariance = map(torch.from_numpy, weight_moments(posterior))
+    phi = LinearBasis()(x)
+    noise = cast("Gaussian", posterior.model.likelihood).scale
+    return RegressionPredictive(
+        num_samples=0,
+        outputs=None,
+        mean=phi @ mean,
+        epistemic_variance=torch.einsum("np,pq,nq->n", phi, covariance, phi),
+        aleatoric_variance=noise.double().square().expand(len(x)),
+    )
 
 
 def _distances(moments: tuple[Array, Array], exact: tuple[Array, Array]) -> dict[str, float]:
@@ -228,21 +230,10 @@ def _distances(moments: tuple[Array, Array], exact: tuple[Array, Array]) -> dict
     }
 
 
-def _evidence(posterior: Posterior, data: Data, draws: int) -> dict[str, float]:
-    """ELBO and log evidence, for the guides that have them."""
-    guide = posterior.guide
-    if guide.no_density:
-        return {}
-    values = {"elbo": elbo(posterior, *data, num_samples=draws).value}
-    if isinstance(guide, FullNormal):
-        values["log_evidence"] = guide.log_evidence()
-    return values
-
-
 def _monte_carlo_error(record: az.InferenceData, exact: tuple[Array, Array]) -> Array:
     """Standard error of a chain's means, in exact standard deviations, ``(P,)``."""
-    error = az.mcse(record, var_names=["weight"])["weight"].to_numpy()
-    return np.asarray(error / np.sqrt(np.diag(exact[1])))
+    errors = az.mcse(record, var_names=["weight"])  # type: ignore[no-untyped-call]
+    return np.asarray(errors["weight"].to_numpy() / np.sqrt(np.diag(exact[1])))
 
 
 # ------------------------------------------------------------------------------------- running
@@ -267,12 +258,14 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         findings=[],
         data_source=_data_source(config),
     )
-    for name in config.data:
-        problem = _problem(name, config)
+    problems = [_problem(name, config) for name in config.data]
+    with progress.stage(SEQUENCE):
+        results.arrays |= _sequence(problems[0], config)
+    for problem in problems:
         rows = _fit_all(problem, config, progress)
-        with progress.stage(_stage(name, "judge")) as update:
+        with progress.stage(_stage(problem.name, "judge")) as update:
             _judge(problem, rows, results, update)
-    results.findings = [*_findings(results), NO_DROPOUT]
+    results.findings = [*findings(results), NO_DROPOUT]
     return results
 
 
@@ -296,28 +289,69 @@ def _fit_all(problem: _Problem, config: Config, progress: Progress) -> list[Row]
 
 def _judge(problem: _Problem, rows: list[Row], results: Results[Config], update: Update) -> None:
     """Enter the rows of one data set into the results."""
-    config = results.config
     name, (x, y) = problem.name, problem.train
-    results.arrays |= {f"{name}.x": _numpy(x[:, 0]), f"{name}.y": _numpy(y)}
+    results.arrays |= {f"{name}.x": to_numpy(x[:, 0]), f"{name}.y": to_numpy(y)}
     exact = weight_moments(next(row for row in rows if row.guide == "exact").posterior)
     for done, row in enumerate(rows):
         update(done, len(rows), row.guide)
         _judge_one(row, problem, exact, results)
-    if name == config.data[0]:
-        results.arrays |= _sequence(problem, config)
 
 
 def _judge_one(
     row: Row, problem: _Problem, exact: tuple[Array, Array], results: Results[Config]
 ) -> None:
-    draws = results.config.draws
-    posterior, train = row.posterior, problem.train
-    band = predictive_band(posterior, problem.grid, num_samples=draws)
+    posterior, train, draws = row.posterior, problem.train, results.config.draws
     moments = weight_moments(posterior)
-    metrics = row_metrics(row, band, train=train, test=problem.test, draws=draws)
+    band = Band.from_predictive(problem.grid, linear_predictive(posterior, problem.grid))
+    scores = regression_scores(linear_predictive(posterior, problem.test[0]), problem.test[1])
+    metrics = row_metrics(band, scores, train) | evidence(posterior, train, num_samples=draws)
+    metrics |= {"seconds": row.seconds}
     metrics |= {} if row.guide == "exact" else _distances(moments, exact)
-    results.metrics[row.label] = metrics | _evidence(posterior, train, draws)
     record = posterior.to_inference_data(*train, num_samples=draws)
+    results.metrics[row.label] = metrics
     results.posteriors[row.key], results.inference_data[row.key] = posterior, record
     results.arrays |= band.to_arrays(row.key)
-    results.arrays |= {f"{row.key}.mean": moments[0], f"{row.key}.covariance": moments[1]}
+    results.arrays |= {f"{row.key}.weight_mean": moments[0]}
+    results.arrays |= {f"{row.key}.weight_covariance": moments[1]}
+    if row.guide == "nuts":
+        results.arrays[f"{row.key}.weights"] = stored_draws(posterior)
+        results.arrays[f"{row.key}.monte_carlo_error"] = _monte_carlo_error(record, exact)
+
+
+def _sequence(problem: _Problem, config: Config) -> dict[str, Array]:
+    """The exact posterior on a grid of weights after more and more of the points."""
+    x, y = problem.train
+    counts = sorted({count for count in (0, 1, 2, 10, len(x)) if count <= len(x)})
+    grid = np.linspace(-1.8, 1.8, 241) / math.sqrt(config.prior_precision / 2)
+    points = np.stack(np.meshgrid(grid, grid), axis=-1)
+    densities, deviations = [], []
+    for count in counts:
+        mean, covariance = _posterior_of(x[:count], y[:count], config)
+        z = points - mean
+        densities.append(-0.5 * np.einsum("hgi,ij,hgj->hg", z, np.linalg.inv(covariance), z))
+        deviations.append(np.sqrt(np.diag(covariance)))
+    return {
+        f"{SEQUENCE}.counts": np.asarray(counts),
+        f"{SEQUENCE}.grid": grid,
+        f"{SEQUENCE}.log_density": np.stack(densities),
+        f"{SEQUENCE}.sd": np.stack(deviations),
+    }
+
+
+def _posterior_of(x: Tensor, y: Tensor, config: Config) -> tuple[Array, Array]:
+    """Mean and covariance after the points given; those of the prior if there are none."""
+    if not len(x):
+        return np.zeros(2), np.eye(2) / config.prior_precision
+    prior = NormalPrior.from_precision(config.prior_precision)
+    model = linear_regression(LinearBasis(), prior=prior, likelihood=config.noise_scale)
+    return weight_moments(fit(model, Exact, (x, y), progress=False))
+
+
+EXPERIMENT = Experiment(
+    name="linear-regression",
+    summary="Every guide against the exact posterior of Bayesian linear regression.",
+    config=Config,
+    stages=stages,
+    run=run,
+    figures=figures,
+)

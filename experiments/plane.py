@@ -19,6 +19,7 @@ from probml_tp.experiments.common import (
     labels_of,
     span,
 )
+from probml_tp.inference import Empirical
 from probml_tp.metrics import classification_metrics, total_variation
 from probml_tp.plots.classification import (
     PlotMap,
@@ -76,7 +77,7 @@ class Plane:
     resolution: int
     centre: tuple[float, float]
     radius: float
-    num_radii: int = 41
+    num_radii: int = 31
     num_angles: int = 360
 
     @property
@@ -232,7 +233,7 @@ def study_on_plane(
         plane: where to look.
         train: training data.
         test: fresh data to judge the predictions by.
-        num_samples: draws for each prediction.
+        num_samples: draws for each prediction; of chains all draws are used.
         progress: told of the stages that :func:`plane_stages` lists.
 
     Returns:
@@ -243,12 +244,13 @@ def study_on_plane(
         with progress.stage(f"fit {guide}") as update:
             posteriors[guide] = fit_guide(guide, update)
     with progress.stage("predict"):
+        draws = {g: _num_draws(posterior, num_samples) for g, posterior in posteriors.items()}
         views = {
-            guide: look_at_plane(posterior, plane, num_samples=num_samples)
+            guide: look_at_plane(posterior, plane, num_samples=draws[guide])
             for guide, posterior in posteriors.items()
         }
         rows = {
-            guide: classification_metrics(posterior, *test, num_samples=num_samples)
+            guide: classification_metrics(posterior, *test, num_samples=draws[guide])
             | _plane_metrics(guide, views)
             | {"seconds": posterior.info.seconds}
             for guide, posterior in posteriors.items()
@@ -262,6 +264,11 @@ def study_on_plane(
     for guide, view in views.items():
         arrays |= view.arrays(guide)
     return PlaneStudy(posteriors, views, rows, records, arrays)
+
+
+def _num_draws(posterior: Posterior, num_samples: int) -> int:
+    guide = posterior.guide
+    return len(guide.flat.flatten(0, 1)) if isinstance(guide, Empirical) else num_samples
 
 
 def _plane_metrics(guide: str, views: Mapping[str, PlaneView]) -> dict[str, float]:

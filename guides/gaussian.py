@@ -54,8 +54,8 @@ class FullNormal(Guide):
             )
         self.max_params = max_params
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
-        self.register_buffer("scale_tril", torch.zeros(0, 0))
-        self.register_buffer("log_evidence_value", torch.tensor(torch.nan))
+        self.register_buffer("scale_tril", self.loc.new_zeros(0, model.num_params))
+        self.register_buffer("log_evidence_value", self.loc.new_tensor(torch.nan))
 
     # --------------------------------------------------------------------------- fitting it
 

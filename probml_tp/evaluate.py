@@ -23,6 +23,7 @@ Vectorize = Literal["auto", "loop", "vmap"]
 """How draws are run: one after the other, or ten at a time by ``torch.func.vmap``."""
 
 MAX_DRAW_ELEMENTS = 2**25
+MAX_OUTPUT_ROWS = 2**20
 VMAP_CHUNK = 10
 DRAWS = 1
 
@@ -104,6 +105,7 @@ def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[
         yield slice(start, stop), guide.sample(stop - start, generator=generator)
 
 
+@torch.no_grad()
 def draw_batches(
     guide: Guide,
     x: Tensor,
@@ -138,12 +140,23 @@ def draw_batches(
         raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
     prefix, suffix = _split(guide, guide.model.outputs if own_net else guide.outputs)
     use_vmap = _is_dense(guide) if vectorize == "auto" else vectorize == "vmap"
-    with torch.no_grad():
-        for chunk, params in draw_chunks(guide, num_samples, seed=seed):
-            for start in range(0, len(x), batch_size):
-                points = slice(start, min(start + batch_size, len(x)))
-                shared = prefix({n: v[0] for n, v in params.items()}, x[points])
-                yield DrawBatch(chunk, points, params, _run(suffix, params, shared, use_vmap))
+    for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
+        for start in range(0, len(x), batch_size):
+            points = slice(start, min(start + batch_size, len(x)))
+            shared = prefix({n: v[0] for n, v in params.items()}, x[points])
+            yield DrawBatch(chunk, points, params, _run(suffix, params, shared, use_vmap))
+
+
+def _bounded_chunks(
+    guide: Guide, num_samples: int, seed: int, batch_size: int
+) -> Iterator[tuple[slice, Draws]]:
+    """Draws in chunks small enough for their outputs at a batch of points."""
+    size = max(VMAP_CHUNK, MAX_OUTPUT_ROWS // batch_size)
+    for chunk, params in draw_chunks(guide, num_samples, seed=seed):
+        for start in range(chunk.start, chunk.stop, size):
+            part = slice(start, min(start + size, chunk.stop))
+            inside = slice(part.start - chunk.start, part.stop - chunk.start)
+            yield part, {name: values[inside] for name, values in params.items()}
 
 
 def _run(suffix: Forward, params: Draws, shared: Tensor, use_vmap: bool) -> Tensor:

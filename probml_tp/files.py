@@ -37,6 +37,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise ValueError(
             f"the folder of an output file must be writable; {path.parent} is not "
@@ -44,6 +45,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         ) from error
     try:
         yield temporary
+        temporary.chmod(mode)  # as the umask has it, whatever the writer did
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -152,10 +152,10 @@ class Guide(nn.Module, ABC):
         return {}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the parameters and buffers of a saved guide, whatever their shapes.
+        """Take over the parameters and buffers of a saved guide.
 
         Raises:
-            ValueError: their names are not this guide's.
+            ValueError: their names, shapes or types are not this guide's.
         """
         own = self.state_dict(keep_vars=True)
         if set(tensors) != set(own):
@@ -164,7 +164,17 @@ class Guide(nn.Module, ABC):
                 f"got {sorted(tensors)}. The file was written by another version or guide."
             )
         for name, tensor in tensors.items():
-            own[name].data = tensor.to(self.model.device)
+            known = own[name]
+            fits = len(known.shape) == len(tensor.shape) and known.dtype == tensor.dtype
+            if not fits or any(
+                k not in (0, s) for k, s in zip(known.shape, tensor.shape, strict=True)
+            ):
+                raise ValueError(
+                    f"the tensor {name!r} of a saved {self.name} guide must have the shape "
+                    f"{tuple(known.shape)} (0: any) and type {known.dtype}; got "
+                    f"{tuple(tensor.shape)} and {tensor.dtype}. Save the posterior again."
+                )
+            known.data = tensor.to(self.model.device)
 
 
 def check_num_samples(num_samples: int) -> int:

@@ -252,16 +252,22 @@ class Posterior:
                 it was fitted to another model.
         """
         header, tensors = _read(Path(path))
-        _check_same_model(json.loads(header["model"]), model, path)
+        _check_same_model(header["model"], model, path)
         if header["guide"] not in Guide.registry:
             raise ValueError(
                 f"the guide of a saved posterior must be known; {path} has {header['guide']!r}, "
                 f"known are {sorted(Guide.registry)}. Import the module that defines it."
             )
-        guide = Guide.registry[header["guide"]](model, **json.loads(header["options"]))
+        try:
+            guide = Guide.registry[header["guide"]](model, **header["options"])
+            info = FitInfo(**header["info"])
+        except TypeError as error:
+            raise ValueError(
+                f"a saved posterior must have the options of its guide; {path} has others "
+                f"({error}). Save it again."
+            ) from error
         guide.load_tensors(tensors)
-        info = FitInfo(**json.loads(header["info"]))
-        return cls(guide, seed=int(header["seed"]), info=info)
+        return cls(guide, seed=header["seed"], info=info)
 
     # ----------------------------------------------------------------------------- internals
 
@@ -296,7 +302,8 @@ class Posterior:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors of a file written by :meth:`Posterior.save`."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -311,7 +318,20 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             f"a saved posterior must have the format {FORMAT!r}; {path} has "
             f"{header.get('format')!r}. It was written by something else, or another version."
         )
-    return header, tensors
+    return _parse(header, path), tensors
+
+
+def _parse(header: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = {k: json.loads(header[k]) for k in ("options", "model", "info")}
+        if not all(isinstance(value, dict) for value in parsed.values()):
+            raise ValueError("a part of it is no mapping")
+        return parsed | {"guide": header["guide"], "seed": int(header["seed"])}
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"a saved posterior must have a whole header; that of {path} is not ({error}). "
+            f"Save it again."
+        ) from error
 
 
 def _check_same_model(saved: dict[str, Any], model: BayesianModel, path: str | Path) -> None:

@@ -293,9 +293,9 @@ class ClassificationAccumulator(Accumulator):
             )
             self.entropy = probs.new_zeros(self.num_points)
             self.votes = torch.zeros(shape, dtype=torch.long, device=probs.device)
-        total = log_probs.double().logsumexp(0)
+        total = _log_sum_exp(log_probs)
         self.log_probs[batch.points] = torch.logaddexp(self.log_probs[batch.points], total)
-        self.entropy[batch.points] -= (probs * log_probs).nan_to_num(0.0).sum((0, -1))
+        self.entropy[batch.points] += torch.special.entr(probs).sum((0, -1))
         index = log_probs.argmax(-1)
         self.votes[batch.points].scatter_add_(1, index.mT, torch.ones_like(index.mT))
 
@@ -310,6 +310,12 @@ class ClassificationAccumulator(Accumulator):
             votes=self.votes,
             log_probs=log_probs,
         )
+
+
+def _log_sum_exp(values: Tensor) -> Tensor:
+    """Log of the sum of exponentials over the first dimension, summed but not raised in float64."""
+    top = values.amax(0).clamp_min(torch.finfo(values.dtype).min)
+    return (values - top).exp().sum(0, dtype=torch.float64).log() + top
 
 
 class RegressionAccumulator(Accumulator):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import draw_batches, seeded, substream
-from probml_tp.guide import Guide
+from probml_tp.guide import Guide, check_num_samples
 from probml_tp.inference.empirical import Empirical
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
@@ -81,6 +81,7 @@ def to_inference_data(
     guide, model = posterior.guide, posterior.model
     inputs, targets = model.check_data(x, y)
     chosen = _check_sites(model, sites)
+    check_num_samples(num_samples)
     if isinstance(guide, Empirical):
         chains, num_samples = guide.flat.shape[0], guide.flat.shape[0] * guide.flat.shape[1]
         source: Guide = _InOrder(guide)

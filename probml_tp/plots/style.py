@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -152,7 +152,7 @@ def figure(
     width: float = WIDTH,
     height: float | None = None,
     sharex: bool = False,
-    sharey: bool = False,
+    sharey: bool | Literal["row"] = False,
 ) -> tuple[Figure, np.ndarray[tuple[int, int], Any]]:
     """Make a figure with a grid of axes whose labels never overlap.
 
@@ -162,7 +162,7 @@ def figure(
         width: in inches; the default fills the column of the report.
         height: in inches; default :data:`PANEL_HEIGHT` for each row.
         sharex: whether all panels share their x axis.
-        sharey: whether all panels share their y axis.
+        sharey: whether all panels, or those of a row, share their y axis.
 
     Returns:
         The figure and its axes, an array ``(rows, columns)``.
