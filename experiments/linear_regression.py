@@ -125,11 +125,11 @@ def _problem(name: str, config: Config) -> _Problem:
     if name == "line":
         train = linear_data(n=config.n, seed=config.seed, **kind)
         test = linear_data(n=config.test_points, seed=config.test_seed, **kind)
-        return _Problem(name, train, test, even_grid(-10, 10, num=401))
+        return _Problem(name, train, test, even_grid(-10, 10, num=241))
     half = -(-config.test_points // 2)
     train = linear_data_with_hole(n_per_side=config.n_per_side, seed=config.seed, **kind)
     test = linear_data_with_hole(n_per_side=half, seed=config.test_seed, **kind)
-    return _Problem(name, train, test, even_grid(-12, 12, num=401))
+    return _Problem(name, train, test, even_grid(-12, 12, num=241))
 
 
 # ----------------------------------------------------------------------------------- fitting

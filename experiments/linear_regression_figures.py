@@ -331,8 +331,8 @@ def _weights_figure(results: Results[Any]) -> Figure:
         "posterior-of-weights",
         _factorised(views) if factorised else _parabola(views),
         "Marginal densities of both weights (NUTS as a histogram, MAP as a line at its point), and "
-        "the ellipse that holds 95 % of the normal with the guide's moments. A factorised posterior "
-        "cannot tilt: where the exact one does, it shrinks to fit inside.",
+        "the ellipse that holds 95 % of the normal with the guide's moments. A factorised "
+        "posterior cannot tilt: where the exact one does, it shrinks to fit inside.",
         made,
     )
 

@@ -191,10 +191,9 @@ def _metrics(one: _Judged, test: ImageDataset) -> dict[str, float]:
     row = classification_scores(one.predictive, test.labels)
     if one.has_draws:
         information = one.predictive.mutual_information.numpy()
-        row["mi_hits"] = float(information[one.correct].mean())
-        row["mi_mistakes"] = float(information[~one.correct].mean())
-    row |= {"seconds": one.posterior.info.seconds, "predict_seconds": one.seconds}
-    return {name: value for name, value in row.items() if np.isfinite(value)}
+        groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
+        row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
+    return row | {"seconds": one.posterior.info.seconds, "predict_seconds": one.seconds}
 
 
 def _columns() -> dict[str, str]:
@@ -217,8 +216,7 @@ def _findings(
                 f"{guide_style(guide).label}: the mutual information averages "
                 f"{row['mi_mistakes']:.3f} nats on mistakes and {row['mi_hits']:.4f} on hits."
             )
-    found += [sentence for guide, one in judged.items() for sentence in _set_aside(guide, one)]
-    return found
+    return found + [_set_aside(guide, one) for guide, one in judged.items()]
 
 
 def _accuracy(judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]) -> str:
@@ -237,19 +235,18 @@ def _accuracy(judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, 
     )
 
 
-def _set_aside(guide: str, one: _Judged) -> list[str]:
+def _set_aside(guide: str, one: _Judged) -> str:
     """How many mistakes the most uncertain images hold."""
     mistakes = ~one.correct
     if not mistakes.any():
-        return [f"{guide_style(guide).label} makes no mistake on the test images."]
+        return f"{guide_style(guide).label} makes no mistake on the test images."
     entropy = one.predictive.predictive_entropy.numpy()
     aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
     caught = int(mistakes[aside].sum())
-    sentence = (
+    return (
         f"{guide_style(guide).label}: the {SET_ASIDE:.0%} of images with the highest predictive "
         f"entropy hold {caught} of its {int(mistakes.sum())} mistakes."
     )
-    return [sentence]
 
 
 def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:
@@ -326,9 +323,10 @@ def _entropies(results: Results[Config]) -> Figure:
         f"{labels_of([guide])} {np.median(entropy[guide][~correct[guide]]):.2g} against "
         f"{np.median(entropy[guide][correct[guide]]):.2g}"
         for guide in guides
-        if not correct[guide].all()
+        if 0 < correct[guide].mean() < 1
     ]
-    title = f"Median predictive entropy on mistakes against hits, in nats: {', '.join(medians)}"
+    listed = ", ".join(medians) or "no guide makes a mistake"
+    title = f"Median predictive entropy on mistakes against hits, in nats: {listed}"
     caption = (
         "Distribution of the predictive entropy over the test images that a guide gets right and "
         "wrong, on a logarithmic axis; entropies below 0.0001 nats stand at the left edge."
@@ -343,13 +341,14 @@ def _losses(results: Results[Config]) -> Figure:
         for guide, values in losses.items()
         if len(values) > 2 and values[0] != values[-1]
     }
-    shares = ", ".join(f"{labels_of([guide])} {share:.1%}" for guide, share in last.items())
+    shares = [f"{labels_of([guide])} {share:.1%}" for guide, share in last.items()]
+    listed = ", ".join(shares) or "too few epochs to tell"
     caption = (
         "The objective of each guide by epoch, the negative ELBO (for MAP the negative log joint) "
         "per training image. The constants of the prior differ between guides: compare shapes, "
         "not levels."
     )
-    title = f"Share of the whole fall in loss that the last epoch brought: {shares}"
+    title = f"Share of the whole fall in loss that the last epoch brought: {listed}"
     return Figure("training-loss", title, caption, loss_panels(losses))
 
 

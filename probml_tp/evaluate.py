@@ -23,7 +23,7 @@ Vectorize = Literal["auto", "loop", "vmap"]
 """How draws are run: one after the other, or ten at a time by ``torch.func.vmap``."""
 
 MAX_DRAW_ELEMENTS = 2**25
-MAX_OUTPUT_ROWS = 2**20
+MAX_OUTPUT_ROWS = 2**19
 VMAP_CHUNK = 10
 DRAWS = 1
 

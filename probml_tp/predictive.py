@@ -15,6 +15,9 @@ from probml_tp.validation import as_tensor, finite
 
 __all__ = ["ClassificationPredictive", "Predictive", "RegressionPredictive"]
 
+TINY_PROBABILITY = 1e-30
+"""Below it float32 loses digits, and then everything, to underflow."""
+
 
 @dataclass(frozen=True)
 class Predictive:
@@ -293,7 +296,7 @@ class ClassificationAccumulator(Accumulator):
             )
             self.entropy = probs.new_zeros(self.num_points)
             self.votes = torch.zeros(shape, dtype=torch.long, device=probs.device)
-        total = _log_sum_exp(log_probs)
+        total = _log_sum(probs, log_probs)
         self.log_probs[batch.points] = torch.logaddexp(self.log_probs[batch.points], total)
         self.entropy[batch.points] += torch.special.entr(probs).sum((0, -1))
         index = log_probs.argmax(-1)
@@ -312,10 +315,14 @@ class ClassificationAccumulator(Accumulator):
         )
 
 
-def _log_sum_exp(values: Tensor) -> Tensor:
-    """Log of the sum of exponentials over the first dimension, summed but not raised in float64."""
-    top = values.amax(0).clamp_min(torch.finfo(values.dtype).min)
-    return (values - top).exp().sum(0, dtype=torch.float64).log() + top
+def _log_sum(probs: Tensor, log_probs: Tensor) -> Tensor:
+    """Log of the sum of probabilities over draws, in log space where they are too small to add."""
+    total = probs.sum(0, dtype=torch.float64)
+    tiny = total < TINY_PROBABILITY
+    log_total = total.log()
+    if bool(tiny.any()):
+        log_total[tiny] = log_probs[:, tiny].double().logsumexp(0)
+    return log_total
 
 
 class RegressionAccumulator(Accumulator):

@@ -131,7 +131,7 @@ def fit(
     positive("lr", lr)
     if batch_size is not None:
         batch_size = min(positive_integer("batch_size", batch_size), len(x))
-    start = time.perf_counter()
+    start, earlier = time.perf_counter(), 0.0
     with seeded(seed, model.device):
         built = _build(model, guide)
         built.prepare(x, y)
@@ -143,8 +143,9 @@ def fit(
             trainer = _Trainer(built, x, y, held_out, options)
             with progress_reporter(progress, built.name, unit="epoch") as report:
                 info = trainer.run(report)
+            earlier = trainer.earlier_seconds
         built.finalize(x, y)
-    info.seconds += time.perf_counter() - start
+    info.seconds = earlier + time.perf_counter() - start
     info.peak_memory_mib = peak_memory_mib()
     return Posterior(built, seed=seed, info=info)
 
@@ -195,6 +196,7 @@ class _Trainer:
         self.info = FitInfo(options=options.describe())
         self.best: dict[str, Tensor] | None = None
         self.best_loss, self.best_epoch = torch.inf, 0
+        self.start, self.earlier_seconds = time.perf_counter(), 0.0
 
     def run(self, report: ProgressCallback) -> FitInfo:
         """Train to the last epoch, or until early stopping."""
@@ -213,7 +215,6 @@ class _Trainer:
         return self.info
 
     def _epoch(self) -> None:
-        start = time.perf_counter()
         total = sum(self._step(xb, yb) * len(xb) for xb, yb in self._batches())
         self.info.losses.append(float(total) / len(self.x))
         self._check_finite()
@@ -221,7 +222,7 @@ class _Trainer:
             self.info.validation_losses.append(self._loss_of(*self.held_out))
         if self.options.early_stopping is not None:
             self._watch(self.options.early_stopping)
-        self.info.seconds += time.perf_counter() - start
+        self.info.seconds = self.earlier_seconds + time.perf_counter() - self.start
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.options.batch_size is None:
@@ -306,6 +307,7 @@ class _Trainer:
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.x.device)
         self.info = FitInfo(**state["info"])
+        self.earlier_seconds = self.info.seconds
         self.best, self.best_loss = state["best"], state["best_loss"]
         self.best_epoch = state["best_epoch"]
 

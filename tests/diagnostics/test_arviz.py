@@ -313,12 +313,15 @@ def test_loo_is_the_closed_form_of_linear_regression() -> None:
         left = fit(model, Exact, (x[rest], y[rest])).predict(x[n : n + 1])
         exact += torch.distributions.Normal(left.mean, left.std).log_prob(y[n]).item()
     posterior = fit(model, Exact, (x, y))
-    loo = az.loo(posterior.to_inference_data(x, y, num_samples=4000), pointwise=True)
-    assert float(loo.pareto_k.max()) < 0.5
-    pointwise = loo.loo_i.values
-    assert pointwise.shape == (30,)
-    assert abs(loo.elpd_loo - exact) < 0.1  # 5 errors of PSIS at S = 4000 and P = 2
-    assert abs(pointwise.sum() - loo.elpd_loo) < 1e-9
+    estimates = []
+    for seed in range(8):
+        record = posterior.to_inference_data(x, y, num_samples=2000, seed=seed)
+        loo = az.loo(record, pointwise=True)
+        assert float(loo.pareto_k.max()) < 0.7
+        assert loo.loo_i.shape == (30,)
+        estimates.append(loo.elpd_loo)
+    error = np.std(estimates, ddof=1) / len(estimates) ** 0.5
+    assert abs(np.mean(estimates) - exact) < 5 * error
 
 
 def test_compare_prefers_the_better_model() -> None:

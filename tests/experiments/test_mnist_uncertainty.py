@@ -113,10 +113,16 @@ def test_the_findings_quote_the_numbers(results):
 
 
 def test_a_run_without_mistakes_or_draws_is_told_and_drawn(results):
-    arrays = {**results.arrays, "map.correct": np.ones_like(results.arrays["map.correct"])}
+    arrays = {
+        **results.arrays,
+        "map.correct": np.ones_like(results.arrays["map.correct"]),
+        "map.losses": results.arrays["map.losses"][:1],
+    }
     alone = replace(results, config=replace(results.config, guides=("map",)), arrays=arrays)
-    names = [figure.name for figure in EXPERIMENT.figures(alone)]
-    assert names == ["entropy-of-hits-and-mistakes", "training-loss"]
+    entropies, losses = EXPERIMENT.figures(alone)
+    assert entropies.name == "entropy-of-hits-and-mistakes"
+    assert entropies.title.endswith("no guide makes a mistake")
+    assert losses.title.endswith("too few epochs to tell")
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):

@@ -192,6 +192,12 @@ def test_lp_is_the_log_joint_at_every_draw(name: str) -> None:
             assert lp[chain][draw] == pytest.approx(expected, rel=1e-8)
 
 
+def test_one_draw_is_enough() -> None:
+    case = checked("linear")
+    posterior = sample_nuts(case.model, (case.x, case.y), **(SHORT | {"num_samples": 1}))
+    assert posterior.guide.flat.shape == (4, 1, 2)
+
+
 def test_draws_lie_in_the_sites_supports() -> None:
     case = checked("positive-weights")
     posterior = sample_nuts(case.model, (case.x, case.y), chains=1, **SHORT)
