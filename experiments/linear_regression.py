@@ -85,10 +85,10 @@ class Config(RegressionConfig):
         choices=("standard", "labs"),
     )
     epochs: int = option(
-        2000, "Gradient steps of the mean-field fit.", quick=1000, full=10_000, minimum=1
+        2000, "Gradient steps of the mean-field fit.", quick=500, full=10_000, minimum=1
     )
-    warmup: int = option(300, "Warm-up steps of a NUTS chain.", quick=100, full=1000, minimum=1)
-    chain_draws: int = option(500, "Draws of a NUTS chain.", quick=100, full=1000, minimum=4)
+    warmup: int = option(200, "Warm-up steps of a NUTS chain.", quick=50, full=1000, minimum=1)
+    chain_draws: int = option(400, "Draws of a NUTS chain.", quick=100, full=1000, minimum=4)
 
     def __post_init__(self) -> None:
         """Check the values, and that the exact posterior is there to compare with.

@@ -23,7 +23,14 @@ from probml_tp.plots.regression import (
     plot_variance_parts,
     plot_weight_density,
 )
-from probml_tp.plots.style import figure, guide_style, house_style, shared_legend
+from probml_tp.plots.style import (
+    figure,
+    guide_style,
+    house_style,
+    number,
+    order_of_magnitude,
+    shared_legend,
+)
 
 __all__ = ["SEQUENCE", "figures", "findings"]
 
@@ -107,17 +114,11 @@ def _each(views: list[_View], say: Callable[[_View], str]) -> str:
     return " and ".join(f"{say(view)} on the {view.title.lower()}" for view in views)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
 def _laplace(views: list[_View]) -> str:
-    mean, sd = (
-        max(view.metric("laplace", m) for view in views) for m in ("mean_distance", "sd_distance")
-    )
+    distance = max(view.metric("laplace", "mean_distance") for view in views)
     return (
-        f"Laplace finds the exact posterior, which is the normal that it assumes: means agree to "
-        f"{mean:.0e} SDs, SDs to {sd:.0e} %"
+        f"Laplace finds the exact posterior, which is the normal that it assumes: its means are "
+        f"off by {order_of_magnitude(distance)} exact SDs"
     )
 
 
@@ -131,7 +132,7 @@ def _chains(views: list[_View]) -> str:
 
 def _factorised(views: list[_View]) -> str:
     parts = _each(views, lambda view: f"{view.metric('mean-field', 'sd_distance'):.0f} %")
-    correlations = " and ".join(_signed(view.correlation) for view in views)
+    correlations = " and ".join(number(view.correlation, "+.2f") for view in views)
     return (
         f"Mean-field misses the exact SDs by {parts}; the two weights correlate by {correlations} "
         f"there, and a factorised posterior has no way to say so"
@@ -140,18 +141,16 @@ def _factorised(views: list[_View]) -> str:
 
 def _parabola(views: list[_View]) -> str:
     return (
-        "The epistemic variance is smallest at the mean of x and grows with the square of the "
-        f"distance from it: smallest at {_each(views, _vertex)}"
+        "The epistemic variance is a parabola with its vertex where the data are centred: smallest "
+        f"at {_each(views, _vertex)}"
     )
 
 
 def _vertex(view: _View) -> str:
     edge = float(view.band("exact").x[-1])
     growth = (view.epistemic_sd(edge) / view.epistemic_sd(view.vertex)) ** 2
-    return (
-        f"x = {view.vertex:.2f} (mean {view.array('.x').mean():.2f}), {growth:,.0f} times that at "
-        f"x = {edge:g}"
-    )
+    vertex, mean = (number(x, ".2f") for x in (view.vertex, float(view.array(".x").mean())))
+    return f"x = {vertex} (mean of x {mean}) and {growth:,.0f} times that at x = {edge:g}"
 
 
 def _hole(views: list[_View]) -> str:
@@ -233,12 +232,14 @@ def _bands_figure(results: Results[Any]) -> Figure:
 
 
 def _bands_row(view: _View, axes: np.ndarray[Any, Any]) -> None:
-    x, y = view.array(".x"), view.array(".y")
+    x, y, shown = view.array(".x"), view.array(".y"), _around(view, 6)
+    exact = view.band("exact")
+    seen = (exact.x >= shown[0]) & (exact.x <= shown[1])
     for ax, guide in zip(axes, view.results.config.guides, strict=True):
         plot_band(view.band(guide), ax=ax, color=guide_style(guide).color)
         plot_data(x, y, ax=ax)
         mark_training_range(x, ax=ax)
-        ax.set_xlim(_around(view, 6))
+        ax.set(xlim=shown, ylim=(1.15 * exact.lower[seen].min(), 1.15 * exact.upper[seen].max()))
 
 
 def _around(view: _View, times: float) -> tuple[float, float]:
@@ -302,7 +303,7 @@ def _sequence_figure(results: Results[Any]) -> Figure:
     for ax, count, density in zip(axes[0], counts, densities, strict=True):
         plot_weight_density(grid, grid, density, ax=ax)
         ax.plot(*TRUE_WEIGHTS, "+", color="#D55E00", markersize=9, label="true weights")
-        ax.set(title=f"{count} points" if count != 1 else "1 point", xlabel="w₀", aspect="equal")
+        ax.set(title=f"{count} points" if count != 1 else "1 point", xlabel="w₀")
     axes[0, 0].set_ylabel("w₁")
     shared_legend(made, axes.flat)
     return Figure(
@@ -355,4 +356,4 @@ def _ellipses(view: _View, ax: Axes) -> None:
         style, (mean, covariance) = guide_style(guide), view.moments(guide)
         plot_ellipse(mean, covariance, ax=ax, style=style)
     ax.set(xlabel="intercept w₀", ylabel="slope w₁")
-    ax.set_title(f"correlation {_signed(view.correlation)}")
+    ax.set_title(f"correlation {number(view.correlation, '+.2f')}")

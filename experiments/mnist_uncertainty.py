@@ -81,11 +81,11 @@ class Config(ExperimentConfig):
         10_000, "Test images, at most; a stratified subset.", quick=1_000, minimum=LEAST + MOST
     )
     guides: tuple[str, ...] = option(GUIDES, "Which posteriors to compare.", choices=GUIDES)
-    epochs: int = option(10, "Passes over the training images.", quick=4, full=20, minimum=1)
+    epochs: int = option(5, "Passes over the training images.", quick=4, full=20, minimum=1)
     batch_size: int = option(100, "Images a step.", minimum=1)
     lr: float = option(1e-3, "Initial learning rate of Adam.", minimum=1e-6)
     prior_variance: float = option(
-        2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
+        1.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
     )
     num_samples: int = option(100, "Draws for each prediction.", quick=30, full=200, minimum=2)
 

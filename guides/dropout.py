@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import pyro.distributions as dist
@@ -295,19 +296,21 @@ def _with_dropout(net: nn.Module, rates: Mapping[str, float]) -> nn.Module:
     for name, rate in rates.items():
         layer = masked.get_submodule(name)
         unit_dim = -1 if isinstance(layer, nn.Linear) else 1
-        layer.register_forward_pre_hook(_dropout_hook(rate, unit_dim))
+        layer.register_forward_pre_hook(_DropUnits(rate, unit_dim))
     return masked
 
 
-def _dropout_hook(rate: float, unit_dim: int) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
-    """Drop input units of each example, each alike at all positions (pixels, tokens)."""
+@dataclass(frozen=True)
+class _DropUnits:
+    """A hook that drops input units of each example, alike at all positions (pixels, tokens)."""
 
-    def drop(_: nn.Module, args: tuple[Tensor]) -> Tensor:
+    rate: float
+    unit_dim: int
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> Tensor:
         x = args[0]
         if x.ndim == 2:
-            return F.dropout(x, rate, training=True)
+            return F.dropout(x, self.rate, training=True)
         shape = [len(x), *([1] * (x.ndim - 1))]
-        shape[unit_dim] = x.shape[unit_dim]
-        return x * F.dropout(x.new_ones(shape), rate, training=True)
-
-    return drop
+        shape[self.unit_dim] = x.shape[self.unit_dim]
+        return x * F.dropout(x.new_ones(shape), self.rate, training=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from probml_tp.validation import positive, positive_integer
+from probml_tp.validation import finite, positive, positive_integer
 
 __all__ = ["Basis", "GaussianBasis", "LinearBasis", "PolynomialBasis"]
 
@@ -102,7 +102,7 @@ class GaussianBasis(Basis):
         self.scale = positive("scale", scale)
         if not len(centers):
             raise ValueError("a Gaussian basis needs at least one centre; got none.")
-        values = torch.tensor([float(c) for c in centers], dtype=torch.float64)
+        values = finite("centers", torch.tensor([float(c) for c in centers], dtype=torch.float64))
         self.register_buffer("centers", values, persistent=False)
         self.num_features = len(values)
 

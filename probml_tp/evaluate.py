@@ -100,6 +100,7 @@ def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[
     layout, constant = guide.model.layout, guide.constant_sites
     varying = sum(prod(s) for n, s in layout.shapes.items() if n not in constant)
     chunk = max(1, MAX_DRAW_ELEMENTS // max(1, varying))
+    chunk = num_samples if guide.draws_are_stored else chunk
     for start in range(0, num_samples, chunk):
         stop = min(start + chunk, num_samples)
         yield slice(start, stop), guide.sample(stop - start, generator=generator)

@@ -36,12 +36,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
+        if path.is_dir():
+            raise IsADirectoryError(0, "a folder has that name", str(path))
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
     except OSError as error:
         raise ValueError(
-            f"the folder of an output file must be writable; {path.parent} is not "
-            f"({error.strerror}). Choose another folder."
+            f"the place of an output file must be writable; {path} is not ({error.strerror}). "
+            f"Choose another folder or name."
         ) from error
     try:
         yield temporary

@@ -47,6 +47,9 @@ class Guide(nn.Module, ABC):
     no_density: ClassVar[str | None] = None
     """Why the guide has no Lebesgue density, or ``None`` if it has one."""
 
+    draws_are_stored: ClassVar[bool] = False
+    """Whether the guide holds its draws in memory already: then they are taken all at once."""
+
     model: BayesianModel
 
     def __init__(self, model: BayesianModel) -> None:

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, root_mean_squared_error
 from torch import Tensor
 
 from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
-from probml_tp.validation import positive_integer
+from probml_tp.validation import positive_integer, strictly_between_0_and_1
 
 if TYPE_CHECKING:
     from probml_tp.posterior import Posterior
@@ -235,8 +235,9 @@ def regression_scores(
             outputs were not kept.
     """
     targets = predictive.check_targets(y)
-    low, high = predictive.interval(level)
-    inside = (targets >= low) & (targets <= high)
+    tail = (1 - strictly_between_0_and_1("an interval's level", level)) / 2
+    below = predictive.cdf(targets)
+    inside = (below >= tail) & (below <= 1 - tail)
     mean = predictive.mean.double().cpu()
     return {
         "rmse": float(root_mean_squared_error(targets.flatten().cpu(), mean.flatten())),

@@ -67,11 +67,15 @@ class BayesianModel(nn.Module):
         name: str | None = None,
     ) -> None:
         super().__init__()
+        _check_parts(net, likelihood)
         parameters = dict(net.named_parameters())
         _check_net(net, parameters)
         self.name = name or type(net).__name__
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
-        self.likelihood = copy.deepcopy(likelihood).to(self.dtype)
+        for module in self.net.modules():
+            if hasattr(module, "inplace"):  # it would write to what other draws still read
+                module.inplace = False  # type: ignore[assignment]
+        self.likelihood = copy.deepcopy(likelihood).to(device=self.device, dtype=self.dtype)
         own = self.likelihood.site_distributions()
         if clash := (set(own) | {"y", "data"}) & set(parameters):
             raise ValueError(
@@ -285,15 +289,21 @@ class BayesianModel(nn.Module):
             return tensor, self._output_shape(tensor)
         try:  # whole numbers may be indices, for an embedding, or plain numbers
             return tensor, self._output_shape(tensor)
-        except ValueError:
-            tensor = tensor.to(self.dtype)
-            return tensor, self._output_shape(tensor)
+        except ValueError as error:
+            try:
+                return tensor.to(self.dtype), self._output_shape(tensor.to(self.dtype))
+            except ValueError:
+                raise error from None
 
     @torch.no_grad()
     def _output_shape(self, x: Tensor) -> torch.Size:
+        """The shape of the outputs at two points, having run all of them if they are indices."""
         try:
             shape = self.outputs(self.initial_params(), x[:2]).shape
-        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if not x.is_floating_point():
+                for batch in x.split(1000):
+                    self.outputs(self.initial_params(), batch)
+        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"x must have a shape and type that the net takes; got {tuple(x.shape)} "
@@ -301,8 +311,9 @@ class BayesianModel(nn.Module):
             ) from error
         if shape[:1] != (min(2, len(x)),):
             raise ValueError(
-                f"the net must return one row per data point; for {min(2, len(x))} points it "
-                f"returned shape {tuple(shape)}. Keep the batch as the first dimension."
+                f"the net must return one row per data point; for x of shape {tuple(x[:2].shape)} "
+                f"it returned shape {tuple(shape)}. Give x the batch as its first dimension, and "
+                f"keep it in the net."
             )
         self.likelihood.check_outputs(shape)
         return shape
@@ -316,6 +327,17 @@ def _typical_value(site: SiteDistribution) -> Tensor:
     except NotImplementedError:
         start = biject_to(site.support)(like.new_zeros(site.shape))
     return start.clone()
+
+
+def _check_parts(net: object, likelihood: object) -> None:
+    for name, part, kind, remedy in (
+        ("net", net, nn.Module, "torch.nn.Linear(1, 1)"),
+        ("likelihood", likelihood, Likelihood, "Gaussian(scale=0.1)"),
+    ):
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"{name} must be a {kind.__name__}; got {part!r}. Pass for example {remedy}."
+            )
 
 
 def _check_support(

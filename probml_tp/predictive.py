@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from probml_tp.evaluate import DrawBatch
 from probml_tp.likelihoods import ClassificationLikelihood, RegressionLikelihood
-from probml_tp.validation import as_tensor, finite
+from probml_tp.validation import as_tensor, finite, strictly_between_0_and_1
 
 __all__ = ["ClassificationPredictive", "Predictive", "RegressionPredictive"]
 
@@ -223,14 +224,32 @@ class RegressionPredictive(Predictive):
         Raises:
             ValueError: ``level`` is out of range, or the outputs were not kept.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"a quantile's level must lie strictly between 0 and 1; got {level}.")
+        strictly_between_0_and_1("a quantile's level", level)
         if self.component_means is None:
             if self.num_samples:
                 self.require_outputs()
             z: Tensor = torch.special.ndtri(self.mean.new_tensor(level))
             return self.mean + self.std * z
         return _mixture_quantile(level, self.component_means, self.component_scales)
+
+    def cdf(self, y: Tensor) -> Tensor:
+        r"""The predictive distribution function at targets: the probability integral transform.
+
+        Args:
+            y: targets of the shape of ``mean``.
+
+        Returns:
+            :math:`P(Y_n \le y_n)`, uniform over the data if the predictions are calibrated.
+
+        Raises:
+            ValueError: the outputs were not kept.
+        """
+        if self.component_means is None or self.component_scales is None:
+            if self.num_samples:
+                self.require_outputs()
+            return cast("Tensor", torch.special.ndtr((y - self.mean) / self.std))
+        z = (y - self.component_means) / self.component_scales
+        return cast("Tensor", torch.special.ndtr(z)).mean(0)
 
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
         """The central predictive interval that holds ``level`` of the probability.
@@ -241,8 +260,7 @@ class RegressionPredictive(Predictive):
         Returns:
             Lower and upper end, each of the shape of ``mean``.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"an interval's level must lie strictly between 0 and 1; got {level}.")
+        strictly_between_0_and_1("an interval's level", level)
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
 

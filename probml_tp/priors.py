@@ -295,7 +295,8 @@ class NormalSites(nn.Module):
         self.register_buffer("_positions", None if contiguous else positions, persistent=False)
         for argument in ("loc", "scale"):
             values = [getattr(sites[n], argument).expand(sites[n].shape).flatten() for n in normal]
-            joined = torch.cat(values) if values else torch.zeros(0)
+            like = torch.cat([b.flatten()[:0] for site in sites.values() for b in site.buffers()])
+            joined = torch.cat([like, *values])
             self.register_buffer(argument, joined, persistent=False)
         self.log_normalizer = float(
             self.scale.double().log().sum() + len(positions) * _HALF_LOG_2PI

@@ -17,6 +17,7 @@ __all__ = [
     "positive",
     "positive_integer",
     "probability",
+    "strictly_between_0_and_1",
     "valid_seed",
 ]
 
@@ -72,6 +73,17 @@ def probability(name: str, value: float) -> float:
     return float(value)
 
 
+def strictly_between_0_and_1(name: str, value: float) -> float:
+    """Return ``value`` if it lies strictly between 0 and 1.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1; got {value}. Pass 0.95, say.")
+    return float(value)
+
+
 def as_tensor(name: str, value: object) -> Tensor:
     """Turn an array, a list or a tensor into a tensor.
 
@@ -84,11 +96,14 @@ def as_tensor(name: str, value: object) -> Tensor:
     """
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(np.ascontiguousarray(np.asarray(value)))
+            value = torch.tensor(np.ascontiguousarray(np.asarray(value)))
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{name} must be a numeric array or tensor; got {type(value).__name__} ({error})."
             ) from error
+    if value.is_complex():
+        raise ValueError(f"{name} must be real; got {value.dtype}. Pass its parts as features.")
+    value = value.detach()
     if value.ndim == 0 or len(value) == 0:
         raise ValueError(
             f"{name} must hold at least one data point along its first dimension; "

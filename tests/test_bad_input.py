@@ -139,7 +139,7 @@ def test_an_empty_data_set_is_refused() -> None:
 def test_inputs_must_fit_the_net(
     of_inputs: Callable[[Any], object], shape: tuple[int, ...]
 ) -> None:
-    refused(lambda: of_inputs(torch.zeros(shape)), "x must have a shape", str(shape), "Reshape x")
+    refused(lambda: of_inputs(torch.zeros(shape)), str(shape))
 
 
 @pytest.mark.parametrize("shape", [(9,), (11,), (9, 1)])

@@ -204,6 +204,17 @@ def test_outputs_are_the_nets_own(case: Case) -> None:
     )
 
 
+def test_in_place_layers_do_not_write_to_the_data() -> None:
+    net = nn.Sequential(nn.SiLU(inplace=True), nn.Linear(2, 1)).double()
+    model = BayesianModel(net, NormalPrior(1.0), Gaussian(0.3))
+    x = inputs(8, 2)
+    before = x.clone()
+    posterior = fit(model, MeanFieldNormal, (x, x[:, 0].clone()), epochs=3, progress=False)
+    posterior.predict(x, num_samples=3)
+    assert torch.equal(x, before)
+    assert net[0].inplace
+
+
 def test_tied_weights_are_one_site() -> None:
     model = CASES["tied"]().model
     assert list(model.sites) == [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,8 +30,11 @@ from probml_tp import (
     BayesianModel,
     Categorical,
     Delta,
+    Exact,
     Gaussian,
     Guide,
+    Laplace,
+    LinearizedLaplace,
     MCDropout,
     MeanFieldNormal,
     NormalPrior,
@@ -173,6 +178,12 @@ def _tied_bias() -> nn.Sequential:
     return net
 
 
+def _in_place() -> nn.Sequential:
+    """A block that begins by writing to its input, as those of residual nets do."""
+    block = nn.Sequential(nn.SiLU(inplace=True), nn.Linear(4, 4))
+    return nn.Sequential(nn.Linear(36, 4), block, nn.ELU(inplace=True), nn.Linear(4, 3)).double()
+
+
 class Doubled(nn.Sequential):
     """Not what its children say."""
 
@@ -189,6 +200,8 @@ class Doubled(nn.Sequential):
         (_one_activation, {"4": 0.5}, (36,)),
         (_one_layer_twice, {"6": 0.5}, (36,)),
         (_one_layer_twice, {"8": 0.5}, (36,)),
+        (_in_place, {"1.1": 0.5}, (36,)),
+        (_in_place, {"3": 0.5}, (36,)),
         (_tied_bias, {"2": 0.5}, (36,)),
         (_tied_bias, {"5": 0.5}, (36,)),
         (lambda: Doubled(nn.Linear(36, 4), nn.Linear(4, 3)).double(), {"1": 0.5}, (36,)),
@@ -398,6 +411,62 @@ def test_a_fitted_posterior_keeps_its_record(tmp_path: Path) -> None:
     loaded = Posterior.load(saved.save(tmp_path / "a.safetensors"), case.model)
     assert loaded.info == saved.info
     assert loaded.seed == 9
+
+
+@pytest.mark.parametrize("name", [*GUIDES, "nuts"])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_a_float32_posterior_is_read_back(name: str, default: torch.dtype, tmp_path: Path) -> None:
+    """Whatever torch's default type: everything of a float32 model is float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        case = CASES[CASE_OF.get(name, "mlp-half-normal")]()
+        case.model.float()
+        saved = _nuts(case) if name == "nuts" else _fitted(name, case)
+        path = saved.save(tmp_path / "p")
+        loaded = Posterior.load(path, case.model)
+        ours, theirs = loaded.draws(3), saved.draws(3)
+        for site, values in theirs.items():
+            assert values.dtype == torch.float32
+            assert torch.equal(ours[site], values)
+        if not saved.guide.no_density:
+            assert saved.guide.log_prob(theirs).dtype == torch.float32
+        saved.predict(case.x, num_samples=3)
+        saved.to_inference_data(case.x, case.y, num_samples=3)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _fitted(name: str, case: Case) -> Posterior:
+    kinds = {
+        kind.name: kind for kind in (Delta, Exact, Laplace, LinearizedLaplace, MeanFieldNormal)
+    }
+    guide = kinds.get(name) or partial(MCDropout, rates={"fc2": 0.4})
+    return fit(case.model, guide, (case.x, case.y), epochs=3, progress=False)
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_posteriors_can_be_copied_and_pickled(name: str) -> None:
+    case = checked(CASE_OF.get(name, "mlp-half-normal"))
+    posterior = SAVED[name](case)
+    expected = posterior.predict(case.x, num_samples=4, keep_outputs=True).require_outputs()
+    for twin in (copy.deepcopy(posterior), pickle.loads(pickle.dumps(posterior))):
+        assert twin.guide.model is not posterior.guide.model
+        ours = twin.predict(case.x, num_samples=4, keep_outputs=True).require_outputs()
+        assert torch.equal(ours, expected)
+
+
+def test_numpys_integers_are_integers(tmp_path: Path) -> None:
+    case = checked("mlp")
+    posterior = fit(
+        case.model, MeanFieldNormal, (case.x, case.y), epochs=np.int64(2), batch_size=np.int32(3),
+        seed=np.uint8(4), checkpoint=tmp_path / "fit.pt", progress=False,
+    )  # fmt: skip
+    loaded = Posterior.load(posterior.save(tmp_path / "p"), case.model)
+    assert loaded.seed == 4
+    assert loaded.info == posterior.info
+    record = loaded.to_inference_data(case.x, case.y, num_samples=np.int64(3), seed=np.int64(1))
+    record.to_netcdf(str(tmp_path / "record.nc"))
 
 
 def test_an_autoguide_is_saved_as_draws(tmp_path: Path) -> None:

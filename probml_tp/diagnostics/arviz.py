@@ -110,6 +110,7 @@ class _InOrder(Guide):
         self.inner, self._next = guide, 0
 
     no_density = Empirical.no_density
+    draws_are_stored = True
 
     def sample(
         self, num_samples: int, *, generator: torch.Generator | None = None

@@ -36,6 +36,7 @@ class Empirical(Guide):
 
     name: ClassVar[str] = "empirical"
     no_density: ClassVar[str | None] = "an empirical distribution is known by its draws only"
+    draws_are_stored: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import data_pair, positive, positive_integer
+from probml_tp.validation import data_pair, positive, positive_integer, valid_seed
 
 __all__ = ["EarlyStopping", "GuideFactory", "ProgressCallback", "fit", "progress_reporter"]
 
@@ -127,8 +127,7 @@ def fit(
     held_out = None
     if validation is not None:
         held_out = model.check_data(*data_pair("validation", validation))
-    positive_integer("epochs", epochs)
-    positive("lr", lr)
+    epochs, lr, seed = positive_integer("epochs", epochs), positive("lr", lr), valid_seed(seed)
     if batch_size is not None:
         batch_size = min(positive_integer("batch_size", batch_size), len(x))
     start, earlier = time.perf_counter(), 0.0

@@ -20,7 +20,13 @@ from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import data_pair, positive, positive_integer
+from probml_tp.validation import (
+    data_pair,
+    positive,
+    positive_integer,
+    strictly_between_0_and_1,
+    valid_seed,
+)
 
 __all__ = ["sample_nuts"]
 
@@ -81,11 +87,13 @@ def sample_nuts(
     """
     x, y = model.check_data(*data_pair("data", data))
     counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
-    for name, value in (counts | {"max_tree_depth": max_tree_depth}).items():
-        positive_integer(name, value)
+    counts |= {"max_tree_depth": max_tree_depth}
+    num_samples, warmup, chains, max_tree_depth = (
+        positive_integer(name, value) for name, value in counts.items()
+    )
+    seed = valid_seed(seed)
     positive("init_scale", init_scale)
-    if not 0 < target_accept < 1:
-        raise ValueError(f"target_accept must lie strictly between 0 and 1; got {target_accept}.")
+    strictly_between_0_and_1("target_accept", target_accept)
     start = time.perf_counter()
     settings = _Settings(num_samples, warmup, target_accept, max_tree_depth, dense_mass, init_scale)
     tasks = [delayed(_run_chain)(model, x, y, settings, seed, c) for c in range(chains)]
@@ -139,7 +147,7 @@ def _run_chain(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with seeded(substream(seed, CHAINS, index), model.device):
+        with torch.enable_grad(), seeded(substream(seed, CHAINS, index), model.device):
             return _sample_chain(model, x, y, settings, index)
     finally:
         torch.set_num_threads(threads)
@@ -173,16 +181,16 @@ def _sample_chain(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="pyro")
         mcmc.run()
-    diagnostics = mcmc.diagnostics()
+    diagnostics = kernel.diagnostics()
     diverging = np.zeros(settings.num_samples, dtype=bool)
-    diverging[diagnostics["divergences"]["chain 0"]] = True
+    diverging[diagnostics["divergences"]] = True
     return _Chain(
         index=index,
         draws=mcmc.get_samples()["u"],
         lp=-np.asarray(energies[-settings.num_samples :]),
         diverging=diverging,
         step_size=float(kernel.step_size),
-        acceptance_rate=float(diagnostics["acceptance rate"]["chain 0"]),
+        acceptance_rate=float(diagnostics["acceptance rate"]),
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Band",
     "band_legend",
+    "mark_limit",
     "mark_training_range",
     "plot_band",
     "plot_data",
@@ -180,6 +181,21 @@ def mark_training_range(x: Array, *, ax: Axes) -> Axes:
     return ax
 
 
+def mark_limit(value: float, label: str, *, ax: Axes) -> Axes:
+    """Mark a limit that curves tend to, by a dotted horizontal line.
+
+    Args:
+        value: the limit.
+        label: what it is, for the legend.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    ax.axhline(value, color=DATA_COLOR, linestyle=":", linewidth=1.2, label=label)
+    return ax
+
+
 def intervals(x: Array, *, gap: float = 0.25) -> list[tuple[float, float]]:
     """The intervals that inputs lie on: they are split where neighbours lie far apart.
 
@@ -252,16 +268,21 @@ def plot_weight_density(w0: Array, w1: Array, log_density: Array, *, ax: Axes) -
     """Draw the density of two weights as shades of its share of the maximum.
 
     Args:
-        w0: values of the first weight ``(G,)``.
-        w1: values of the second weight ``(H,)``.
+        w0: values of the first weight, evenly spaced ``(G,)``.
+        w1: values of the second weight, evenly spaced ``(H,)``.
         log_density: up to a constant, in nats, ``(H, G)``.
         ax: where to draw.
 
     Returns:
         ``ax``.
     """
-    ax.pcolormesh(
-        w0, w1, np.exp(log_density - log_density.max()), cmap="Blues", shading="gouraud", vmax=1.15
+    ax.imshow(
+        np.exp(log_density - log_density.max()),
+        extent=(w0[0], w0[-1], w1[0], w1[-1]),
+        origin="lower",
+        cmap="Blues",
+        vmax=1.15,
+        interpolation="bilinear",
     )
     ax.grid(visible=False)
     return ax

@@ -29,6 +29,8 @@ __all__ = [
     "figure",
     "guide_style",
     "house_style",
+    "number",
+    "order_of_magnitude",
     "shared_legend",
 ]
 
@@ -210,3 +212,39 @@ def shared_legend(figure: Figure, axes: Iterable[Axes], *, columns: int | None =
             loc="outside lower center",
             ncols=columns or max(len(entries), 1),
         )
+
+
+def number(value: float, spec: str) -> str:
+    """A number for a title or a sentence, with a minus sign instead of a hyphen.
+
+    Args:
+        value: the number.
+        spec: how to format it.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> number(-0.9, "+.2f")
+        '−0.90'
+    """
+    return format(value, spec).replace("-", "\N{MINUS SIGN}")
+
+
+def order_of_magnitude(value: float) -> str:
+    """A positive number as the nearest power of ten; 0 as it is.
+
+    Args:
+        value: the number.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> order_of_magnitude(2.5e6), order_of_magnitude(1.1e-8)
+        ('10⁶', '10⁻⁸')
+    """
+    if value == 0:
+        return "0"
+    superscripts = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+    return "10" + str(round(np.log10(value))).translate(superscripts)

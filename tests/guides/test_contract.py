@@ -344,7 +344,9 @@ class WrongKL(MeanFieldNormal):
     def kl(self) -> Tensor:
         right = super().kl()
         scale = self.log_scale.exp()
-        return right + 0.5 * ((scale - scale.square()) / self.model.normal_sites.scale.square()).sum()
+        return (
+            right + 0.5 * ((scale - scale.square()) / self.model.normal_sites.scale.square()).sum()
+        )
 
 
 class WrongSample(MeanFieldNormal):

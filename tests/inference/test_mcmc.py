@@ -256,6 +256,14 @@ def test_global_randomness_is_left_alone() -> None:
     assert (np.random.get_state()[1].tolist(), torch.get_num_threads()) == before[1:]
 
 
+def test_gradients_may_be_off_outside() -> None:
+    case = checked("linear")
+    with torch.no_grad():
+        posterior = sample_nuts(case.model, (case.x, case.y), chains=1, **SHORT)
+        assert not torch.is_grad_enabled()
+    assert not posterior.guide.flat.requires_grad
+
+
 def test_nothing_is_printed_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     case = checked("linear")
     sample_nuts(case.model, (case.x, case.y), chains=1, **(SHORT | {"progress": True}))
