@@ -322,7 +322,8 @@ def _sequence(problem: _Problem, config: Config) -> dict[str, Array]:
     """The exact posterior on a grid of weights after more and more of the points."""
     x, y = problem.train
     counts = sorted({count for count in (0, 1, 2, 10, len(x)) if count <= len(x)})
-    grid = np.linspace(-1.8, 1.8, 241) / math.sqrt(config.prior_precision / 2)
+    reach = min(max(2.5 / math.sqrt(config.prior_precision), 0.8), 3.0)
+    grid = np.linspace(-reach, reach, 161)
     points = np.stack(np.meshgrid(grid, grid), axis=-1)
     densities, deviations = [], []
     for count in counts:

@@ -141,7 +141,7 @@ class MCDropout(Guide):
                 total = total + MaskedUnits(value, self._site_rates[name]).log_prob(draws[name])
             else:
                 hit = matches(draws[name], value)
-                total = total + torch.where(hit, 0.0, -torch.inf)
+                total = total + torch.where(hit, 0.0, -torch.inf).to(total)
         return total - self.model.log_abs_det_jacobian(u)
 
     def kl(self) -> Tensor:

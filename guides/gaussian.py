@@ -55,7 +55,8 @@ class FullNormal(Guide):
         self.max_params = max_params
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
         self.register_buffer("scale_tril", self.loc.new_zeros(0, model.num_params))
-        self.register_buffer("log_evidence_value", self.loc.new_tensor(torch.nan))
+        nothing = torch.tensor(torch.nan, dtype=torch.float64, device=self.loc.device)
+        self.register_buffer("log_evidence_value", nothing)
 
     # --------------------------------------------------------------------------- fitting it
 
@@ -71,7 +72,7 @@ class FullNormal(Guide):
         self.scale_tril = scale_tril.to(self.loc)
         with torch.no_grad():
             log_q = torch.diagonal(scale_tril).log().sum().neg() - 0.5 * len(loc) * _LOG_2PI
-            value = self._log_joint(x, y) - log_q
+            value = self._log_joint(x, y).double() - log_q
         self.log_evidence_value = value if self._is_proper else torch.full_like(value, torch.nan)
 
     def _log_joint(self, x: Tensor, y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from probml_tp.validation import finite, positive, positive_integer
+from probml_tp.validation import positive, positive_integer
 
 __all__ = ["Basis", "GaussianBasis", "LinearBasis", "PolynomialBasis"]
 
@@ -88,7 +88,7 @@ class GaussianBasis(Basis):
         scale: ``s``, in the units of ``x``.
 
     Raises:
-        ValueError: no centre is given, or ``scale`` is not positive.
+        ValueError: no centre is given, one is not finite, or ``scale`` is not positive.
 
     Example:
         >>> GaussianBasis(centers=[0.0, 1.0], scale=1.0)(torch.tensor([[1.0]]))
@@ -102,7 +102,9 @@ class GaussianBasis(Basis):
         self.scale = positive("scale", scale)
         if not len(centers):
             raise ValueError("a Gaussian basis needs at least one centre; got none.")
-        values = finite("centers", torch.tensor([float(c) for c in centers], dtype=torch.float64))
+        values = torch.tensor([float(c) for c in centers], dtype=torch.float64)
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"centers must be finite; got {values.tolist()}. Drop the others.")
         self.register_buffer("centers", values, persistent=False)
         self.num_features = len(values)
 

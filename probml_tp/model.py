@@ -94,7 +94,7 @@ class BayesianModel(nn.Module):
             if not isinstance(site.support, real)
         }
         self.layout = Layout({n: s.shape for n, s in self._sites.items()})
-        self.normal_sites = NormalSites(self.layout, self._sites)
+        self.normal_sites = NormalSites(self.layout, self._sites, like=next(self.net.parameters()))
 
     # ---------------------------------------------------------------- what the model consists of
 
@@ -311,11 +311,14 @@ class BayesianModel(nn.Module):
             ) from error
         if shape[:1] != (min(2, len(x)),):
             raise ValueError(
-                f"the net must return one row per data point; for x of shape {tuple(x[:2].shape)} "
-                f"it returned shape {tuple(shape)}. Give x the batch as its first dimension, and "
-                f"keep it in the net."
+                f"the net must return one row per data point; for x of shape {tuple(x.shape)}, of "
+                f"which it was given two points, it returned shape {tuple(shape)}. Give x the "
+                f"batch as its first dimension, and keep it in the net."
             )
-        self.likelihood.check_outputs(shape)
+        try:
+            self.likelihood.check_outputs(shape)
+        except ValueError as error:
+            raise ValueError(f"{error} (x has shape {tuple(x.shape)}.)") from None
         return shape
 
 

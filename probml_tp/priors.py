@@ -273,6 +273,7 @@ class NormalSites(nn.Module):
     Args:
         layout: the order of the sites in the flat vector.
         sites: every site's prior; those that are not normal are left out.
+        like: a tensor of the net's type, on its device.
 
     Attributes:
         loc: their prior means.
@@ -285,7 +286,9 @@ class NormalSites(nn.Module):
     scale: Tensor
     _positions: Tensor | None
 
-    def __init__(self, layout: Layout, sites: Mapping[str, SiteDistribution]) -> None:
+    def __init__(
+        self, layout: Layout, sites: Mapping[str, SiteDistribution], *, like: Tensor
+    ) -> None:
         super().__init__()
         self.others = [name for name, site in sites.items() if not site.is_normal]
         normal = [name for name in sites if name not in self.others]
@@ -295,8 +298,7 @@ class NormalSites(nn.Module):
         self.register_buffer("_positions", None if contiguous else positions, persistent=False)
         for argument in ("loc", "scale"):
             values = [getattr(sites[n], argument).expand(sites[n].shape).flatten() for n in normal]
-            like = torch.cat([b.flatten()[:0] for site in sites.values() for b in site.buffers()])
-            joined = torch.cat([like, *values])
+            joined = torch.cat([like.new_zeros(0), *values])
             self.register_buffer(argument, joined, persistent=False)
         self.log_normalizer = float(
             self.scale.double().log().sum() + len(positions) * _HALF_LOG_2PI

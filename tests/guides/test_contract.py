@@ -17,7 +17,7 @@ from contract import (
 )
 from guide_cases import GUIDES, PAIRS, build
 from model_cases import CASES, CONJUGATE
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import MCMC, NUTS, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -228,6 +228,49 @@ def test_laplace_trains_on_the_map_objective(name: str) -> None:
         assert torch.equal(guide.loss(*batch, size=size), delta.loss(*batch, size=size))
 
 
+# ----------------------------------------------------------- the programs work with Pyro's tools
+
+
+@pytest.mark.parametrize("name", ["map", "mean-field", "mc-dropout"])
+def test_pyros_own_elbo_module_trains_a_guide(name: str) -> None:
+    guide, data = build(name, "mlp-half-normal")
+    x, y = data.model.check_data(data.x, data.y)
+    objective = Trace_ELBO()(data.model, guide)
+    optimizer = torch.optim.Adam(guide.parameters(), lr=0.02)
+    losses = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(150):
+            optimizer.zero_grad()
+            loss = objective(x, y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert sum(losses[-20:]) < sum(losses[:20])
+
+
+@pytest.mark.parametrize("name", ["map", "mean-field", "laplace", "mc-dropout"])
+@pytest.mark.parametrize("case", ["mlp-half-normal", "classifier-3"])
+def test_pyros_predictive_takes_model_and_guide(name: str, case: str) -> None:
+    guide, data = build(name, case)
+    x, y = data.model.check_data(data.x, data.y)
+    with torch.random.fork_rng():
+        drawn = Predictive(data.model, guide=guide, num_samples=6)(x)
+    assert drawn["y"].shape == (6, *y.shape)
+
+
+def test_pyros_nuts_takes_the_program() -> None:
+    data = CASES["mlp-half-normal"]()
+    x, y = data.model.check_data(data.x, data.y)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        chain = MCMC(
+            NUTS(data.model, max_tree_depth=2), num_samples=4, warmup_steps=4, disable_progbar=True
+        )
+        chain.run(x, y)
+    assert set(chain.get_samples()) == set(data.model.sites)
+
+
 # --------------------------------------------------------------- the weight of the KL term: 1/N
 
 
@@ -279,7 +322,12 @@ def test_the_objective_is_nll_per_point_plus_kl_over_n(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    [("mean-field", "mlp-gamma"), ("laplace", "classifier-3"), ("exact", "linear")],
+    [
+        ("mean-field", "mlp-gamma"),
+        ("laplace", "classifier-3"),
+        ("laplace-linearized", "mlp-half-normal"),
+        ("exact", "linear"),
+    ],
 )
 def test_elbo_is_the_mean_of_pyros_at_its_draws(name: str, case: str) -> None:
     guide, data = build(name, case)
