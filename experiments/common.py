@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ __all__ = [
     "derived_seed",
     "fit_small",
     "labels_of",
+    "percent",
     "single_thread",
     "span",
 ]
@@ -148,26 +149,48 @@ def labels_of(guides: Iterable[str]) -> str:
     return " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
 
 
-def span(values: Mapping[str, float], spec: str, *, reference: str | None = None) -> str:
+def percent(share: float, digits: int = 1) -> str:
+    """Write a share as a percentage.
+
+    Args:
+        share: a share of 1.
+        digits: decimals.
+
+    Returns:
+        The number and the sign, with a space between them that does not break.
+
+    Example:
+        >>> percent(0.1234).split()
+        ['12.3', '%']
+    """
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def span(
+    values: Mapping[str, float],
+    write: Callable[[float], str],
+    *,
+    reference: str | None = None,
+) -> str:
     """Say over which range guides spread, and where one of them stands.
 
     Args:
         values: guide to value, not empty.
-        spec: how to write a value, such as ``".1%"``.
+        write: how to write a value.
         reference: the guide to mention in any case, if it is there.
 
     Returns:
         Words to follow "runs" or "ranges".
 
     Example:
-        >>> span({"map": 0.99, "laplace": 0.8, "nuts": 0.9}, ".0%", reference="nuts")
-        'from 80% (Laplace) to 99% (MAP); NUTS: 90%'
+        >>> span({"map": 0.99, "laplace": 0.8, "nuts": 0.9}, "{:.2f}".format, reference="nuts")
+        'from 0.80 (Laplace) to 0.99 (MAP); NUTS: 0.90'
     """
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    low_value, high_value = format(values[low], spec), format(values[high], spec)
-    text = f"from {low_value} ({labels_of([low])}) to {high_value} ({labels_of([high])})"
+    text = f"from {write(values[low])} ({labels_of([low])}) to "
+    text += f"{write(values[high])} ({labels_of([high])})"
     if reference is not None and reference in set(values) - {low, high}:
-        text += f"; {labels_of([reference])}: {format(values[reference], spec)}"
+        text += f"; {labels_of([reference])}: {write(values[reference])}"
     return text
 
 

@@ -241,7 +241,7 @@ def _maps(results: Results[Config]) -> Figure:
         "into a fan: doubt grows with distance."
     )
     doubt = share_of_map(arrays, guides, "probability", lambda p: (p > 0.1) & (p < 0.9))
-    title = f"The share of the map where confidence is below 90% runs {doubt}"
+    title = f"The share of the map where confidence is below 90 % runs {doubt}"
     return Figure("probability-maps", title, caption, made)
 
 
@@ -249,7 +249,7 @@ def _confidence(results: Results[Config]) -> Figure:
     caption = (
         "Left: the probability of the predicted class, averaged over a ring about the centre of "
         "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction; it dips to 50% where the ring crosses the boundary."
+        "direction; it dips to 50 % where the ring crosses the boundary."
     )
     title = far_away(results.metrics, results.config.radius)
     made = confidence_figure(results.arrays, results.config.guides)

@@ -35,6 +35,7 @@ from probml_tp.experiments.common import (
     Array,
     by_guide,
     labels_of,
+    percent,
 )
 from probml_tp.guides import Delta, MCDropout, MeanFieldNormal
 from probml_tp.inference import GuideFactory, fit
@@ -222,7 +223,7 @@ def _findings(
 def _accuracy(judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]) -> str:
     ranked = sorted(metrics, key=lambda guide: -metrics[guide]["accuracy"])
     values = ", ".join(
-        f"{labels_of([guide])} {metrics[guide]['accuracy']:.2%} "
+        f"{labels_of([guide])} {percent(metrics[guide]['accuracy'], 2)} "
         f"(NLL {metrics[guide]['nll']:.4f} nats)"
         for guide in ranked
     )
@@ -231,7 +232,7 @@ def _accuracy(judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, 
     error = (p * (1 - p) / size) ** 0.5
     return (
         f"Accuracy on {size:,} test images: {values}. The standard error of the first from the "
-        f"choice of test images is {error:.2%}."
+        f"choice of test images is {percent(error, 2)}."
     )
 
 
@@ -244,8 +245,8 @@ def _set_aside(guide: str, one: _Judged) -> str:
     aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
     caught = int(mistakes[aside].sum())
     return (
-        f"{guide_style(guide).label}: the {SET_ASIDE:.0%} of images with the highest predictive "
-        f"entropy hold {caught} of its {int(mistakes.sum())} mistakes."
+        f"{guide_style(guide).label}: the {percent(SET_ASIDE, 0)} of images with the highest "
+        f"predictive entropy hold {caught} of its {int(mistakes.sum())} mistakes."
     )
 
 
@@ -341,7 +342,7 @@ def _losses(results: Results[Config]) -> Figure:
         for guide, values in losses.items()
         if len(values) > 2 and values[0] != values[-1]
     }
-    shares = [f"{labels_of([guide])} {share:.1%}" for guide, share in last.items()]
+    shares = [f"{labels_of([guide])} {percent(share)}" for guide, share in last.items()]
     listed = ", ".join(shares) or "too few epochs to tell"
     caption = (
         "The objective of each guide by epoch, the negative ELBO (for MAP the negative log joint) "

@@ -17,6 +17,7 @@ from probml_tp.experiments.common import (
     Array,
     by_guide,
     labels_of,
+    percent,
     span,
 )
 from probml_tp.inference import Empirical
@@ -310,7 +311,7 @@ def far_away(metrics: Mapping[str, Mapping[str, float]], radius: float) -> str:
         A sentence.
     """
     confidence = {guide: row["far_confidence"] for guide, row in metrics.items()}
-    spread = span(confidence, ".1%", reference=REFERENCE)
+    spread = span(confidence, percent, reference=REFERENCE)
     return f"Mean confidence at distance {radius:g} from the centre of the data runs {spread}."
 
 
@@ -353,7 +354,7 @@ def share_of_map(
     """
     maps = by_guide(arrays, guides, quantity)
     shares = {guide: float(np.mean(holds(values))) for guide, values in maps.items()}
-    return span(shares, ".0%", reference=REFERENCE)
+    return span(shares, lambda share: percent(share, 0), reference=REFERENCE)
 
 
 def map_figure(

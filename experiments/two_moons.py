@@ -33,6 +33,7 @@ from probml_tp.experiments.common import (
     derived_seed,
     fit_small,
     labels_of,
+    percent,
     span,
 )
 from probml_tp.experiments.plane import (
@@ -216,9 +217,9 @@ def _findings(config: Config, study: PlaneStudy) -> list[str]:
 def _linearisation(metrics: Mapping[str, Mapping[str, float]]) -> str:
     sampled, linear = metrics["laplace"], metrics["laplace-linearized"]
     return (
-        f"The same Laplace covariance has a test accuracy of {sampled['accuracy']:.1%} and an NLL "
-        f"of {sampled['nll']:.3f} nats when the net itself is run at its draws, "
-        f"{linear['accuracy']:.1%} and {linear['nll']:.3f} nats when the net is linearised."
+        f"The same Laplace covariance has a test accuracy of {percent(sampled['accuracy'])} and "
+        f"an NLL of {sampled['nll']:.3f} nats when the net itself is run at its draws, "
+        f"{percent(linear['accuracy'])} and {linear['nll']:.3f} nats when the net is linearised."
     )
 
 
@@ -265,7 +266,7 @@ def _mutual_information(results: Results[Config]) -> Figure:
         "Epistemic uncertainty: the mutual information of a label and the parameters, at most "
         "log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen."
     )
-    spread = span(mean, ".3f", reference=REFERENCE)
+    spread = span(mean, "{:.3f}".format, reference=REFERENCE)
     title = f"Mean mutual information over the map, in nats, runs {spread}"
     return Figure("mutual-information-maps", title, caption, made)
 
@@ -280,7 +281,7 @@ def _variation_ratio(results: Results[Config]) -> Figure:
         "at most 1/2."
     )
     split = share_of_map(arrays, guides, "variation_ratio", lambda ratio: ratio > 0.05)
-    title = f"The share of the map where over 5% of the draws dissent runs {split}"
+    title = f"The share of the map where over 5 % of the draws dissent runs {split}"
     return Figure("variation-ratio-maps", title, caption, made)
 
 

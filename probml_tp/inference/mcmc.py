@@ -165,10 +165,12 @@ def _sample_chain(
         full_mass=settings.dense_mass,
     )
     energies: list[float] = []
+    diagnostics: dict[str, Any] = {}
 
     def record(kernel: Any, _params: Any, stage: str, _step: int) -> None:
         if not stage.lower().startswith("warmup"):
             energies.append(float(kernel._potential_energy_last))
+            diagnostics.update(kernel.diagnostics())  # the kernel forgets them when it is done
 
     mcmc = MCMC(
         kernel,
@@ -181,7 +183,6 @@ def _sample_chain(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="pyro")
         mcmc.run()
-    diagnostics = kernel.diagnostics()
     diverging = np.zeros(settings.num_samples, dtype=bool)
     diverging[diagnostics["divergences"]] = True
     return _Chain(

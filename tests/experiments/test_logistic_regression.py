@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.common import percent
 from probml_tp.experiments.logistic_regression import EXPERIMENT, Config
 from probml_tp.experiments.plane import Plane, look_at_plane
 from probml_tp.results import read_results, write_results
@@ -106,7 +107,7 @@ def test_the_evidence_bounds(results):
 
 def test_the_findings_quote_the_numbers(results):
     text = " ".join(results.findings)
-    assert f"{results.metrics['map']['far_confidence']:.1%} (MAP)" in text
+    assert f"{percent(results.metrics['map']['far_confidence'])} (MAP)" in text
     assert f"{results.metrics['laplace']['log_evidence']:.2f} nats" in text
     assert "largest R-hat" in text
     assert "weight decay of 0.05 on the summed loss and of 0.000625 on the mean" in text

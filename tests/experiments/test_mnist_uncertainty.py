@@ -12,6 +12,7 @@ import pytest
 from probml_tp.datasets import DataFallbackWarning, embedded_digits
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.common import percent
 from probml_tp.experiments.mnist_uncertainty import (
     EXPERIMENT,
     GUIDES,
@@ -107,7 +108,7 @@ def test_the_records_hold_the_last_layer_on_test_images(results):
 def test_the_findings_quote_the_numbers(results):
     text = " ".join(results.findings)
     for row in results.metrics.values():
-        assert f"{row['accuracy']:.2%} (NLL {row['nll']:.4f} nats)" in text
+        assert f"{percent(row['accuracy'], 2)} (NLL {row['nll']:.4f} nats)" in text
     wrong = int((~results.arrays["map.correct"]).sum())
     assert f"of its {wrong} mistakes" in text
 
