@@ -18,6 +18,7 @@ from probml_tp.experiments.common import (
     by_guide,
     labels_of,
     percent,
+    single_thread,
     span,
 )
 from probml_tp.inference import Empirical
@@ -57,6 +58,9 @@ REFERENCE = "nuts"
 
 NO_INFORMATION = 1e-6
 """Mutual information, in nats, below which a map of it is rounding noise (MAP has none)."""
+
+TIE = 0.1
+"""Distances to NUTS count as equal if they differ by this share: draws alone move them so far."""
 
 Data = tuple[Tensor, Tensor]
 
@@ -244,7 +248,7 @@ def study_on_plane(
     for guide in guides:
         with progress.stage(f"fit {guide}") as update:
             posteriors[guide] = fit_guide(guide, update)
-    with progress.stage("predict"):
+    with progress.stage("predict"), single_thread():
         draws = {g: _num_draws(posterior, num_samples) for g, posterior in posteriors.items()}
         views = {
             guide: look_at_plane(posterior, plane, num_samples=draws[guide])
@@ -318,6 +322,8 @@ def far_away(metrics: Mapping[str, Mapping[str, float]], radius: float) -> str:
 def closest_to_reference(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Say whose predictions are nearest to those of NUTS, and whose are furthest from them.
 
+    Guides whose distances differ by a tenth at most share the first place.
+
     Args:
         metrics: of a study.
 
@@ -327,12 +333,15 @@ def closest_to_reference(metrics: Mapping[str, Mapping[str, float]]) -> list[str
     tv = {guide: row["tv"] for guide, row in metrics.items() if "tv" in row}
     if not tv:
         return []
-    near, far = min(tv, key=tv.__getitem__), max(tv, key=tv.__getitem__)
+    least, most = min(tv.values()), max(tv, key=tv.__getitem__)
+    near = [guide for guide in tv if tv[guide] <= least * (1 + TIE)]
+    distances = " and ".join(f"{tv[guide]:.3f}" for guide in near)
     sentence = (
-        f"Over the map {labels_of([near])} predicts most like NUTS (mean total variation distance "
-        f"{tv[near]:.3f}), {labels_of([far])} least ({tv[far]:.3f})."
+        f"Over the map {labels_of(near)} predict{'s' if len(near) == 1 else ''} most like NUTS "
+        f"(mean total variation distance {distances})"
     )
-    return [sentence]
+    rest = "" if most in near else f", {labels_of([most])} least ({tv[most]:.3f})"
+    return [f"{sentence}{rest}."]
 
 
 def share_of_map(

@@ -381,7 +381,7 @@ def test_what_is_no_net_is_refused(net: object) -> None:
         (lambda: GaussianBasis(centers=[], scale=1.0), ("at least one centre", "none")),
         (lambda: GaussianBasis.evenly_spaced(1.0, 0.0, num=3), ("high - low", "-1.0")),
         (lambda: GaussianBasis.evenly_spaced(0.0, 1.0, num=0), ("num", "0")),
-        (lambda: GaussianBasis(centers=[0.0, math.nan], scale=1.0), ("centers", "nan")),
+        (lambda: GaussianBasis(centers=[0.0, math.nan], scale=1.0), ("centers must be fin", "nan")),
         (lambda: mlp((3,)), ("at least an input and an output", "(3,)")),
         (lambda: mlp((3, 0, 1)), ("size", "0")),
         (lambda: mlp((3, 1), activation="sine"), ("activation", "'relu'", "'sine'")),

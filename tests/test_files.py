@@ -59,7 +59,9 @@ def test_the_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(ValueError, match=r"must be writable; .*file is not.*Choose another folder"),
+        pytest.raises(
+            ValueError, match=r"must be writable; .*file.* is not.*Choose another folder"
+        ),
         atomic_write(tmp_path / "file" / "x.txt"),
     ):
         pass

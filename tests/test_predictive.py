@@ -235,6 +235,22 @@ def test_quantiles_of_a_mixture_are_scipys(level: float) -> None:
         assert predictive.quantile(level)[n].item() == pytest.approx(root, rel=1e-9, abs=1e-9)
 
 
+def test_the_distribution_function_is_the_inverse_of_the_quantile() -> None:
+    mixture = RegressionPredictive(3, None, MEANS[0], MEANS[0], MEANS[0], MEANS, SCALES)
+    variance = torch.tensor([0.5, 4.0], dtype=F64)
+    exact = RegressionPredictive(0, None, MEANS[0], variance, 0.25 * torch.ones(2, dtype=F64))
+    y = torch.tensor([0.4, -0.3], dtype=F64)
+    parts = scipy.stats.norm(MEANS.numpy(), SCALES.numpy())
+    np.testing.assert_allclose(mixture.cdf(y), parts.cdf(y.numpy()).mean(0), rtol=1e-12)
+    whole = scipy.stats.norm(MEANS[0].numpy(), np.sqrt(variance.numpy() + 0.25))
+    np.testing.assert_allclose(exact.cdf(y), whole.cdf(y.numpy()), rtol=1e-12)
+    for predictive in (mixture, exact):
+        level = torch.full((2,), 0.3, dtype=F64)
+        torch.testing.assert_close(predictive.cdf(predictive.quantile(0.3)), level)
+    with pytest.raises(ValueError, match="keep_outputs=True"):
+        accumulate(RegressionAccumulator, Gaussian(0.5), torch.ones(3, 2, 1), keep=False).cdf(y)
+
+
 def test_an_interval_holds_its_probability() -> None:
     predictive = RegressionPredictive(3, None, MEANS[0], MEANS[0], MEANS[0], MEANS, SCALES)
     low, high = predictive.interval(0.9)

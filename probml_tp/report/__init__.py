@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from probml_tp.report.build import REPORT, build_report
 from probml_tp.report.console import print_results
-from probml_tp.report.tables import Cell, MetricTable, metric_table
+from probml_tp.report.tables import MetricTable, metric_table
 
-__all__ = ["REPORT", "Cell", "MetricTable", "build_report", "metric_table", "print_results"]
+__all__ = ["REPORT", "MetricTable", "build_report", "metric_table", "print_results"]

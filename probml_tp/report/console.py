@@ -41,6 +41,5 @@ def _table(results: SavedResults) -> Table:
     for heading in content.header:
         table.add_column(Text(heading), justify="right")
     for name, cells in content.rows:
-        texts = [Text(cell.text, style="bold" if cell.best else "") for cell in cells]
-        table.add_row(Text(name), *texts)
+        table.add_row(Text(name), *map(Text, cells))
     return table

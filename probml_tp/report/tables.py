@@ -6,23 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Cell", "MetricTable", "metric_table"]
+__all__ = ["MetricTable", "metric_table"]
 
 SIGNIFICANT_DIGITS = 4
 MISSING = "–"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number as text.
-
-    Attributes:
-        text: the number, or a dash where there is none.
-        best: whether no other row of its column is better.
-    """
-
-    text: str
-    best: bool
 
 
 @dataclass(frozen=True)
@@ -31,12 +18,12 @@ class MetricTable:
 
     Attributes:
         header: the headings of the metric columns.
-        rows: the name and the cells of each row.
+        rows: the name and the numbers of each row, as text.
         has_directions: whether some heading says which direction is better.
     """
 
     header: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
     has_directions: bool
 
 
@@ -46,8 +33,8 @@ def metric_table(
     """Lay out metrics as a table.
 
     The numbers of a column share their decimals, so that they line up: four significant digits
-    of the largest. The best of a column is marked where its heading ends in "↓" (lower is better)
-    or "↑" and at least two rows have it.
+    of the largest. No value is marked as the best: without an interval, that would say more
+    than the numbers do.
 
     Args:
         metrics: row to metric to value; missing values are shown as a dash.
@@ -60,33 +47,19 @@ def metric_table(
         >>> table = metric_table(
         ...     {"MAP": {"nll": 0.1234567}, "Laplace": {"nll": 0.05}}, {"nll": "NLL (nats) ↓"}
         ... )
-        >>> [(name, cells[0].text, cells[0].best) for name, cells in table.rows]
-        [('MAP', '0.1235', False), ('Laplace', '0.0500', True)]
+        >>> table.rows
+        (('MAP', ('0.1235',)), ('Laplace', ('0.0500',)))
     """
     used = [key for key in columns if any(key in row for row in metrics.values())]
-    cells = [_column([row.get(key) for row in metrics.values()], columns[key]) for key in used]
+    cells = [_column([row.get(key) for row in metrics.values()]) for key in used]
     header = tuple(columns[key] for key in used)
     rows = tuple((name, tuple(column[i] for column in cells)) for i, name in enumerate(metrics))
     return MetricTable(header, rows, has_directions=any(h.endswith(("↓", "↑")) for h in header))
 
 
-def _column(values: Sequence[float | None], heading: str) -> list[Cell]:
-    present = [value for value in values if value is not None]
-    best = _best(present, heading)
-    decimals = _decimals(present)
-    texts = [MISSING if value is None else _text(value, decimals) for value in values]
-    return [
-        Cell(text, best=value is not None and value == best)
-        for text, value in zip(texts, values, strict=True)
-    ]
-
-
-def _best(present: Sequence[float], heading: str) -> float | None:
-    if len(present) < 2:
-        return None
-    if heading.endswith("↓"):
-        return min(present)
-    return max(present) if heading.endswith("↑") else None
+def _column(values: Sequence[float | None]) -> list[str]:
+    decimals = _decimals([value for value in values if value is not None])
+    return [MISSING if value is None else _text(value, decimals) for value in values]
 
 
 def _decimals(present: Sequence[float]) -> int:

@@ -27,7 +27,7 @@ from probml_tp.results import read_results, write_results
 TINY = {
     "test_points": 200,
     "draws": 100,
-    "epochs": 600,
+    "epochs": 1000,
     "warmup": 80,
     "chain_draws": 150,
     "jobs": 1,
@@ -226,7 +226,7 @@ def test_every_row_is_complete(results):
 
 def test_the_stages_are_those_foretold(results, recorder):
     assert recorder.stages == list(stages(results.config))
-    assert ("line: mean-field", 600, 600) in recorder.updates
+    assert ("line: mean-field", 1000, 1000) in recorder.updates
     assert set(results.timings) == set(recorder.stages)
 
 

@@ -10,6 +10,7 @@ import pytest
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import chain_health
+from probml_tp.experiments.plane import closest_to_reference
 from probml_tp.experiments.two_moons import EXPERIMENT, GUIDES, Config
 from probml_tp.results import read_results, write_results
 
@@ -69,6 +70,17 @@ def test_comparisons_are_made_with_nuts_and_left_out_for_nuts_itself(results):
     assert {guide for guide, row in results.metrics.items() if "tv" in row} == others
     compared = {guide for guide, row in results.metrics.items() if "mi_correlation" in row}
     assert compared == others - {"map"}
+
+
+def test_guides_about_as_near_to_nuts_share_the_first_place():
+    rows = {"map": {"tv": 0.3}, "laplace": {"tv": 0.105}, "mean-field": {"tv": 0.1}, "nuts": {}}
+    (sentence,) = closest_to_reference(rows)
+    assert sentence.startswith("Over the map Laplace and Mean-field predict most like NUTS")
+    assert sentence.endswith("distance 0.105 and 0.100), MAP least (0.300).")
+    rows["laplace"]["tv"] = 0.2
+    assert "Over the map Mean-field predicts most" in closest_to_reference(rows)[0]
+    assert closest_to_reference({"map": {"tv": 0.3}})[0].endswith("distance 0.300).")
+    assert closest_to_reference({"map": {}}) == []
 
 
 def test_a_reference_that_has_not_converged_is_called_provisional(results):

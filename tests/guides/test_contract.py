@@ -274,15 +274,20 @@ def test_pyros_nuts_takes_the_program() -> None:
 # --------------------------------------------------------------- the weight of the KL term: 1/N
 
 
-@pytest.mark.parametrize("case", ["mlp", "mlp-half-normal", "classifier-3", "linear"])
-@pytest.mark.parametrize("name", ["map", "mean-field", "mc-dropout"])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        (name, case)
+        for name, case in PAIRS
+        if name in ("map", "mean-field", "mc-dropout")
+        and case in ("mlp", "mlp-half-normal", "classifier-3", "linear")
+    ],
+)
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
 def test_batches_of_an_epoch_average_to_the_full_gradient(
     name: str, case: str, batch_size: int
 ) -> None:
     """Whatever the batch size (dividing N or not), each point carries 1/N of the KL."""
-    if (name, case) not in PAIRS:
-        pytest.skip("no such guide for the model")
     _, data = build(name, case)
     guide = GUIDES[name](data)
     if isinstance(guide, MCDropout):

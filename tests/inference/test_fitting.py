@@ -728,7 +728,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
     blocker.write_text("not a folder")
     case = checked()
     arguments = (case.model, Delta, (case.x, case.y))
-    with pytest.raises(ValueError, match=r"(folder|checkpoint) .*file"):
+    with pytest.raises(ValueError, match=r"file"):
         fit(*arguments, epochs=2, checkpoint=blocker / "fit.pt", **SILENT)
     folder = tmp_path / "folder"
     folder.mkdir()
