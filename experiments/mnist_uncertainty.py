@@ -86,7 +86,7 @@ class Config(ExperimentConfig):
     batch_size: int = option(100, "Images a step.", minimum=1)
     lr: float = option(1e-3, "Initial learning rate of Adam.", minimum=1e-6)
     prior_variance: float = option(
-        1.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
+        2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
     )
     num_samples: int = option(100, "Draws for each prediction.", quick=30, full=200, minimum=2)
 

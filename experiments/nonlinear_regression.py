@@ -76,7 +76,7 @@ class Config(RegressionConfig):
         4.0, "Prior SD of the net's first layer, in units of 1/x.", minimum=1e-3
     )
     output_scale: float = option(
-        3.0, "Prior SD of the net's output without its bias, in units of y.", minimum=1e-3
+        2.0, "Prior SD of the net's output without its bias, in units of y.", minimum=1e-3
     )
     guides: tuple[str, ...] = option(GUIDES, "Guides of the net.", choices=GUIDES)
     epochs: int = option(
@@ -85,10 +85,10 @@ class Config(RegressionConfig):
     dropout: float = option(
         0.05, "Drop rate of the hidden units under MC dropout.", minimum=0.001, maximum=0.9
     )
-    warmup: int = option(150, "Warm-up steps of a NUTS chain.", quick=30, full=1000, minimum=1)
+    warmup: int = option(200, "Warm-up steps of a NUTS chain.", quick=30, full=1000, minimum=1)
     chain_draws: int = option(150, "Draws of a NUTS chain.", quick=30, full=1000, minimum=4)
     tree_depth: int = option(
-        6, "A NUTS draw takes at most 2 to this power steps.", quick=4, full=10, minimum=1
+        6, "A NUTS draw takes at most 2 to this power steps.", quick=4, full=8, minimum=1
     )
 
 
