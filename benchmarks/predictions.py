@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from peers import with_dropout
 from setups import Digits, lenet_model
-from timing import Comparison, Contender, compare, peak_mib
+from timing import Comparison, Contender, added_mib, compare
 from torch import Tensor, nn
 
 from probml_tp import BayesianModel, MCDropout, MeanFieldNormal, Posterior
 from probml_tp.evaluate import seeded
 from probml_tp.models import LENET_DROPOUT
 
-__all__ = ["MEMORY_OF", "dropout_prediction", "loop_or_vmap", "peak_after", "peak_memory"]
+__all__ = ["MEMORY_OF", "dropout_prediction", "loop_or_vmap", "memory_of", "peak_memory"]
 
-MEMORY_OF = ("nothing", "ours", "plain loop")
-"""What a process predicts with before its peak memory is read; ``nothing`` is the reference."""
+MEMORY_OF = ("ours", "plain loop")
+"""The contenders whose memory is measured, each in a process of its own."""
 
 CHECKED_POINTS = 100
 
@@ -89,18 +89,18 @@ def loop_or_vmap(
     return compare(title, contenders, rounds=rounds, steps=1)
 
 
-def peak_after(what: str, digits: Digits, draws: int) -> float:
-    """Peak memory in MiB of this process once it has predicted."""
+def memory_of(what: str, digits: Digits, draws: int) -> float:
+    """Peak memory in MiB that a prediction adds to this process."""
     posterior, net = dropout_contenders()
-    if what == "ours":
-        posterior.predict(digits.x, num_samples=draws)
-    elif what == "plain loop":
-        loop_predict(net, digits.x, draws)
-    return peak_mib()
+    runs = {
+        "ours": lambda: posterior.predict(digits.x, num_samples=draws),
+        "plain loop": lambda: loop_predict(net, digits.x, draws),
+    }
+    return added_mib(runs[what])
 
 
 def peak_memory(script: Path, *, digits: int, draws: int, root: Path | None) -> dict[str, float]:
-    """Peak memory of a fresh process for each contender."""
+    """What each contender's prediction adds to the peak memory of a fresh process, in MiB."""
     command = [sys.executable, str(script), "--digits", str(digits), "--draws", str(draws)]
     command += [] if root is None else ["--data-root", str(root)]
     peaks = {}

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import torch
 from leapfrogs import leapfrog
-from predictions import MEMORY_OF, dropout_prediction, loop_or_vmap, peak_after, peak_memory
+from predictions import MEMORY_OF, dropout_prediction, loop_or_vmap, memory_of, peak_memory
 from setups import (
     Digits,
     curve,
@@ -119,13 +119,12 @@ def verdict(finding: str, aim: str, ratio: float, limit: float) -> str:
 
 
 def memory_report(size: Size, root: Path | None) -> str:
-    """What MC-dropout prediction adds to a process's peak."""
+    """What MC-dropout prediction needs."""
     peaks = peak_memory(Path(__file__), digits=size.digits, draws=size.draws, root=root)
-    base = peaks.pop("nothing")
-    added = ", ".join(f"{name} {peak - base:.0f} MiB" for name, peak in peaks.items())
+    added = ", ".join(f"{name} {peak:.0f} MiB" for name, peak in peaks.items())
     return (
-        f"Peak memory of MC-dropout prediction ({size.draws} draws, {size.digits:,} digits), above "
-        f"the {base:.0f} MiB of a process that has loaded the digits and built the net: {added}."
+        f"Peak memory that MC-dropout prediction ({size.draws} draws, {size.digits:,} digits) adds "
+        f"to a process that has loaded the digits and built the net: {added}."
     )
 
 
@@ -172,7 +171,7 @@ def write_page(text: str, page: Path = PAGE) -> None:
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where the MNIST files are.")
 @click.option("--digits", type=int, hidden=True, default=Size.digits)
 @click.option("--draws", type=int, hidden=True, default=Size.draws)
-@click.option("--memory-of", type=click.Choice(MEMORY_OF), hidden=True)
+@click.option("--memory-of", "memory", type=click.Choice(MEMORY_OF), hidden=True)
 def main(
     quick: bool,
     only: tuple[str, ...],
@@ -180,10 +179,10 @@ def main(
     data_root: Path | None,
     digits: int,
     draws: int,
-    memory_of: str | None,
+    memory: str | None,
 ) -> None:
-    if memory_of:
-        click.echo(peak_after(memory_of, load_digits(digits, data_root), draws))
+    if memory:
+        click.echo(memory_of(memory, load_digits(digits, data_root), draws))
         return
     text = run(QUICK if quick else Size(), data_root, only or tuple(PARTS))
     click.echo(text)

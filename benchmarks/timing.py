@@ -6,10 +6,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Comparison", "Contender", "compare", "markdown", "peak_mib"]
+__all__ = ["Comparison", "Contender", "added_mib", "compare", "markdown"]
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,21 @@ def markdown(comparisons: Iterable[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB.
+def added_mib(run: Callable[[], object]) -> float:
+    """How far a call raises the process's resident memory at its peak, in MiB.
 
-    Linux's ``VmHWM`` where there is one: ``ru_maxrss`` of a child starts at its parent's.
+    Linux forgets earlier peaks when asked to. Elsewhere the earlier peak is what counts as the
+    start, so that a call that stays below it seems to need nothing.
     """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    before = _peak_mib()
+    run()
+    return _peak_mib() - before
+
+
+def _peak_mib() -> float:
+    """Peak resident memory; not ``ru_maxrss`` on Linux, where a child's starts at its parent's."""
     status = Path("/proc/self/status")
     if status.exists():
         fields = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines())

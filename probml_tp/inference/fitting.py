@@ -119,7 +119,7 @@ def fit(
         >>> from probml_tp import BayesianModel, Gaussian, MeanFieldNormal, NormalPrior
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
-        >>> posterior = fit(model, MeanFieldNormal, (x, 2 * x), epochs=300, progress=False)
+        >>> posterior = fit(model, MeanFieldNormal, (x, 2 * x), epochs=500, lr=0.05)
         >>> bool((posterior.predict([[1.0]]).mean - 2).abs() < 0.2)
         True
     """

@@ -40,7 +40,7 @@ def test_a_tiny_run_reports_every_contender(spine, monkeypatch):
     assert asked == [{"digits": 16, "draws": 20, "root": None}]
 
 
-PEAKS = {"nothing": 500.0, "ours": 510.0, "plain loop": 520.0}
+PEAKS = {"ours": 10.0, "plain loop": 20.0}
 
 
 @pytest.mark.filterwarnings("ignore::probml_tp.datasets.DataFallbackWarning")
@@ -48,7 +48,7 @@ def test_the_memory_of_a_process_is_printed(spine):
     options = ["--memory-of", "ours", "--digits", "16", "--draws", "3"]
     result = CliRunner().invoke(spine.main, options)
     assert result.exit_code == 0, result.output
-    assert float(result.output.split()[-1]) > 10
+    assert 0 <= float(result.output.split()[-1]) < 1000
 
 
 def test_contenders_that_differ_are_not_timed(spine):

@@ -412,7 +412,11 @@ def test_a_twin_is_another_model_too() -> None:
         fit(case.model, Delta(twin.model), (case.x, case.y), epochs=1, **SILENT)
 
 
-@pytest.mark.parametrize("guide", [3, "map", None, lambda _: 3, torch.nn.Linear(1, 1)], ids=repr)
+@pytest.mark.parametrize(
+    "guide",
+    [3, "map", None, lambda _: 3, torch.nn.Linear(1, 1)],
+    ids=["number", "name", "None", "function", "module"],
+)
 def test_what_is_no_guide_is_refused(guide: object) -> None:
     case = checked()
     with pytest.raises(ValueError, match=r"guide must be.*MeanFieldNormal"):
