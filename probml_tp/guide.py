@@ -110,6 +110,14 @@ class Guide(nn.Module, ABC):
         """Sites with the same value in every draw: what depends on them alone is computed once."""
         return frozenset()
 
+    @property
+    def num_atoms(self) -> int | None:
+        """The number of equally likely points that the guide consists of, ``None`` if not finite.
+
+        Predictions then use each of them once: so many draws must be all of them.
+        """
+        return 1 if self.constant_sites == frozenset(self.model.sites) else None
+
     def outputs(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """What predictions use as the net's outputs at one draw: the net itself by default."""
         return self.model.outputs(params, x)
@@ -123,6 +131,19 @@ class Guide(nn.Module, ABC):
     deterministic_loss: ClassVar[bool] = False
     """Whether the loss draws no random numbers, as quasi-Newton optimisers need."""
 
+    def start_at(self, params: Mapping[str, Tensor]) -> None:
+        """Move the centre of the guide to a value of every site, before it is trained.
+
+        Raises:
+            ValueError: the guide has no centre to move.
+        """
+        if not isinstance(getattr(self, "loc", None), nn.Parameter):
+            raise ValueError(
+                f"init needs a guide with a centre to start from; the {self.name} guide has none. "
+                f"Leave init out."
+            )
+        self.loc.data = self.model.layout.ravel(self.model.unconstrain(params)).to(self.loc)
+
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Called once before optimisation, with all the data."""
 
@@ -135,6 +156,9 @@ class Guide(nn.Module, ABC):
             y: targets in canonical shape.
             size: ``N``.
         """
+
+    def end_epoch(self) -> None:
+        """Called after each pass over the data, without gradients."""
 
     def finalize(self, x: Tensor, y: Tensor) -> None:
         """Called once after optimisation, with all the data: curvature, closed forms."""

@@ -123,7 +123,8 @@ class Posterior:
 
         Args:
             x: inputs ``(N, ...)``.
-            num_samples: draws to average over, ``S``; a deterministic guide uses one.
+            num_samples: draws to average over, ``S``; a guide of finitely many points (MAP, an
+                ensemble) uses each of them once instead.
             keep_outputs: keep the net's outputs at every draw, ``(S, N, k)``.
             batch_size: points at a time.
             vectorize: run draws in a loop, by vmap, or whichever suits the net.
@@ -275,7 +276,7 @@ class Posterior:
         return self.seed if seed is None else seed
 
     def _num_samples(self, num_samples: int) -> int:
-        return 1 if self.guide.constant_sites == frozenset(self.model.sites) else num_samples
+        return self.guide.num_atoms or num_samples
 
     def _accumulator(self, num_points: int, keep_outputs: bool) -> Accumulator:
         likelihood = self.model.likelihood

@@ -13,6 +13,7 @@ __all__ = [
     "as_tensor",
     "data_pair",
     "finite",
+    "non_negative_integer",
     "paired",
     "positive",
     "positive_integer",
@@ -48,6 +49,17 @@ def positive_integer(name: str, value: int) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1; got {value!r}. Pass 1 or more.")
+    return int(value)
+
+
+def non_negative_integer(name: str, value: int) -> int:
+    """Return ``value`` if it is an integer of at least 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise ValueError(f"{name} must be an integer of at least 0; got {value!r}. Pass 0 or more.")
     return int(value)
 
 

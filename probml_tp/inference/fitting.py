@@ -25,7 +25,13 @@ from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import data_pair, positive, positive_integer, valid_seed
+from probml_tp.validation import (
+    data_pair,
+    non_negative_integer,
+    positive,
+    positive_integer,
+    valid_seed,
+)
 
 __all__ = ["EarlyStopping", "GuideFactory", "ProgressCallback", "fit", "progress_reporter"]
 
@@ -79,6 +85,7 @@ def fit(
     schedule: ScheduleName = "constant",
     validation: tuple[object, object] | None = None,
     early_stopping: EarlyStopping | None = None,
+    init: Posterior | None = None,
     checkpoint: str | Path | None = None,
     seed: int = 0,
     progress: bool | ProgressCallback = True,
@@ -94,7 +101,8 @@ def fit(
         guide: a guide class, a callable making a guide from the model, a guide (trained further in
             place), or any Pyro ``AutoGuide`` class or instance.
         data: inputs ``(N, ...)`` and targets ``(N,)`` or ``(N, d)``.
-        epochs: passes over the data.
+        epochs: passes over the data; 0 leaves the guide where it starts and only does what follows
+            in closed form: Laplace around a net that is trained already.
         batch_size: points a step, drawn without replacement; ``None`` takes all.
         lr: the learning rate.
         optimizer: ``"adam"``; ``"lbfgs"``, for full batches of a deterministic objective (MAP,
@@ -103,6 +111,8 @@ def fit(
         schedule: the learning rate over steps: constant, or falling to 0 as a cosine or a line.
         validation: data whose loss is recorded at each epoch.
         early_stopping: when to stop before ``epochs``.
+        init: a posterior of the same model whose centre (for MAP and Laplace the mode, for normals
+            the mean) the guide starts from; default: the net's own parameters.
         checkpoint: a file written after each epoch. If it exists, the fit goes on from there, to
             the same result as one that was never interrupted.
         seed: determines initial values drawn by the guide, batches and draws.
@@ -127,15 +137,18 @@ def fit(
     held_out = None
     if validation is not None:
         held_out = model.check_data(*data_pair("validation", validation))
-    epochs, lr, seed = positive_integer("epochs", epochs), positive("lr", lr), valid_seed(seed)
+    epochs, lr = non_negative_integer("epochs", epochs), positive("lr", lr)
+    seed = valid_seed(seed)
     if batch_size is not None:
         batch_size = min(positive_integer("batch_size", batch_size), len(x))
     start, earlier = time.perf_counter(), 0.0
     with seeded(seed, model.device):
         built = _build(model, guide)
+        if init is not None:
+            built.start_at(_centre(init, model))
         built.prepare(x, y)
         info = FitInfo()
-        if built.is_trainable:
+        if built.is_trainable and epochs:
             options = _Options(
                 epochs, batch_size, lr, optimizer, schedule, early_stopping, checkpoint, seed
             )
@@ -186,6 +199,7 @@ class _Trainer:
         options: _Options,
     ) -> None:
         self.guide, self.x, self.y, self.held_out, self.options = guide, x, y, held_out, options
+        self.initial_values = digest([*guide.model.net.state_dict().values(), *guide.parameters()])
         self.optimizer = _make_optimizer(guide, options)
         size = options.batch_size or len(x)
         self.steps_per_epoch = -(-len(x) // size)
@@ -217,6 +231,8 @@ class _Trainer:
         total = sum(self._step(xb, yb) * len(xb) for xb, yb in self._batches())
         self.info.losses.append(float(total) / len(self.x))
         self._check_finite()
+        with torch.no_grad():
+            self.guide.end_epoch()
         if self.held_out is not None:
             self.info.validation_losses.append(self._loss_of(*self.held_out))
         if self.options.early_stopping is not None:
@@ -276,7 +292,7 @@ class _Trainer:
             "model": model.fingerprint(),
             "guide": self.guide.name,
             "guide options": self.guide.options(),
-            "initial values": digest(model.net.state_dict().values()),
+            "initial values": self.initial_values,
             "data": digest([self.x, self.y, *(self.held_out or ())]),
             **self.options.describe(),
         }
@@ -328,6 +344,24 @@ def _build(model: BayesianModel, guide: Guide | AutoGuide | GuideFactory) -> Gui
             f"for {built.model.name!r}, not for this {model.name!r}. Pass the guide's class."
         )
     return built
+
+
+def _centre(posterior: Posterior, model: BayesianModel) -> dict[str, Tensor]:
+    """The values of the sites at a posterior's centre, to start another fit from."""
+    loc = getattr(posterior.guide, "loc", None)
+    if not isinstance(loc, Tensor):
+        raise ValueError(
+            f"init must be a posterior with a centre, such as MAP's; the {posterior.name} "
+            f"posterior has none. Fit Delta first, and pass that."
+        )
+    if posterior.model.fingerprint() != model.fingerprint():
+        raise ValueError(
+            f"init must be a posterior of the same model; got one of {posterior.model.name!r}, "
+            f"whose net, prior or likelihood differs from that of {model.name!r}. Fit Delta to "
+            f"this model first."
+        )
+    theirs = posterior.model
+    return theirs.constrain(theirs.layout.unravel(loc.detach()))
 
 
 def _make_optimizer(guide: Guide, options: _Options) -> Optimizer:

@@ -44,6 +44,7 @@ from probml_tp import (
     NormalPrior,
     Posterior,
     fit,
+    sample_nuts,
 )
 from probml_tp.inference import fitting
 from probml_tp.models import mlp
@@ -367,7 +368,7 @@ def test_the_record_of_a_fit() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be an integer of at least 1; got 0"),
+        ({"epochs": -1}, "epochs must be an integer of at least 0; got -1"),
         ({"epochs": 2.5}, "epochs"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1; got 0"),
         ({"batch_size": -3}, "batch_size"),
@@ -764,3 +765,40 @@ def test_the_names_of_optimisers_tell_their_arguments() -> None:
     name = fitting._callable_name
     assert name(partial(SGD, lr=0.1)) != name(partial(SGD, lr=0.2))
     assert name(SGD) == "torch.optim.sgd.SGD"
+
+
+# ------------------------------------------------------------------------------ where it starts
+
+
+def test_no_epochs_leave_the_mode_where_it_is_and_find_the_curvature() -> None:
+    """Laplace around a MAP estimate is Laplace trained to the same mode."""
+    case = checked("mlp")
+    data, options = (case.x, case.y), {"optimizer": "lbfgs", **SILENT}
+    mode = fit(case.model, Delta, data, epochs=20, **options)
+    after = fit(case.model, Laplace, data, init=mode, epochs=0, **SILENT)
+    whole = fit(case.model, Laplace, data, epochs=20, **options)
+    assert torch.equal(after.guide.loc, mode.guide.loc)
+    assert torch.equal(after.guide.scale_tril, whole.guide.scale_tril)
+    assert after.info.losses == []
+
+
+@pytest.mark.parametrize("name", ["map", "mean-field", "laplace", "mc-dropout"])
+def test_a_fit_starts_at_the_centre_of_another(name: str) -> None:
+    case = checked("mlp-half-normal")
+    data = (case.x, case.y)
+    mode = fit(case.model, Delta, data, epochs=30, lr=0.05, **SILENT)
+    guide = GUIDES[name](case.model)
+    fit(case.model, guide, data, init=mode, epochs=0, **SILENT)
+    assert torch.equal(guide.loc, mode.guide.loc)
+
+
+def test_a_start_must_have_a_centre_and_the_same_model() -> None:
+    case, other = checked("mlp"), checked("mlp-lasso")
+    data = (case.x, case.y)
+    chain = sample_nuts(case.model, data, num_samples=4, warmup=4, chains=1, progress=False)
+    with pytest.raises(ValueError, match=r"init must be a posterior with a centre.*nuts"):
+        fit(case.model, Delta, data, init=chain, **SILENT)
+    with pytest.raises(ValueError, match="init must be a posterior of the same model"):
+        fit(case.model, Delta, data, init=Posterior(Delta(other.model)), **SILENT)
+    with pytest.raises(ValueError, match="init needs a guide with a centre"):
+        fit(case.model, AutoNormal, data, init=Posterior(Delta(case.model)), **SILENT)
