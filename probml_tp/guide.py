@@ -137,12 +137,13 @@ class Guide(nn.Module, ABC):
         Raises:
             ValueError: the guide has no centre to move.
         """
-        if not isinstance(getattr(self, "loc", None), nn.Parameter):
+        loc = getattr(self, "loc", None)
+        if not isinstance(loc, nn.Parameter):
             raise ValueError(
                 f"init needs a guide with a centre to start from; the {self.name} guide has none. "
                 f"Leave init out."
             )
-        self.loc.data = self.model.layout.ravel(self.model.unconstrain(params)).to(self.loc)
+        loc.data = self.model.layout.ravel(self.model.unconstrain(params)).to(loc)
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Called once before optimisation, with all the data."""
