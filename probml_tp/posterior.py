@@ -289,7 +289,8 @@ class Posterior:
             f"ClassificationLikelihood; got {likelihood.describe()}."
         )
 
-    def _analytic(self, mean: Tensor, variance: Tensor) -> Predictive:
+    def _analytic(self, mean: Tensor, covariance: Tensor) -> Predictive:
+        variance = covariance.diagonal(dim1=-2, dim2=-1)
         noise = cast("Gaussian", self.model.likelihood).moments(mean, {})[1]
         mean, variance, noise = (
             (v.squeeze(-1) if v.shape[-1] == 1 else v).double() for v in (mean, variance, noise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from model_cases import CASES, CONJUGATE, NO_CURVATURE, Case, random_flat
@@ -31,9 +32,9 @@ def _mean_field(case: Case) -> Guide:
     return guide
 
 
-def _laplace(kind: type[Laplace]) -> Callable[[Case], Guide]:
+def _laplace(kind: type[Laplace], **options: Any) -> Callable[[Case], Guide]:
     def build(case: Case) -> Guide:
-        guide = kind(case.model)
+        guide = kind(case.model, **options)
         guide.loc.data = random_flat(case.model, seed=13)
         guide.finalize(*case.model.check_data(case.x, case.y))
         return guide
@@ -59,6 +60,9 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "mean-field": _mean_field,
     "laplace": _laplace(Laplace),
     "laplace-linearized": _laplace(LinearizedLaplace),
+    "laplace-kronecker": _laplace(LinearizedLaplace, structure="kronecker"),
+    "laplace-diagonal": _laplace(Laplace, structure="diagonal"),
+    "laplace-last-layer": _laplace(Laplace, sites="last-layer"),
     "mc-dropout": _dropout,
     "exact": _exact,
 }
@@ -72,8 +76,18 @@ def applies(guide: str, case: str) -> bool:
         return case in (*CONJUGATE, "flat-prior")
     if guide == "mc-dropout":
         return RATES[case] is not None
+    if guide == "laplace-kronecker" and case in NO_KRONECKER:
+        return False
+    if guide == "laplace-last-layer" and case in ONE_LAYER:
+        return False
     return not (guide.startswith("laplace") and case in NO_CURVATURE)
 
+
+NO_KRONECKER = ("mlp-heavy-tails", "mlp-heteroscedastic", "mlp-2-targets-heteroscedastic")
+"""Several prior precisions in one layer, or a likelihood that curvlinops does not know."""
+
+ONE_LAYER = (*CONJUGATE, "flat-prior", "logistic", "softmax")
+"""The last layer is all there is."""
 
 PAIRS = [(g, c) for c in CASES for g in GUIDES if applies(g, c)]
 """Every guide with every model it applies to."""
