@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         LinearizedLaplace,
         MCDropout,
         MeanFieldNormal,
+        fit_evidence,
+        maximize_evidence,
     )
     from probml_tp.inference import EarlyStopping, fit, sample_nuts
     from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian
@@ -43,6 +45,8 @@ _MODULES = {
         "LinearizedLaplace",
         "MCDropout",
         "MeanFieldNormal",
+        "fit_evidence",
+        "maximize_evidence",
     ),
     "probml_tp.inference": ("EarlyStopping", "fit", "sample_nuts"),
     "probml_tp.likelihoods": (
@@ -87,6 +91,8 @@ __all__ = [
     "StudentTPrior",
     "elbo",
     "fit",
+    "fit_evidence",
+    "maximize_evidence",
     "sample_nuts",
     "to_inference_data",
 ]
