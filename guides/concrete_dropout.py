@@ -49,7 +49,8 @@ class ConcreteDropout(MCDropout):
         model: the model; weights start at the net's own.
         rates: the drop rate in (0, 1) that each layer starts from, by name, as in
             :class:`MCDropout`; a number goes to every layer but the first.
-        temperature: ``t``; lower is nearer to masks, with gradients of larger variance.
+        temperature: ``t``; lower is nearer to masks (at 0.1 the rates learned are somewhat too
+            high), with gradients of larger variance.
         masks: in training, relaxed masks for each example or one set a step.
 
     Raises:

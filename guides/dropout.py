@@ -198,10 +198,13 @@ def implied_prior_precision(
         >>> implied_prior_precision(1e-4, rate=0.5, size=60_000)
         3.0
     """
-    scale = 1.0
+    if noise_precision is None and num_targets != 1:
+        raise ValueError(
+            f"num_targets goes with noise_precision, for a mean squared error; got {num_targets} "
+            f"without. A negative log likelihood is a sum over targets already: leave it out."
+        )
+    d, scale = positive_integer("num_targets", num_targets), 1.0
     if noise_precision is not None:
-        scale = positive("noise_precision", noise_precision) / 2
-    scale *= positive_integer("num_targets", num_targets) if noise_precision is not None else 1
-    keep = 1 - probability("rate", rate)
+        scale = positive("noise_precision", noise_precision) * d / 2
     decay, n = positive("weight_decay", weight_decay), positive_integer("size", size)
-    return decay * n * keep * scale
+    return scale * decay * n * (1 - probability("rate", rate))

@@ -170,8 +170,9 @@ class GaussianUnits(NoisyUnits):
         z = v.gather(-1, largest.expand(*v.shape[:-1], 1)) / w.gather(-1, largest)
         info = torch.finfo(w.dtype)
         on_line = ((v - w * z).abs() <= 8 * info.eps * v.abs() + info.tiny).all(-1)
-        normal = torch.distributions.Normal(1.0, math.sqrt(self.alpha), validate_args=False)
-        log_density = normal.log_prob(z.squeeze(-1)) - _column_norms(self.weight).log()
+        normal = -0.5 * (z.squeeze(-1) - 1).square() / self.alpha
+        normal = normal - 0.5 * math.log(2 * math.pi * self.alpha)
+        log_density = normal - _column_norms(self.weight).log()
         return torch.where(on_line, log_density, -torch.inf).sum(-1)
 
 
