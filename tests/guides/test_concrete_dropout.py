@@ -302,6 +302,27 @@ def test_a_posterior_is_read_back_with_the_rates_it_learned(tmp_path: Path) -> N
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_an_interrupted_fit_goes_on_with_the_rates_it_had(tmp_path: Path) -> None:
+    case = CASES["mlp"]()
+
+    def run(progress: object, **options: object) -> Posterior:
+        return fit(
+            case.model, lambda m: ConcreteDropout(m, rates=case.rates), (case.x, case.y),
+            epochs=8, batch_size=4, lr=0.1, progress=progress, **options,
+        )  # fmt: skip
+
+    def interrupt(done: int, total: int, message: str) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    whole = run(False)
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt, checkpoint=tmp_path / "c")
+    resumed = run(False, checkpoint=tmp_path / "c")
+    assert resumed.guide.rates == whole.guide.rates
+    assert resumed.info.losses == whole.info.losses
+
+
 @pytest.mark.parametrize("case", ["mlp", "lenet-small", "residual"])
 def test_draws_have_hard_masks_at_the_learned_rates(case: str) -> None:
     guide, _ = build("concrete-dropout", case)
