@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from probml_tp.diagnostics import elbo, to_inference_data
     from probml_tp.guide import Guide
     from probml_tp.guides import (
+        ConcreteDropout,
         Delta,
         Exact,
+        GaussianDropout,
         Laplace,
         LinearizedLaplace,
         MCDropout,
@@ -39,8 +41,10 @@ _MODULES = {
     "probml_tp.diagnostics": ("elbo", "to_inference_data"),
     "probml_tp.guide": ("Guide",),
     "probml_tp.guides": (
+        "ConcreteDropout",
         "Delta",
         "Exact",
+        "GaussianDropout",
         "Laplace",
         "LinearizedLaplace",
         "MCDropout",
@@ -72,12 +76,14 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ClassificationPredictive",
+    "ConcreteDropout",
     "Delta",
     "EarlyStopping",
     "Exact",
     "FanInNormalPrior",
     "FlatPrior",
     "Gaussian",
+    "GaussianDropout",
     "Guide",
     "HeteroscedasticGaussian",
     "Laplace",
