@@ -108,7 +108,7 @@ def one_precision(prior: Tensor, site: str) -> Tensor:
     if not torch.allclose(prior, prior[0], rtol=1e-6, atol=0.0):
         raise ValueError(
             f"a Kronecker factor needs the same prior precision for all weights of a layer; those "
-            f"of {site!r} run from {float(prior.min()):.3g} to {float(prior.max()):.3g}. Use a "
+            f"of {site!r} run from {prior.min().item():.3g} to {prior.max().item():.3g}. Use a "
             f"normal prior with one scale a layer, or structure='diagonal'."
         )
     return prior.mean()

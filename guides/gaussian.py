@@ -138,17 +138,17 @@ class StructuredNormal(Guide):
             log_dets.append(curvature.log_det(prior[factor.index]))
         size = sum(factor.size for factor in self.factor_list)
         with torch.no_grad():
-            joint = self._log_likelihood(x, y).double() + self._log_prior().double()
+            joint = self.log_likelihood(x, y).double() + self.log_prior().double()
         value = joint + 0.5 * (size * LOG_2PI - torch.stack(log_dets).sum())
         self.log_evidence_value = value if self._is_proper else torch.full_like(value, torch.nan)
 
-    def _log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """The log likelihood at the centre, batch by batch."""
         params = self._point()[1]
         batches = zip(x.split(BATCH), y.split(BATCH), strict=True)
         return torch.stack([self.model.log_likelihood(params, *b).sum() for b in batches]).sum()
 
-    def _log_prior(self) -> Tensor:
+    def log_prior(self) -> Tensor:
         """The log prior of the random sites at the centre, in unconstrained space."""
         u, values = self._point()
         random = {name: u[name] for name in self.random_sites}

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from probml_tp.diagnostics import elbo, to_inference_data
     from probml_tp.guide import Guide
     from probml_tp.guides import (
+        ConcreteDropout,
         Delta,
         Exact,
+        GaussianDropout,
         Laplace,
         LinearizedLaplace,
         MCDropout,
         MeanFieldNormal,
+        fit_evidence,
+        maximize_evidence,
     )
     from probml_tp.inference import EarlyStopping, fit, sample_nuts
     from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian
@@ -37,12 +41,16 @@ _MODULES = {
     "probml_tp.diagnostics": ("elbo", "to_inference_data"),
     "probml_tp.guide": ("Guide",),
     "probml_tp.guides": (
+        "ConcreteDropout",
         "Delta",
         "Exact",
+        "GaussianDropout",
         "Laplace",
         "LinearizedLaplace",
         "MCDropout",
         "MeanFieldNormal",
+        "fit_evidence",
+        "maximize_evidence",
     ),
     "probml_tp.inference": ("EarlyStopping", "fit", "sample_nuts"),
     "probml_tp.likelihoods": (
@@ -68,12 +76,14 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ClassificationPredictive",
+    "ConcreteDropout",
     "Delta",
     "EarlyStopping",
     "Exact",
     "FanInNormalPrior",
     "FlatPrior",
     "Gaussian",
+    "GaussianDropout",
     "Guide",
     "HeteroscedasticGaussian",
     "Laplace",
@@ -87,6 +97,8 @@ __all__ = [
     "StudentTPrior",
     "elbo",
     "fit",
+    "fit_evidence",
+    "maximize_evidence",
     "sample_nuts",
     "to_inference_data",
 ]

@@ -24,6 +24,9 @@ OKABE_ITO = {
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 }  # fmt: skip
 
+TOL = {"#882255", "#661100"}
+"""Dark colours of Tol (2021, "Colour schemes"), once those of Okabe and Ito are spent."""
+
 DEFICIENCIES = {
     "protanopia": [[0.152286, 1.052583, -0.204868],
                    [0.114503, 0.786281, 0.099216],
@@ -60,9 +63,9 @@ def test_every_guide_has_a_style():
     assert own | {"nuts"} == set(GUIDE_STYLES)
 
 
-def test_colours_are_okabe_ito_and_differ():
+def test_colours_are_of_the_palettes_and_differ():
     colors = [style.color for style in GUIDE_STYLES.values()]
-    assert set(colors) <= OKABE_ITO
+    assert set(colors) <= OKABE_ITO | TOL
     assert len(set(colors)) == len(colors)
 
 

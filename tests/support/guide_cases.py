@@ -9,8 +9,10 @@ import torch
 from model_cases import CASES, CONJUGATE, NO_CURVATURE, Case, random_flat
 
 from probml_tp import (
+    ConcreteDropout,
     Delta,
     Exact,
+    GaussianDropout,
     Guide,
     Laplace,
     LinearizedLaplace,
@@ -49,6 +51,21 @@ def _dropout(case: Case) -> Guide:
     return guide
 
 
+def _concrete_dropout(case: Case) -> Guide:
+    assert case.rates is not None
+    guide = ConcreteDropout(case.model, rates=case.rates)
+    guide.loc.data = random_flat(case.model, seed=15)
+    guide.logits.data += 0.5
+    return guide
+
+
+def _gaussian_dropout(case: Case) -> Guide:
+    assert case.rates is not None
+    guide = GaussianDropout(case.model, rates=case.rates)
+    guide.loc.data = random_flat(case.model, seed=16)
+    return guide
+
+
 def _exact(case: Case) -> Guide:
     guide = Exact(case.model)
     guide.finalize(*case.model.check_data(case.x, case.y))
@@ -65,6 +82,8 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "laplace-last-layer": _laplace(Laplace, sites="last-layer"),
     "mc-dropout": _dropout,
     "exact": _exact,
+    "concrete-dropout": _concrete_dropout,
+    "gaussian-dropout": _gaussian_dropout,
 }
 
 RATES = {name: build().rates for name, build in CASES.items()}
@@ -74,7 +93,7 @@ def applies(guide: str, case: str) -> bool:
     """Whether the guide exists for the model."""
     if guide == "exact":
         return case in (*CONJUGATE, "flat-prior")
-    if guide == "mc-dropout":
+    if guide.endswith("dropout"):
         return RATES[case] is not None
     if guide == "laplace-kronecker" and case in NO_KRONECKER:
         return False
