@@ -50,9 +50,9 @@ class Comparison:
         """The median over rounds, in seconds."""
         return statistics.median(self.seconds[name])
 
-    def ratio(self, name: str) -> float:
-        """Our time over the contender's: the median of the ratios within each round."""
-        pairs = zip(self.seconds[self.ours], self.seconds[name], strict=True)
+    def ratio(self, name: str, *, of: str | None = None) -> float:
+        """Our time, or that of another, over the contender's: the median ratio within a round."""
+        pairs = zip(self.seconds[of or self.ours], self.seconds[name], strict=True)
         return statistics.median(mine / other for mine, other in pairs)
 
     def fastest(self, names: Iterable[str]) -> str:
