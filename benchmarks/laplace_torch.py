@@ -42,6 +42,15 @@ class Settings:
         return f"laplace-torch{backend}, batches of {self.batch}"
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the libraries that laplace-torch is built on warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        yield
+
+
 class LaplaceTorch:
     """One structure of laplace-torch around the net's own weights.
 
@@ -62,22 +71,23 @@ class LaplaceTorch:
             curvature = peer("laplace.curvature")
         self.backend = settings.backend and getattr(curvature, settings.backend)
 
+    @quiet()
     def fit(self, x: Tensor, y: Tensor) -> Any:
         """The fitted approximation, with what predictions need from it."""
-        with quiet():
-            fitted = self.package.Laplace(
-                self.net,
-                "classification",
-                subset_of_weights=SUBSETS[self.sites],
-                hessian_structure=STRUCTURES[self.structure],
-                prior_precision=1 / PRIOR_SCALE**2,
-                backend=self.backend,
-            )
-            fitted.fit(DataLoader(TensorDataset(x, y), batch_size=self.settings.batch))
-            if self.structure == "full":  # put off to the first prediction otherwise
-                _ = fitted.posterior_scale
+        fitted = self.package.Laplace(
+            self.net,
+            "classification",
+            subset_of_weights=SUBSETS[self.sites],
+            hessian_structure=STRUCTURES[self.structure],
+            prior_precision=1 / PRIOR_SCALE**2,
+            backend=self.backend,
+        )
+        fitted.fit(DataLoader(TensorDataset(x, y), batch_size=self.settings.batch))
+        if self.structure == "full":  # put off to the first prediction otherwise
+            _ = fitted.posterior_scale
         return fitted
 
+    @quiet()
     def predict(self, fitted: Any, x: Tensor) -> Tensor:
         """Class probabilities of the linearised net by the probit approximation ``(N, k)``."""
         batches = x.split(self.settings.batch)
@@ -91,15 +101,8 @@ class LaplaceTorch:
             return fitted.posterior_precision.diag(exponent=-1)
         return fitted.posterior_covariance.diagonal()
 
+    @quiet()
     def moments(self, fitted: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean ``(N, k)`` and covariance ``(N, k, k)`` of the linearised net's outputs."""
         mean, covariance = fitted._glm_predictive_distribution(x)
         return mean, covariance
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what curvlinops' own dependencies warn of."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
-        yield
