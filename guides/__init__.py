@@ -5,5 +5,14 @@ from probml_tp.guides.dropout import MCDropout
 from probml_tp.guides.exact import Exact
 from probml_tp.guides.laplace import Laplace, LinearizedLaplace
 from probml_tp.guides.mean_field import MeanFieldNormal
+from probml_tp.inference.mixture import Mixture
 
-__all__ = ["Delta", "Exact", "Laplace", "LinearizedLaplace", "MCDropout", "MeanFieldNormal"]
+__all__ = [
+    "Delta",
+    "Exact",
+    "Laplace",
+    "LinearizedLaplace",
+    "MCDropout",
+    "MeanFieldNormal",
+    "Mixture",
+]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         MCDropout,
         MeanFieldNormal,
     )
-    from probml_tp.inference import EarlyStopping, fit, sample_nuts
+    from probml_tp.inference import EarlyStopping, Mixture, fit, fit_ensemble, sample_nuts
     from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian
     from probml_tp.model import BayesianModel
     from probml_tp.posterior import Posterior
@@ -44,7 +44,7 @@ _MODULES = {
         "MCDropout",
         "MeanFieldNormal",
     ),
-    "probml_tp.inference": ("EarlyStopping", "fit", "sample_nuts"),
+    "probml_tp.inference": ("EarlyStopping", "Mixture", "fit", "fit_ensemble", "sample_nuts"),
     "probml_tp.likelihoods": (
         "Bernoulli",
         "Categorical",
@@ -81,12 +81,14 @@ __all__ = [
     "LinearizedLaplace",
     "MCDropout",
     "MeanFieldNormal",
+    "Mixture",
     "NormalPrior",
     "Posterior",
     "RegressionPredictive",
     "StudentTPrior",
     "elbo",
     "fit",
+    "fit_ensemble",
     "sample_nuts",
     "to_inference_data",
 ]

@@ -48,6 +48,7 @@ class FitInfo:
         peak_memory_mib: the process's peak resident memory so far, in MiB.
         stopped_early: whether early stopping ended the fit.
         sampler: diagnostics of a Markov chain, by name.
+        members: losses, seconds and the like of each member of an ensemble.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class FitInfo:
     peak_memory_mib: float = 0.0
     stopped_early: bool = False
     sampler: dict[str, Any] = field(default_factory=dict)
+    members: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Posterior:
