@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from probml_tp.evaluate import seeded, substream
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
 
 __all__ = ["random_start"]
+
+START = 6
 
 
 @torch.no_grad()
@@ -21,6 +24,9 @@ def random_start(model: BayesianModel) -> dict[str, Tensor]:
     Each module of the net draws its own parameters anew, by its ``reset_parameters()``. Parameters
     of modules that have none, and values outside their prior's support, are drawn from the prior.
     The likelihood's own sites keep their typical value.
+
+    The numbers come from a stream of their own, seeded by the global one: a net that was itself
+    initialised under the fit's seed is not drawn a second time.
 
     Args:
         model: the model; it is left untouched.
@@ -38,12 +44,13 @@ def random_start(model: BayesianModel) -> dict[str, Tensor]:
         True
     """
     net = copy.deepcopy(model.net)
-    reset = {id(parameter) for parameter in _reset(net)}
     params = model.initial_params()
-    for name, parameter in net.named_parameters():
-        site = model.sites[name]
-        fits = id(parameter) in reset and bool(site.support.check(parameter).all())
-        params[name] = parameter.detach() if fits else _draw(name, site)
+    with seeded(substream(int(torch.randint(2**31, ())), START), model.device):
+        reset = {id(parameter) for parameter in _reset(net)}
+        for name, parameter in net.named_parameters():
+            site = model.sites[name]
+            fits = id(parameter) in reset and bool(site.support.check(parameter).all())
+            params[name] = parameter.detach() if fits else _draw(name, site)
     return params
 
 

@@ -15,6 +15,7 @@ from probml_tp import (
     LinearizedLaplace,
     MCDropout,
     MeanFieldNormal,
+    Mixture,
 )
 
 
@@ -54,6 +55,18 @@ def _exact(case: Case) -> Guide:
     return guide
 
 
+def _mixture(member: Callable[[Case], Guide]) -> Callable[[Case], Guide]:
+    """Three members around different places."""
+
+    def build(case: Case) -> Guide:
+        members = [member(case) for _ in range(3)]
+        for seed, guide in enumerate(members[1:]):
+            guide.loc.data = random_flat(case.model, seed=20 + seed)
+        return Mixture.of(members)
+
+    return build
+
+
 GUIDES: dict[str, Callable[[Case], Guide]] = {
     "map": _delta,
     "mean-field": _mean_field,
@@ -61,6 +74,8 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "laplace-linearized": _laplace(LinearizedLaplace),
     "mc-dropout": _dropout,
     "exact": _exact,
+    "deep-ensemble": _mixture(_delta),
+    "mixture-of-mean-field": _mixture(_mean_field),
 }
 
 RATES = {name: build().rates for name, build in CASES.items()}
