@@ -5,9 +5,11 @@ from probml_tp.guides.dropout import MCDropout
 from probml_tp.guides.exact import Exact
 from probml_tp.guides.laplace import Laplace, LinearizedLaplace
 from probml_tp.guides.mean_field import MeanFieldNormal
+from probml_tp.guides.swag import SWAG
 from probml_tp.inference.mixture import Mixture
 
 __all__ = [
+    "SWAG",
     "Delta",
     "Exact",
     "Laplace",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from probml_tp.diagnostics import elbo, to_inference_data
     from probml_tp.guide import Guide
     from probml_tp.guides import (
+        SWAG,
         Delta,
         Exact,
         Laplace,
@@ -37,6 +38,7 @@ _MODULES = {
     "probml_tp.diagnostics": ("elbo", "to_inference_data"),
     "probml_tp.guide": ("Guide",),
     "probml_tp.guides": (
+        "SWAG",
         "Delta",
         "Exact",
         "Laplace",
@@ -64,6 +66,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "SWAG",
     "BayesianModel",
     "Bernoulli",
     "Categorical",

@@ -84,6 +84,7 @@ def test_kl_is_refused_where_there_is_no_closed_form(name: str, case: str) -> No
         ("mc-dropout", "mlp"),
         ("deep-ensemble", "positive-weights"),
         ("mixture-of-mean-field", "mlp-half-normal"),
+        ("swag", "mlp-half-normal"),
     ],
 )
 def test_the_program_samples_what_sample_does(name: str, case: str) -> None:
@@ -335,6 +336,7 @@ def test_the_objective_is_nll_per_point_plus_kl_over_n(name: str) -> None:
         ("laplace-linearized", "mlp-half-normal"),
         ("exact", "linear"),
         ("mixture-of-mean-field", "mlp-half-normal"),
+        ("swag", "classifier-3"),
     ],
 )
 def test_elbo_is_the_mean_of_pyros_at_its_draws(name: str, case: str) -> None:

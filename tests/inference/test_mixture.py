@@ -62,11 +62,12 @@ def _ensemble(case: str, *, members: int = 3) -> Mixture:
         ("laplace", "positive-weights"),
         ("mc-dropout", "mlp-gamma"),
         ("mc-dropout", "lenet-small"),
-        ("deep-ensemble", "mlp"),
+        ("swag", "mlp-half-normal"),
+        ("swag", "positive-weights"),
     ],
 )
 def test_mixtures_of_other_guides_meet_the_contract(name: str, case: str) -> None:
-    guide = _mixture(name, case) if name in ("laplace", "mc-dropout") else build(name, case)[0]
+    guide = _mixture(name, case)
     check_sites(guide)
     check_seeds(guide)
     check_trace_density(guide)

@@ -8,6 +8,7 @@ import torch
 from model_cases import CASES, CONJUGATE, NO_CURVATURE, Case, random_flat
 
 from probml_tp import (
+    SWAG,
     Delta,
     Exact,
     Guide,
@@ -55,6 +56,17 @@ def _exact(case: Case) -> Guide:
     return guide
 
 
+def _swag(case: Case) -> Guide:
+    """Six snapshots around a place."""
+    guide = SWAG(case.model, rank=4)
+    centre = random_flat(case.model, seed=15)
+    for seed in range(6):
+        guide.loc.data = centre + 0.3 * random_flat(case.model, seed=30 + seed)
+        guide.end_epoch()
+    guide.finalize(case.x, case.y)
+    return guide
+
+
 def _mixture(member: Callable[[Case], Guide]) -> Callable[[Case], Guide]:
     """Three members around different places."""
 
@@ -76,6 +88,7 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "exact": _exact,
     "deep-ensemble": _mixture(_delta),
     "mixture-of-mean-field": _mixture(_mean_field),
+    "swag": _swag,
 }
 
 RATES = {name: build().rates for name, build in CASES.items()}
