@@ -4,6 +4,15 @@ from probml_tp.guides.delta import Delta
 from probml_tp.guides.dropout import MCDropout
 from probml_tp.guides.exact import Exact
 from probml_tp.guides.laplace import Laplace, LinearizedLaplace
+from probml_tp.guides.low_rank import LowRankNormal
 from probml_tp.guides.mean_field import MeanFieldNormal
 
-__all__ = ["Delta", "Exact", "Laplace", "LinearizedLaplace", "MCDropout", "MeanFieldNormal"]
+__all__ = [
+    "Delta",
+    "Exact",
+    "Laplace",
+    "LinearizedLaplace",
+    "LowRankNormal",
+    "MCDropout",
+    "MeanFieldNormal",
+]

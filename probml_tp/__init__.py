@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Exact,
         Laplace,
         LinearizedLaplace,
+        LowRankNormal,
         MCDropout,
         MeanFieldNormal,
     )
@@ -41,6 +42,7 @@ _MODULES = {
         "Exact",
         "Laplace",
         "LinearizedLaplace",
+        "LowRankNormal",
         "MCDropout",
         "MeanFieldNormal",
     ),
@@ -79,6 +81,7 @@ __all__ = [
     "Laplace",
     "LaplacePrior",
     "LinearizedLaplace",
+    "LowRankNormal",
     "MCDropout",
     "MeanFieldNormal",
     "NormalPrior",

@@ -13,6 +13,7 @@ from probml_tp import (
     Guide,
     Laplace,
     LinearizedLaplace,
+    LowRankNormal,
     MCDropout,
     MeanFieldNormal,
 )
@@ -28,6 +29,17 @@ def _mean_field(case: Case) -> Guide:
     guide = MeanFieldNormal(case.model, init_scale=0.1)
     guide.loc.data = random_flat(case.model, seed=11)
     guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
+    return guide
+
+
+def _low_rank(case: Case) -> Guide:
+    rank = min(3, case.model.num_params)
+    with torch.random.fork_rng():
+        torch.manual_seed(15)
+        guide = LowRankNormal(case.model, rank=rank, init_scale=0.1)
+    guide.loc.data = random_flat(case.model, seed=11)
+    guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
+    guide.factor.data *= 4
     return guide
 
 
@@ -57,6 +69,7 @@ def _exact(case: Case) -> Guide:
 GUIDES: dict[str, Callable[[Case], Guide]] = {
     "map": _delta,
     "mean-field": _mean_field,
+    "low-rank-normal": _low_rank,
     "laplace": _laplace(Laplace),
     "laplace-linearized": _laplace(LinearizedLaplace),
     "mc-dropout": _dropout,
