@@ -189,6 +189,8 @@ def correlated_regression() -> tuple[BayesianModel, Tensor, Tensor]:
     x = inputs(40, 3)
     x = torch.cat([x, x.sum(1, keepdim=True) + 0.05 * inputs(40, 1, seed=1)], dim=1)
     net = torch.nn.Linear(4, 1, dtype=F64)
+    for parameter in net.parameters():
+        parameter.data.zero_()
     model = BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.3))
     return model, x, targets(x)
 
