@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Exact,
         Laplace,
         LinearizedLaplace,
+        LowRankNormal,
         MCDropout,
         MeanFieldNormal,
     )
@@ -43,6 +44,7 @@ _MODULES = {
         "Exact",
         "Laplace",
         "LinearizedLaplace",
+        "LowRankNormal",
         "MCDropout",
         "MeanFieldNormal",
     ),
@@ -82,6 +84,7 @@ __all__ = [
     "Laplace",
     "LaplacePrior",
     "LinearizedLaplace",
+    "LowRankNormal",
     "MCDropout",
     "MeanFieldNormal",
     "Mixture",

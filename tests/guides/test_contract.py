@@ -79,6 +79,7 @@ def test_kl_is_refused_where_there_is_no_closed_form(name: str, case: str) -> No
     ("name", "case"),
     [
         ("mean-field", "mlp-half-normal"),
+        ("low-rank-normal", "mlp-half-normal"),
         ("laplace", "mlp-half-normal"),
         ("exact", "polynomial"),
         ("mc-dropout", "mlp"),
@@ -234,7 +235,7 @@ def test_laplace_trains_on_the_map_objective(name: str) -> None:
 # ----------------------------------------------------------- the programs work with Pyro's tools
 
 
-@pytest.mark.parametrize("name", ["map", "mean-field", "mc-dropout"])
+@pytest.mark.parametrize("name", ["map", "mean-field", "low-rank-normal", "mc-dropout"])
 def test_pyros_own_elbo_module_trains_a_guide(name: str) -> None:
     guide, data = build(name, "mlp-half-normal")
     x, y = data.model.check_data(data.x, data.y)
@@ -252,7 +253,7 @@ def test_pyros_own_elbo_module_trains_a_guide(name: str) -> None:
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
-@pytest.mark.parametrize("name", ["map", "mean-field", "laplace", "mc-dropout"])
+@pytest.mark.parametrize("name", ["map", "mean-field", "low-rank-normal", "laplace", "mc-dropout"])
 @pytest.mark.parametrize("case", ["mlp-half-normal", "classifier-3"])
 def test_pyros_predictive_takes_model_and_guide(name: str, case: str) -> None:
     guide, data = build(name, case)
@@ -282,7 +283,7 @@ def test_pyros_nuts_takes_the_program() -> None:
     [
         (name, case)
         for name, case in PAIRS
-        if name in ("map", "mean-field", "mc-dropout")
+        if name in ("map", "mean-field", "low-rank-normal", "mc-dropout")
         and case in ("mlp", "mlp-half-normal", "classifier-3", "linear")
     ],
 )
@@ -310,7 +311,7 @@ def test_batches_of_an_epoch_average_to_the_full_gradient(
     torch.testing.assert_close(epoch, gradient(everything), **EXACT)
 
 
-@pytest.mark.parametrize("name", ["mean-field", "mc-dropout"])
+@pytest.mark.parametrize("name", ["mean-field", "low-rank-normal", "mc-dropout"])
 def test_the_objective_is_nll_per_point_plus_kl_over_n(name: str) -> None:
     guide, data = build(name, "mlp")
     if isinstance(guide, MCDropout):
@@ -356,7 +357,7 @@ def test_elbo_is_the_mean_of_pyros_at_its_draws(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CONJUGATE)
-@pytest.mark.parametrize("name", ["mean-field", "laplace", "exact"])
+@pytest.mark.parametrize("name", ["mean-field", "low-rank-normal", "laplace", "exact"])
 def test_elbo_is_at_most_the_log_evidence(name: str, case: str) -> None:
     evidence = build("exact", case)[0].log_evidence()
     guide, data = build(name, case)

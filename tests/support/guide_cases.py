@@ -14,6 +14,7 @@ from probml_tp import (
     Guide,
     Laplace,
     LinearizedLaplace,
+    LowRankNormal,
     MCDropout,
     MeanFieldNormal,
     Mixture,
@@ -30,6 +31,17 @@ def _mean_field(case: Case) -> Guide:
     guide = MeanFieldNormal(case.model, init_scale=0.1)
     guide.loc.data = random_flat(case.model, seed=11)
     guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
+    return guide
+
+
+def _low_rank(case: Case) -> Guide:
+    rank = min(3, case.model.num_params)
+    with torch.random.fork_rng():
+        torch.manual_seed(15)
+        guide = LowRankNormal(case.model, rank=rank, init_scale=0.1)
+    guide.loc.data = random_flat(case.model, seed=11)
+    guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
+    guide.factor.data *= 4
     return guide
 
 
@@ -82,6 +94,7 @@ def _mixture(member: Callable[[Case], Guide]) -> Callable[[Case], Guide]:
 GUIDES: dict[str, Callable[[Case], Guide]] = {
     "map": _delta,
     "mean-field": _mean_field,
+    "low-rank-normal": _low_rank,
     "laplace": _laplace(Laplace),
     "laplace-linearized": _laplace(LinearizedLaplace),
     "mc-dropout": _dropout,
