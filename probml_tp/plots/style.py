@@ -53,7 +53,7 @@ class GuideStyle:
 
     Args:
         label: what legends and panels call it.
-        color: a colour of the Okabe-Ito palette.
+        color: of the Okabe-Ito palette, or a dark one of Tol's.
         linestyle: of its lines, so that it is told apart without colour as well.
         marker: of its points, likewise.
     """
@@ -72,11 +72,15 @@ GUIDE_STYLES: Mapping[str, GuideStyle] = {
     "mean-field": GuideStyle("Mean-field", "#009E73", (0, (2, 1)), "D"),
     "mc-dropout": GuideStyle("MC dropout", "#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "P"),
     "map": GuideStyle("MAP", "#E69F00", (0, (1, 1)), "X"),
+    "deep-ensemble": GuideStyle("Deep ensemble", "#AA3377", (0, (3, 1)), "h"),
+    "swag": GuideStyle("SWAG", "#332288", (0, (8, 2)), "<"),
+    "multi-swag": GuideStyle("Multi-SWAG", "#666633", (0, (8, 2, 2, 2)), ">"),
 }
 """Guide name to its style, references first.
 
 The colours are those of Okabe and Ito (2008, "Color universal design"), which people with any
-common colour vision deficiency tell apart; the two Laplace guides share a hue.
+common colour vision deficiency tell apart, and dark ones of Tol (2021, "Colour schemes"); the two
+Laplace guides share a hue.
 """
 
 _SETTINGS: Any = {
