@@ -274,7 +274,7 @@ def _shown(predictive: ClassificationPredictive, test: ImageDataset) -> dict[str
         shown[f"{part}.index"] = index
         shown[f"{part}.images"] = test.images.numpy()[index]
         shown[f"{part}.labels"] = test.labels.numpy()[index]
-        shown[f"{part}.votes"] = predictive.votes.numpy()[index]
+        shown[f"{part}.votes"] = predictive.require_votes().numpy()[index]
     return shown
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from probml_tp.config import ExperimentConfig, option
 from probml_tp.diagnostics import elbo
 from probml_tp.guides import Delta, MeanFieldNormal
-from probml_tp.guides.gaussian import FullNormal
+from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.inference.empirical import Empirical
 from probml_tp.plots.regression import Band
 from probml_tp.posterior import Posterior
@@ -153,7 +153,7 @@ def evidence(posterior: Posterior, data: Data, *, num_samples: int) -> dict[str,
     if posterior.guide.no_density:
         return {}
     values = {"elbo": elbo(posterior, *data, num_samples=num_samples).value}
-    if isinstance(posterior.guide, FullNormal):
+    if isinstance(posterior.guide, StructuredNormal):
         values["log_evidence"] = posterior.guide.log_evidence()
     return values
 
@@ -173,7 +173,7 @@ def weight_moments(posterior: Posterior) -> tuple[Array, Array]:
         The moments: in closed form where the guide has them, else those of the stored draws.
     """
     guide = posterior.guide
-    if isinstance(guide, FullNormal):
+    if isinstance(guide, StructuredNormal):
         return to_numpy(guide.loc), to_numpy(guide.scale_tril @ guide.scale_tril.mT)
     if isinstance(guide, MeanFieldNormal):
         return to_numpy(guide.loc), to_numpy(torch.diag((2 * guide.log_scale).exp()))

@@ -3,12 +3,16 @@ r"""The exact posterior of conjugate linear regression: the yardstick for every 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from probml_tp.guides.gaussian import FullNormal, jacobians, stable_cholesky
+from probml_tp.guides.cholesky import stable_cholesky
+from probml_tp.guides.curvature import DenseCurvature
+from probml_tp.guides.factors import DenseFactor
+from probml_tp.guides.gaussian import StructuredNormal, check_size
+from probml_tp.guides.jacobians import gradient_rows
 from probml_tp.likelihoods import Gaussian
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
@@ -16,7 +20,7 @@ from probml_tp.priors import SiteDistribution
 __all__ = ["Exact"]
 
 
-class Exact(FullNormal):
+class Exact(StructuredNormal):
     r"""Conjugate Bayesian linear regression in closed form (Bishop 2006, eqs. 3.50-3.51, 3.86).
 
     For a net linear in its parameters, :math:`f_\theta(x) = f_0(x) + \Phi(x)\theta`, known noise
@@ -49,15 +53,24 @@ class Exact(FullNormal):
 
     def __init__(self, model: BayesianModel, *, max_params: int = 10_000) -> None:
         _check_conjugate(model)
-        super().__init__(model, max_params=max_params)
+        factor = DenseFactor(model, list(model.sites))
+        check_size(factor, name=self.name, model=model, max_params=max_params)
+        super().__init__(model, [factor])
+        self.max_params = max_params
         self.loc.requires_grad_(False)
+
+    def finalize(self, x: Tensor, y: Tensor) -> None:
+        """Find the mean, the covariance and the log evidence."""
+        loc, precision = self.solve(x, y)
+        self.loc.data = loc.to(self.loc)
+        self.take([DenseCurvature(precision)], torch.zeros_like(loc), x, y)
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative log evidence per data point: nothing is left to optimise."""
         return self.loc.new_tensor(-self.log_evidence() / size)
 
     def solve(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The closed form above."""
+        """The mean ``(P,)`` and the posterior precision ``(P, P)`` in closed form, in float64."""
         origin = torch.zeros_like(self.loc)
         self._check_linear(origin, x)
         precision = torch.diag(self._prior_precision())
@@ -65,15 +78,22 @@ class Exact(FullNormal):
         with torch.no_grad():
             residual = y - self.model.outputs(self.model.layout.unravel(origin), x).reshape(y.shape)
         residual = residual.reshape(len(x), -1).double()
-        for part, design, fisher in jacobians(self.model, origin, x):
-            weighted = fisher @ design
-            precision += torch.einsum("nip,niq->pq", design, weighted)
-            shift += torch.einsum("nip,ni->p", weighted, residual[part])
+        beta = float(cast("Gaussian", self.model.likelihood).noise_scale(residual, {})) ** -2
+        for part, _, rows in gradient_rows(
+            self.model, origin, x, x, lambda f, *_: f, sites=list(self.model.sites), dense=True
+        ):
+            design = torch.cat([row.dense() for row in rows.values()], -1).flatten(0, 1).double()
+            precision.addmm_(design.mT, design, alpha=beta)
+            shift.addmv_(design.mT, residual[part].flatten(), alpha=beta)
         return self._mean(precision, shift), precision
 
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        r""":math:`\phi(x)^\top m` and :math:`\phi(x)^\top\Sigma\phi(x)`, shape ``(N, 1)``."""
+        r""":math:`\phi(x)^\top m`, ``(N, d)``, and :math:`\phi(x)^\top\Sigma\phi(x)`, exact."""
         return self.linearized_moments(x)
+
+    def options(self) -> dict[str, Any]:
+        """The limit on the number of parameters."""
+        return {"max_params": self.max_params}
 
     def _mean(self, precision: Tensor, shift: Tensor) -> Tensor:
         factor = stable_cholesky(precision)

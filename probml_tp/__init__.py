@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from probml_tp.guide import Guide
     from probml_tp.guides import (
         SWAG,
+        ConcreteDropout,
         Delta,
         Exact,
+        GaussianDropout,
         Laplace,
         LinearizedLaplace,
         LowRankNormal,
         MCDropout,
         MeanFieldNormal,
+        fit_evidence,
+        maximize_evidence,
     )
     from probml_tp.inference import EarlyStopping, Mixture, fit, fit_ensemble, sample_nuts
     from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian
@@ -40,13 +44,17 @@ _MODULES = {
     "probml_tp.guide": ("Guide",),
     "probml_tp.guides": (
         "SWAG",
+        "ConcreteDropout",
         "Delta",
         "Exact",
+        "GaussianDropout",
         "Laplace",
         "LinearizedLaplace",
         "LowRankNormal",
         "MCDropout",
         "MeanFieldNormal",
+        "fit_evidence",
+        "maximize_evidence",
     ),
     "probml_tp.inference": ("EarlyStopping", "Mixture", "fit", "fit_ensemble", "sample_nuts"),
     "probml_tp.likelihoods": (
@@ -73,12 +81,14 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ClassificationPredictive",
+    "ConcreteDropout",
     "Delta",
     "EarlyStopping",
     "Exact",
     "FanInNormalPrior",
     "FlatPrior",
     "Gaussian",
+    "GaussianDropout",
     "Guide",
     "HeteroscedasticGaussian",
     "Laplace",
@@ -95,6 +105,8 @@ __all__ = [
     "elbo",
     "fit",
     "fit_ensemble",
+    "fit_evidence",
+    "maximize_evidence",
     "sample_nuts",
     "to_inference_data",
 ]

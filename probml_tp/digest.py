@@ -27,6 +27,6 @@ def digest(tensors: Iterable[Tensor]) -> str:
     state = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
         state.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        plain = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
         state.update(plain.view(torch.uint8).numpy().data)
     return state.hexdigest()

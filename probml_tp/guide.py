@@ -123,7 +123,7 @@ class Guide(nn.Module, ABC):
         return self.model.outputs(params, x)
 
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance of the outputs ``(N, k)`` in closed form, if there is one."""
+        """Mean ``(N, k)`` and covariance ``(N, k, k)`` of the outputs, where they are normal."""
         return None
 
     # ----------------------------------------------------------------------------- fitting it

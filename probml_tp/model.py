@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
@@ -23,7 +25,7 @@ from torch.func import functional_call
 
 from probml_tp.digest import digest
 from probml_tp.layout import Layout
-from probml_tp.likelihoods import Likelihood
+from probml_tp.likelihoods import Gaussian, Likelihood
 from probml_tp.priors import NormalSites, PriorSpec, SiteDistribution, resolve_priors
 from probml_tp.validation import as_tensor, finite, paired
 
@@ -146,6 +148,43 @@ class BayesianModel(nn.Module):
     def _prior_tensors(self) -> Iterator[Tensor]:
         for site in self.sites.values():
             yield from site.buffers()
+
+    def with_scales(
+        self, scales: Mapping[str, Tensor], *, noise_scale: float | None = None
+    ) -> BayesianModel:
+        """The same model with other standard deviations: what evidence maximisation returns.
+
+        Args:
+            scales: for sites of the net with a normal prior, their new standard deviation, of the
+                site's shape or broadcasting to it.
+            noise_scale: a new known noise of a Gaussian likelihood.
+
+        Returns:
+            A new model with this one's net, means of the priors and name.
+
+        Raises:
+            ValueError: a site is not the net's or has no normal prior, or the noise is not known.
+        """
+        for name in scales:
+            if name not in self._net_sites or not self.sites[name].is_normal:
+                raise ValueError(
+                    f"scales are those of normal priors of the net; {name!r} has none. The net's "
+                    f"sites are {', '.join(self._net_sites)}."
+                )
+        likelihood = self.likelihood
+        if noise_scale is not None:
+            if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
+                raise ValueError(
+                    f"a new noise scale needs a Gaussian likelihood of known noise; got "
+                    f"{likelihood.describe()}. Leave noise_scale out."
+                )
+            likelihood = Gaussian(scale=noise_scale)
+
+        def prior(name: str, parameter: Tensor) -> TorchDistribution:
+            now = self.sites[name].base()
+            return dist.Normal(now.loc, scales[name]) if name in scales else now
+
+        return BayesianModel(self.net, prior, likelihood, name=self.name)
 
     def fingerprint(self) -> str:
         """A short hash of :meth:`spec`."""

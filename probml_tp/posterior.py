@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,15 +16,12 @@ from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks
 from probml_tp.files import atomic_write
 from probml_tp.guide import Guide
-from probml_tp.likelihoods import ClassificationLikelihood, Gaussian, RegressionLikelihood
+from probml_tp.likelihoods import ClassificationLikelihood
+from probml_tp.links import Link
 from probml_tp.model import BayesianModel
-from probml_tp.predictive import (
-    Accumulator,
-    ClassificationAccumulator,
-    Predictive,
-    RegressionAccumulator,
-    RegressionPredictive,
-)
+from probml_tp.moments import predict_from_moments
+from probml_tp.predictive import accumulator_for
+from probml_tp.validation import positive_integer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +46,7 @@ class FitInfo:
         stopped_early: whether early stopping ended the fit.
         sampler: diagnostics of a Markov chain, by name.
         members: losses, seconds and the like of each member of an ensemble.
+        log_evidence: after each update of prior or noise by the evidence, in nats.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +57,7 @@ class FitInfo:
     stopped_early: bool = False
     sampler: dict[str, Any] = field(default_factory=dict)
     members: list[dict[str, Any]] = field(default_factory=list)
+    log_evidence: list[float] = field(default_factory=list)
 
 
 class Posterior:
@@ -114,14 +113,16 @@ class Posterior:
         keep_outputs: bool = False,
         batch_size: int = 1000,
         vectorize: Vectorize = "auto",
+        link: Link | None = None,
         seed: int | None = None,
     ) -> Any:
         """The predictive distribution at ``x``.
 
         Draws are taken once and used for every batch, so that each is one consistent function.
         Memory beyond the result does not grow with ``num_samples`` nor the number of points.
-        Where a guide has closed-form function moments (exact regression, linearised Laplace with
-        known noise) they are used instead of draws, unless outputs are to be kept.
+        Where the outputs are normal with known moments (exact regression, linearised Laplace) these
+        are used instead of draws of the parameters, unless outputs are to be kept: in closed form
+        for regression with known noise, by a link for classification.
 
         Args:
             x: inputs ``(N, ...)``.
@@ -130,23 +131,36 @@ class Posterior:
             keep_outputs: keep the net's outputs at every draw, ``(S, N, k)``.
             batch_size: points at a time.
             vectorize: run draws in a loop, by vmap, or whichever suits the net.
+            link: how class probabilities follow from normal outputs: ``"sampled"`` (the default)
+                averages over ``num_samples`` draws of each point's outputs, whose random numbers
+                are the same at all points; ``"probit"`` and ``"laplace-bridge"`` are closed forms,
+                see :mod:`probml_tp.links`.
             seed: determines the draws; default: the posterior's.
 
         Returns:
             A :class:`ClassificationPredictive` or a :class:`RegressionPredictive`.
 
         Raises:
-            ValueError: ``x`` is empty, not finite or of a wrong shape.
+            ValueError: ``x`` is empty, not finite or of a wrong shape, or ``link`` does not apply.
         """
         inputs = self.model.check_inputs(x)
-        if not keep_outputs and (moments := self.guide.function_moments(inputs)) is not None:
-            return self._analytic(*moments)
-        accumulator = self._accumulator(len(inputs), keep_outputs)
+        count, seed = self._num_samples(num_samples), self._seed(seed)
+        positive_integer("batch_size", batch_size)
+        first = None if keep_outputs else self.guide.function_moments(inputs[:batch_size])
+        self._check_link(link, has_moments=first is not None)
+        if first is not None:
+            rest = (self.guide.function_moments(part) for part in inputs.split(batch_size)[1:])
+            moments = [first, *(part for part in rest if part is not None)]
+            likelihood = self.model.likelihood
+            return predict_from_moments(
+                likelihood, moments, link=link or "sampled", num_samples=count, seed=seed
+            )
+        accumulator = accumulator_for(self.model.likelihood, len(inputs), keep_outputs=keep_outputs)
         for batch in draw_batches(
             self.guide,
             inputs,
-            num_samples=self._num_samples(num_samples),
-            seed=self._seed(seed),
+            num_samples=count,
+            seed=seed,
             batch_size=batch_size,
             vectorize=vectorize,
         ):
@@ -280,29 +294,17 @@ class Posterior:
     def _num_samples(self, num_samples: int) -> int:
         return self.guide.num_atoms or num_samples
 
-    def _accumulator(self, num_points: int, keep_outputs: bool) -> Accumulator:
-        likelihood = self.model.likelihood
-        if isinstance(likelihood, ClassificationLikelihood):
-            return ClassificationAccumulator(likelihood, num_points, keep_outputs=keep_outputs)
-        if isinstance(likelihood, RegressionLikelihood):
-            return RegressionAccumulator(likelihood, num_points, keep_outputs=keep_outputs)
-        raise ValueError(
-            f"predictions need a likelihood that derives from RegressionLikelihood or "
-            f"ClassificationLikelihood; got {likelihood.describe()}."
-        )
-
-    def _analytic(self, mean: Tensor, variance: Tensor) -> Predictive:
-        noise = cast("Gaussian", self.model.likelihood).moments(mean, {})[1]
-        mean, variance, noise = (
-            (v.squeeze(-1) if v.shape[-1] == 1 else v).double() for v in (mean, variance, noise)
-        )
-        return RegressionPredictive(
-            num_samples=0,
-            outputs=None,
-            mean=mean,
-            epistemic_variance=variance,
-            aleatoric_variance=noise,
-        )
+    def _check_link(self, link: Link | None, *, has_moments: bool) -> None:
+        if link is None:
+            return
+        if link not in get_args(Link):
+            raise ValueError(f"link must be one of {get_args(Link)}; got {link!r}.")
+        if not has_moments or not isinstance(self.model.likelihood, ClassificationLikelihood):
+            raise ValueError(
+                f"a link turns normal outputs into class probabilities, without keeping outputs; "
+                f"got link={link!r} for the {self.name} posterior of {self.model.name}. Leave link "
+                f"out, or fit LinearizedLaplace to a classifier."
+            )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

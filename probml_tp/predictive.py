@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from probml_tp.evaluate import DrawBatch
-from probml_tp.likelihoods import ClassificationLikelihood, RegressionLikelihood
+from probml_tp.likelihoods import ClassificationLikelihood, Likelihood, RegressionLikelihood
 from probml_tp.validation import as_tensor, finite, strictly_between_0_and_1
 
-__all__ = ["ClassificationPredictive", "Predictive", "RegressionPredictive"]
+__all__ = ["ClassificationPredictive", "Predictive", "RegressionPredictive", "accumulator_for"]
 
 TINY_PROBABILITY = 1e-30
 """Below it float32 loses digits, and then everything, to underflow."""
@@ -25,7 +25,8 @@ class Predictive:
     """What a posterior predicts at ``N`` points.
 
     Args:
-        num_samples: the number of draws ``S`` that the predictions average over.
+        num_samples: the number of draws ``S`` that the predictions average over; 0 for closed
+            forms.
         outputs: the net's outputs at every draw, ``(S, N, k)``, if they were kept.
     """
 
@@ -63,15 +64,15 @@ class ClassificationPredictive(Predictive):
 
     Args:
         probs: :math:`\bar p`, shape ``(N, C)``.
-        expected_entropy: shape ``(N,)``.
-        votes: how many draws have each class on top, ``(N, C)``.
+        expected_entropy: shape ``(N,)``; ``None`` where it is not known.
+        votes: how many draws have each class on top, ``(N, C)``; ``None`` where none were taken.
         log_probs: :math:`\log\bar p` in float64, ``(N, C)``, summed in log space: finite where
             ``probs`` has underflowed to 0. By default the logarithm of ``probs``.
     """
 
     probs: Tensor
-    expected_entropy: Tensor
-    votes: Tensor
+    expected_entropy: Tensor | None
+    votes: Tensor | None
     log_probs: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
@@ -124,18 +125,41 @@ class ClassificationPredictive(Predictive):
 
     @property
     def mutual_information(self) -> Tensor:
-        r""":math:`H(\bar p) - \tfrac1S\sum_s H(p_s) \ge 0`, epistemic uncertainty, ``(N,)``."""
+        r""":math:`H(\bar p) - \tfrac1S\sum_s H(p_s) \ge 0`, epistemic uncertainty, ``(N,)``.
+
+        Raises:
+            ValueError: the link gives mean probabilities only.
+        """
+        if self.expected_entropy is None:
+            raise ValueError(
+                "mutual information needs the spread of the class probabilities; the probit link "
+                "gives their mean only. Call predict(..., link='sampled')."
+            )
         return (self.predictive_entropy - self.expected_entropy).clamp_min(0.0)
+
+    def require_votes(self) -> Tensor:
+        """How many draws have each class on top, ``(N, C)``.
+
+        Raises:
+            ValueError: the probabilities are in closed form, without draws.
+        """
+        if self.votes is None:
+            raise ValueError(
+                "votes need draws; these probabilities are in closed form. Call "
+                "predict(..., link='sampled')."
+            )
+        return self.votes
 
     @property
     def voted_class(self) -> Tensor:
         """The class on top in most draws, ``(N,)``."""
-        return self.votes.argmax(-1)
+        return self.require_votes().argmax(-1)
 
     @property
     def variation_ratio(self) -> Tensor:
         """One minus the share of votes of the voted class, ``(N,)``."""
-        return 1 - self.votes.amax(-1).to(self.probs) / self.votes.sum(-1)
+        votes = self.require_votes()
+        return 1 - votes.amax(-1).to(self.probs) / votes.sum(-1)
 
 
 @dataclass(frozen=True)
@@ -331,6 +355,22 @@ class ClassificationAccumulator(Accumulator):
             votes=self.votes,
             log_probs=log_probs,
         )
+
+
+def accumulator_for(likelihood: Likelihood, num_points: int, *, keep_outputs: bool) -> Accumulator:
+    """The sums that a likelihood's predictions are made of.
+
+    Raises:
+        ValueError: the likelihood is neither one of regression nor of classification.
+    """
+    if isinstance(likelihood, ClassificationLikelihood):
+        return ClassificationAccumulator(likelihood, num_points, keep_outputs=keep_outputs)
+    if isinstance(likelihood, RegressionLikelihood):
+        return RegressionAccumulator(likelihood, num_points, keep_outputs=keep_outputs)
+    raise ValueError(
+        f"predictions need a likelihood that derives from RegressionLikelihood or "
+        f"ClassificationLikelihood; got {likelihood.describe()}."
+    )
 
 
 def _log_sum(probs: Tensor, log_probs: Tensor) -> Tensor:

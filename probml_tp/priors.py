@@ -242,12 +242,15 @@ class SiteDistribution(nn.Module):
     def _arguments_now(self) -> dict[str, Tensor]:
         return {argument: getattr(self, argument) for argument in self._arguments}
 
-    def elementwise(self) -> TorchDistribution:
-        """The distribution with batch shape ``shape`` and scalar events."""
+    def base(self) -> TorchDistribution:
+        """The distribution with its arguments as they are, which broadcast to ``shape``."""
         if not self.is_proper:
             return dist.ImproperUniform(self.support, self.shape, torch.Size())
-        base = self._family(**self._arguments_now(), validate_args=False)
-        return cast("TorchDistribution", base.expand(self.shape))
+        return cast("TorchDistribution", self._family(**self._arguments_now(), validate_args=False))
+
+    def elementwise(self) -> TorchDistribution:
+        """The distribution with batch shape ``shape`` and scalar events."""
+        return cast("TorchDistribution", self.base().expand(self.shape))
 
     def forward(self) -> TorchDistribution:
         """The distribution over the whole site: event shape ``shape``, empty batch shape."""
@@ -257,8 +260,7 @@ class SiteDistribution(nn.Module):
         """Log density of ``value`` with shape ``(*batch, *shape)``, summed to ``(*batch,)``."""
         if not self.is_proper:
             return value.new_zeros(value.shape[: value.ndim - len(self.shape)])
-        base = self._family(**self._arguments_now(), validate_args=False)
-        log_prob: Tensor = base.log_prob(value)
+        log_prob: Tensor = self.base().log_prob(value)
         return log_prob.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else log_prob
 
     def describe(self) -> str:

@@ -20,7 +20,17 @@ OUTER = {"models", "guides", "experiments"}
 SHOWING = {"plots", "report", "results", "progress"}
 """What reads results."""
 
-NUMERICS = {"model", "priors", "likelihoods", "guide", "predictive", "layout", "metrics"}
+NUMERICS = {
+    "model",
+    "priors",
+    "likelihoods",
+    "guide",
+    "predictive",
+    "layout",
+    "metrics",
+    "links",
+    "moments",
+}
 
 JUDGING = {"diagnostics", "scores"}
 

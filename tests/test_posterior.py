@@ -441,7 +441,7 @@ def _fitted(name: str, case: Case) -> Posterior:
     kinds = {
         kind.name: kind for kind in (Delta, Exact, Laplace, LinearizedLaplace, MeanFieldNormal)
     }
-    guide = kinds.get(name) or partial(MCDropout, rates={"fc2": 0.4})
+    guide = kinds.get(name) or partial(Guide.registry[name], rates={"fc2": 0.4})
     return fit(case.model, guide, (case.x, case.y), epochs=3, progress=False)
 
 

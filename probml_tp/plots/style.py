@@ -75,6 +75,8 @@ GUIDE_STYLES: Mapping[str, GuideStyle] = {
     "deep-ensemble": GuideStyle("Deep ensemble", "#AA3377", (0, (3, 1)), "h"),
     "swag": GuideStyle("SWAG", "#332288", (0, (8, 2)), "<"),
     "multi-swag": GuideStyle("Multi-SWAG", "#666633", (0, (8, 2, 2, 2)), ">"),
+    "concrete-dropout": GuideStyle("Concrete dropout", "#882255", (0, (5, 1, 2, 1)), "p"),
+    "gaussian-dropout": GuideStyle("Gaussian dropout", "#661100", (0, (3, 1, 1, 1, 1, 1)), "*"),
 }
 """Guide name to its style, references first.
 

@@ -25,6 +25,7 @@ from probml_tp import (
     BayesianModel,
     Delta,
     Exact,
+    GaussianDropout,
     Guide,
     Laplace,
     MCDropout,
@@ -33,15 +34,17 @@ from probml_tp import (
     elbo,
 )
 from probml_tp.guide import Draws
+from probml_tp.guides.multiplicative import MultiplicativeNoise
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def _has_kl(guide: str, case: str) -> bool:
     normal = all(site.is_normal for site in CASES[case]().model.sites.values())
-    if guide == "mc-dropout":
+    if guide.endswith("dropout"):
         return True
-    return normal and guide not in ("map", "deep-ensemble", "mixture-of-mean-field")
+    without = ("map", "laplace-last-layer", "deep-ensemble", "mixture-of-mean-field")
+    return normal and guide not in without
 
 
 @pytest.fixture(params=PAIRS, ids=["-".join(p) for p in PAIRS])
@@ -86,6 +89,8 @@ def test_kl_is_refused_where_there_is_no_closed_form(name: str, case: str) -> No
         ("deep-ensemble", "positive-weights"),
         ("mixture-of-mean-field", "mlp-half-normal"),
         ("swag", "mlp-half-normal"),
+        ("concrete-dropout", "mlp-heavy-tails"),
+        ("gaussian-dropout", "lenet-small"),
     ],
 )
 def test_the_program_samples_what_sample_does(name: str, case: str) -> None:
@@ -204,9 +209,12 @@ def test_deltas_loss_is_pyros_elbo(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", [c for g, c in PAIRS if g == "mc-dropout"])
-def test_dropouts_loss_under_shared_masks_is_pyros_elbo_at_the_same_masks(case: str) -> None:
+@pytest.mark.parametrize("kind", [MCDropout, GaussianDropout])
+def test_dropouts_loss_under_shared_noise_is_pyros_elbo_at_the_same_noise(
+    kind: type[MultiplicativeNoise], case: str
+) -> None:
     _, data = build("mc-dropout", case)
-    guide = MCDropout(data.model, rates=data.rates, masks="shared")
+    guide = _share_noise(kind(data.model, rates=data.rates))
     x, y = data.model.check_data(data.x, data.y)
     n = len(x)
     with torch.random.fork_rng():
@@ -219,6 +227,15 @@ def test_dropouts_loss_under_shared_masks_is_pyros_elbo_at_the_same_masks(case: 
     theirs = Trace_ELBO().differentiable_loss(data.model, _replayed(guide, values), x, y, size=n)
     sampled_kl = guide.log_prob(drawn)[0] - data.model.log_prior(values)
     torch.testing.assert_close(ours - guide.kl(), theirs - sampled_kl, **EXACT)
+
+
+def _share_noise(guide: Guide) -> Guide:
+    """The guide, trained with one draw of masks or noise a step if it has any."""
+    if isinstance(guide, MCDropout):
+        guide.masks = "shared"
+    elif isinstance(guide, GaussianDropout):
+        guide.noise = "shared"
+    return guide
 
 
 @pytest.mark.parametrize("name", ["laplace", "laplace-linearized"])
@@ -235,7 +252,10 @@ def test_laplace_trains_on_the_map_objective(name: str) -> None:
 # ----------------------------------------------------------- the programs work with Pyro's tools
 
 
-@pytest.mark.parametrize("name", ["map", "mean-field", "low-rank-normal", "mc-dropout"])
+@pytest.mark.parametrize(
+    "name",
+    ["map", "mean-field", "low-rank-normal", "mc-dropout", "concrete-dropout", "gaussian-dropout"],
+)
 def test_pyros_own_elbo_module_trains_a_guide(name: str) -> None:
     guide, data = build(name, "mlp-half-normal")
     x, y = data.model.check_data(data.x, data.y)
@@ -253,7 +273,18 @@ def test_pyros_own_elbo_module_trains_a_guide(name: str) -> None:
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
-@pytest.mark.parametrize("name", ["map", "mean-field", "low-rank-normal", "laplace", "mc-dropout"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "map",
+        "mean-field",
+        "low-rank-normal",
+        "laplace",
+        "mc-dropout",
+        "concrete-dropout",
+        "gaussian-dropout",
+    ],
+)
 @pytest.mark.parametrize("case", ["mlp-half-normal", "classifier-3"])
 def test_pyros_predictive_takes_model_and_guide(name: str, case: str) -> None:
     guide, data = build(name, case)
@@ -283,7 +314,7 @@ def test_pyros_nuts_takes_the_program() -> None:
     [
         (name, case)
         for name, case in PAIRS
-        if name in ("map", "mean-field", "low-rank-normal", "mc-dropout")
+        if (name in ("map", "mean-field", "low-rank-normal") or name.endswith("dropout"))
         and case in ("mlp", "mlp-half-normal", "classifier-3", "linear")
     ],
 )
@@ -293,9 +324,7 @@ def test_batches_of_an_epoch_average_to_the_full_gradient(
 ) -> None:
     """Whatever the batch size (dividing N or not), each point carries 1/N of the KL."""
     _, data = build(name, case)
-    guide = GUIDES[name](data)
-    if isinstance(guide, MCDropout):
-        guide.masks = "shared"
+    guide = _share_noise(GUIDES[name](data))
     x, y = data.model.check_data(data.x, data.y)
     n = len(x)
 
@@ -311,11 +340,12 @@ def test_batches_of_an_epoch_average_to_the_full_gradient(
     torch.testing.assert_close(epoch, gradient(everything), **EXACT)
 
 
-@pytest.mark.parametrize("name", ["mean-field", "low-rank-normal", "mc-dropout"])
+@pytest.mark.parametrize(
+    "name", ["mean-field", "low-rank-normal", "mc-dropout", "concrete-dropout", "gaussian-dropout"]
+)
 def test_the_objective_is_nll_per_point_plus_kl_over_n(name: str) -> None:
     guide, data = build(name, "mlp")
-    if isinstance(guide, MCDropout):
-        guide.masks = "shared"
+    _share_noise(guide)
     x, y = data.model.check_data(data.x, data.y)
     for size in (len(x), 1000):
         with torch.random.fork_rng():
@@ -365,7 +395,9 @@ def test_elbo_is_at_most_the_log_evidence(name: str, case: str) -> None:
     assert estimate.value <= evidence + 5 * estimate.standard_error + 1e-9
 
 
-@pytest.mark.parametrize("name", ["map", "mc-dropout", "deep-ensemble"])
+@pytest.mark.parametrize(
+    "name", ["map", "mc-dropout", "concrete-dropout", "gaussian-dropout", "deep-ensemble"]
+)
 def test_elbo_is_refused_without_a_density(name: str) -> None:
     guide, data = build(name, "mlp")
     with pytest.raises(ValueError, match=r"ELBO needs a density; .*Use another guide"):
@@ -448,6 +480,15 @@ class WrongType(MeanFieldNormal):
         return {n: v.float() for n, v in draws.items()}
 
 
+class VolumeDensity(GaussianDropout):
+    """Its density forgets that length on a unit's line goes with the norm of its weights."""
+
+    def log_prob(self, draws: Draws) -> Tensor:
+        columns = self.model.layout.unravel(self.loc)
+        norms = [columns[f"{layer}.weight"].norm(dim=0).log().sum() for layer in self.rates]
+        return super().log_prob(draws) + torch.stack(norms).sum()
+
+
 class GlobalWeightDecay(MCDropout):
     """Its KL has one weight decay for all layers: the factor 1/(1 - p) is missing."""
 
@@ -462,7 +503,7 @@ class GlobalWeightDecay(MCDropout):
 
 def _broken(kind: type[Guide], case: str) -> Guide:
     data = CASES[case]()
-    if issubclass(kind, MCDropout):
+    if issubclass(kind, MultiplicativeNoise):
         guide = kind(data.model, rates=data.rates)
         guide.loc.data = 2 * GUIDES["mc-dropout"](data).loc.data
         return guide
@@ -483,6 +524,8 @@ def _broken(kind: type[Guide], case: str) -> Guide:
         (WrongOrder, "mlp", check_sites),
         (WrongType, "mlp", check_sites),
         (GlobalWeightDecay, "mlp", check_kl),
+        (VolumeDensity, "mlp", check_kl),
+        (VolumeDensity, "mlp", check_trace_density),
     ],
 )
 def test_a_broken_guide_fails_the_contract(

@@ -26,6 +26,7 @@ from probml_tp import (
     elbo,
     fit,
 )
+from probml_tp.guides import implied_prior_precision
 from probml_tp.guides.dropout import MaskedUnits
 from probml_tp.models import LENET_DROPOUT, lenet, logistic_regression, mlp
 
@@ -113,6 +114,81 @@ def test_the_gradient_is_that_of_dropout_with_a_weight_decay_for_each_layer() ->
         loss = loss + value.square().sum() / (n * s**2 * (1 - p)) / 2
     theirs = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(w.values()))])
     torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("loss", ["nll", "mse", "mse-2-targets"])
+def test_dropout_with_weight_decay_is_the_guide_under_the_implied_prior(loss: str) -> None:
+    """Plain torch: ``nn.Dropout``, SGD's weight decay and a usual loss, at the same masks.
+
+    The steps are equal, once that of the mean squared error is scaled to the likelihood's.
+    """
+    decay, n, sigma, rates = 0.03, 12, 0.4, {"fc1": 0.0, "fc2": 0.3, "fc3": 0.1}
+    d = 2 if loss == "mse-2-targets" else 1
+    mse = {} if loss == "nll" else {"noise_precision": sigma**-2, "num_targets": d}
+    prior = {
+        f"fc{i}.*": NormalPrior.from_precision(
+            implied_prior_precision(decay, rate=rate, size=n, **mse)
+        )
+        for i, rate in enumerate(rates.values(), 1)
+    } | {
+        f"fc{i}.bias": NormalPrior.from_precision(
+            implied_prior_precision(decay, rate=0.0, size=n, **mse)
+        )
+        for i in (1, 2, 3)
+    }
+    net = mlp((2, 3, 4, d), dtype=F64)
+    model = BayesianModel(net, prior, Gaussian(sigma))
+    guide = MCDropout(model, rates=rates)
+    x, y = model.check_data(inputs(n, 2), targets(inputs(n, 2), d))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        (ours,) = torch.autograd.grad(guide.loss(x, y, size=n), guide.loc)
+        torch.manual_seed(5)
+        plain = nn.Sequential(net[:2], nn.Dropout(0.3), net[2:4], nn.Dropout(0.1), net[4:]).train()
+        f = plain(x)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=1.0, weight_decay=decay)
+    scale = d / (2 * sigma**2)
+    objective = F.mse_loss(f, y.reshape(f.shape))
+    (objective * scale if loss == "nll" else objective).backward()
+    before = torch.cat([p.detach().flatten() for p in plain.parameters()])
+    optimizer.step()
+    step = before - torch.cat([p.detach().flatten() for p in plain.parameters()])
+    torch.testing.assert_close(ours, step if loss == "nll" else scale * step, **CLOSE)
+
+
+def test_the_implied_prior_of_the_paper() -> None:
+    """Gal & Ghahramani (2016), eq. 7: tau = p l^2 / (2 N lambda) with p the rate of keeping, loss
+    1/(2N) sum of squares + lambda ||M||^2, M = W / p, hence lambda ||M||^2 = lambda/p^2 ||W||^2."""
+    keep, lengthscale, n, tau = 0.8, 1.7, 50, 9.0
+    decay = keep * lengthscale**2 / (2 * n * tau)  # on ||M||^2, beside half the mean square
+    ours = implied_prior_precision(
+        4 * decay / keep**2, rate=1 - keep, size=n, noise_precision=tau
+    )  # on ||W||^2 / 2, beside the whole mean square: twice and once more twice
+    assert ours == pytest.approx(lengthscale**2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weight_decay": 0.0}, "weight_decay must be a positive finite number"),
+        ({"rate": 1.0}, r"rate must lie in \[0, 1\)"),
+        ({"size": 0}, "size must be an integer of at least 1"),
+        ({"noise_precision": -1.0}, "noise_precision must be a positive finite number"),
+        ({"noise_precision": 1.0, "num_targets": 0}, "num_targets must be an integer"),
+        ({"num_targets": 2}, "num_targets goes with noise_precision"),
+    ],
+)
+def test_what_implies_no_prior_is_refused(changed: dict[str, float], message: str) -> None:
+    options = {"weight_decay": 1e-4, "rate": 0.5, "size": 10} | changed
+    with pytest.raises(ValueError, match=message):
+        implied_prior_precision(options.pop("weight_decay"), **options)
+
+
+def test_a_rate_of_zero_in_one_layer_adds_nothing() -> None:
+    both, one = (regressor(rates) for rates in ({"fc2": 0.3, "fc3": 0.0}, {"fc2": 0.3}))
+    assert both.rates == {"fc2": 0.3, "fc3": 0.0}
+    assert torch.equal(both.kl(), one.kl())
+    assert both.constant_sites == one.constant_sites
 
 
 def test_masked_units_have_probabilities_that_sum_to_one() -> None:
@@ -450,6 +526,26 @@ def test_subclasses_of_linear_layers_are_dropped_like_linear_layers() -> None:
     x = inputs(4, 2)
     assert torch.isfinite(guide.loss(x, x[:, 0], size=4))
     assert guide.sample(9)["2.weight"].shape == (9, 1, 3)
+
+
+def test_dropout_before_a_convolution_is_torchs_by_channel() -> None:
+    """``nn.Dropout2d`` in front of the layer, at the same masks; ``nn.Dropout`` is not the same."""
+    case = CASES["lenet-small"]()
+    guide = MCDropout(case.model, rates={"conv2": 0.5})
+    guide.loc.data = random_flat(case.model, seed=1)
+    net = case.model.net
+    w = {n: v.detach() for n, v in case.model.layout.unravel(guide.loc).items()}
+    losses = {}
+    for name, layer in (("ours", None), ("2d", nn.Dropout2d(0.5)), ("pixels", nn.Dropout(0.5))):
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(2)
+            if layer is None:
+                losses[name] = guide.loss(case.x, case.y, size=6) - guide.kl() / 6
+                net.load_state_dict(w)
+                continue
+            losses[name] = F.cross_entropy(net[3:](layer(net[:3](case.x))), case.y)
+    torch.testing.assert_close(losses["ours"], losses["2d"], **CLOSE)
+    assert not torch.isclose(losses["ours"], losses["pixels"])
 
 
 def test_convolutions_of_every_dimension_drop_channels() -> None:

@@ -24,7 +24,7 @@ OKABE_ITO = {
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 }  # fmt: skip
 
-TOL = {"#AA3377", "#332288", "#666633"}
+TOL = {"#882255", "#661100", "#AA3377", "#332288", "#666633"}
 """Dark colours of Tol (2021, "Colour schemes"), once those of Okabe and Ito are spent."""
 
 NOT_REGISTERED = {"nuts", "deep-ensemble", "multi-swag"}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from model_cases import CASES, CONJUGATE, NO_CURVATURE, Case, random_flat
 
 from probml_tp import (
     SWAG,
+    ConcreteDropout,
     Delta,
     Exact,
+    GaussianDropout,
     Guide,
     Laplace,
     LinearizedLaplace,
@@ -45,9 +48,9 @@ def _low_rank(case: Case) -> Guide:
     return guide
 
 
-def _laplace(kind: type[Laplace]) -> Callable[[Case], Guide]:
+def _laplace(kind: type[Laplace], **options: Any) -> Callable[[Case], Guide]:
     def build(case: Case) -> Guide:
-        guide = kind(case.model)
+        guide = kind(case.model, **options)
         guide.loc.data = random_flat(case.model, seed=13)
         guide.finalize(*case.model.check_data(case.x, case.y))
         return guide
@@ -59,6 +62,21 @@ def _dropout(case: Case) -> Guide:
     assert case.rates is not None
     guide = MCDropout(case.model, rates=case.rates)
     guide.loc.data = random_flat(case.model, seed=14)
+    return guide
+
+
+def _concrete_dropout(case: Case) -> Guide:
+    assert case.rates is not None
+    guide = ConcreteDropout(case.model, rates=case.rates)
+    guide.loc.data = random_flat(case.model, seed=15)
+    guide.logits.data += 0.5
+    return guide
+
+
+def _gaussian_dropout(case: Case) -> Guide:
+    assert case.rates is not None
+    guide = GaussianDropout(case.model, rates=case.rates)
+    guide.loc.data = random_flat(case.model, seed=16)
     return guide
 
 
@@ -97,11 +115,16 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "low-rank-normal": _low_rank,
     "laplace": _laplace(Laplace),
     "laplace-linearized": _laplace(LinearizedLaplace),
+    "laplace-kronecker": _laplace(LinearizedLaplace, structure="kronecker"),
+    "laplace-diagonal": _laplace(Laplace, structure="diagonal"),
+    "laplace-last-layer": _laplace(Laplace, sites="last-layer"),
     "mc-dropout": _dropout,
     "exact": _exact,
     "deep-ensemble": _mixture(_delta),
     "mixture-of-mean-field": _mixture(_mean_field),
     "swag": _swag,
+    "concrete-dropout": _concrete_dropout,
+    "gaussian-dropout": _gaussian_dropout,
 }
 
 RATES = {name: build().rates for name, build in CASES.items()}
@@ -111,10 +134,20 @@ def applies(guide: str, case: str) -> bool:
     """Whether the guide exists for the model."""
     if guide == "exact":
         return case in (*CONJUGATE, "flat-prior")
-    if guide == "mc-dropout":
+    if guide.endswith("dropout"):
         return RATES[case] is not None
+    if guide == "laplace-kronecker" and case in NO_KRONECKER:
+        return False
+    if guide == "laplace-last-layer" and case in ONE_LAYER:
+        return False
     return not (guide.startswith("laplace") and case in NO_CURVATURE)
 
+
+NO_KRONECKER = ("mlp-heavy-tails", "mlp-heteroscedastic", "mlp-2-targets-heteroscedastic")
+"""Several prior precisions in one layer, or a likelihood that curvlinops does not know."""
+
+ONE_LAYER = (*CONJUGATE, "flat-prior", "logistic", "softmax")
+"""The last layer is all there is."""
 
 PAIRS = [(g, c) for c in CASES for g in GUIDES if applies(g, c)]
 """Every guide with every model it applies to."""

@@ -1,0 +1,330 @@
+r"""Per-example gradients, kept as the outer products that they are.
+
+The gradient of a scalar with respect to the weights of a layer is a sum over the positions ``t``
+that the layer is applied to, :math:`\sum_t b_t a_t^\top`, of its inputs ``a`` and the gradients
+``b`` at its outputs. Diagonals, Kronecker factors and function-space covariances need ``a`` and
+``b`` only: for linear layers no Jacobian of size batch x outputs x parameters is ever formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from probml_tp.model import BayesianModel
+
+__all__ = [
+    "Dense",
+    "Outer",
+    "Params",
+    "PlainLayer",
+    "Rows",
+    "Scalars",
+    "gradient_rows",
+    "layers_called_once",
+    "plain_layers",
+]
+
+MAX_ELEMENTS = 2**24
+
+Params = Mapping[str, Tensor]
+
+Scalars = Callable[[Tensor, Params, Tensor], Tensor]
+"""What is differentiated: outputs ``(n, k)``, parameters and per-example data to ``(n, q)``."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Gradients of ``q`` scalars of each example with respect to one site: ``(n, q, p)``."""
+
+    values: Tensor
+
+    def dense(self) -> Tensor:
+        """The gradients, ``(n, q, p)``."""
+        return self.values
+
+    def squares(self) -> Tensor:
+        """The sum of the squared gradients over examples and scalars, ``(p,)``."""
+        return self.values.square().sum((0, 1))
+
+    def gram(self, variance: Tensor) -> Tensor:
+        r""":math:`G\,\mathrm{diag}(v)\,G^\top` of each example, ``(n, q, q)``."""
+        return (self.values * variance.flatten()) @ self.values.mT
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """The gradients times a matrix ``(p, r)``: ``(n, q, r)``."""
+        return self.values @ matrix
+
+
+@dataclass(frozen=True)
+class Outer:
+    r"""Gradients with respect to the weights ``(M, K)`` of a layer: :math:`\sum_t b_t a_t^\top`.
+
+    Args:
+        inputs: ``a``, what the layer is applied to, ``(n, K, T)``.
+        gradients: ``b``, gradients of ``q`` scalars at its outputs, ``(n, q, M, T)``.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+
+    def dense(self) -> Tensor:
+        """The gradients, ``(n, q, M K)``."""
+        n, q, m, t = self.gradients.shape
+        product = self.gradients.reshape(n, q * m, t) @ self.inputs.mT
+        return product.view(n, q, -1)
+
+    @property
+    def _is_one_product(self) -> bool:
+        return self.inputs.shape[-1] == 1
+
+    def squares(self) -> Tensor:
+        """The sum of the squared gradients over examples and scalars, ``(M K,)``."""
+        if not self._is_one_product:
+            return Dense(self.dense()).squares()
+        b = self.gradients.squeeze(-1).square().sum(1)
+        return (b.mT @ self.inputs.squeeze(-1).square()).flatten()
+
+    def gram(self, variance: Tensor) -> Tensor:
+        r""":math:`G\,\mathrm{diag}(v)\,G^\top` of each example; ``v`` is ``(M, K)``."""
+        if not self._is_one_product:
+            return Dense(self.dense()).gram(variance)
+        b = self.gradients.squeeze(-1)
+        scale = self.inputs.squeeze(-1).square() @ variance.mT
+        return (b * scale.unsqueeze(1)) @ b.mT
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """The gradients times a matrix ``(M K, r)``: ``(n, q, r)``."""
+        _, q, m, _ = self.gradients.shape
+        if m > q or not self._is_one_product:
+            return self.dense() @ matrix
+        k = self.inputs.shape[1]
+        by_input = matrix.view(m, k, -1).transpose(0, 1).reshape(k, -1)
+        weighted = self.inputs.squeeze(-1) @ by_input
+        return self.gradients.squeeze(-1) @ weighted.view(len(weighted), m, -1)
+
+    def rotate(self, left: Tensor, right: Tensor) -> Outer:
+        r"""The gradients :math:`U^\top G V`, ``U`` being ``(M, M)`` and ``V`` ``(K, K)``."""
+        return replace(self, inputs=right.mT @ self.inputs, gradients=left.mT @ self.gradients)
+
+
+Rows = Mapping[str, Dense | Outer]
+"""The gradients of a chunk of examples by site."""
+
+
+@dataclass(frozen=True)
+class PlainLayer:
+    """A layer whose parameters are sites of their own, on the real line."""
+
+    name: str
+    module: nn.Linear | nn.Conv2d
+    weight: str
+    bias: str | None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of its weight and, if it has one, its bias."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def split(self, a: Tensor, b: Tensor, q: int) -> tuple[Tensor, Tensor]:
+        """Inputs as ``(n, K, T)`` and gradients at the outputs as ``(n, q, M, T)``."""
+        if isinstance(self.module, nn.Conv2d):
+            conv = self.module
+            patches = F.unfold(
+                a, conv.kernel_size, conv.dilation, cast("int", conv.padding), conv.stride
+            )
+            return patches, b.flatten(3)
+        n, size = len(a), b.shape[-1]
+        return a.reshape(n, -1, a.shape[-1]).mT, b.reshape(n, q, -1, size).mT
+
+
+def plain_layers(model: BayesianModel) -> dict[str, PlainLayer]:
+    """The layers whose gradients are outer products, by name.
+
+    They are linear layers and ungrouped two-dimensional convolutions with zero padding whose
+    weight and bias are sites without a constraint and no other layer's.
+
+    Args:
+        model: the model.
+
+    Returns:
+        Layer by name.
+    """
+    names = {id(p): name for name, p in model.net.named_parameters()}
+    uses: dict[int, int] = {}
+    for module in model.net.modules():
+        for parameter in module.parameters(recurse=False):
+            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    layers = {}
+    for name, module in model.net.named_modules():
+        if type(module) is nn.Linear or (type(module) is nn.Conv2d and _unfolds(module)):
+            own = dict(module.named_parameters(recurse=False))
+            sites = {key: names[id(p)] for key, p in own.items()}
+            alone = all(uses[id(p)] == 1 for p in own.values())
+            if alone and not set(sites.values()) & model.transforms.keys():
+                layers[name] = PlainLayer(name, module, sites["weight"], sites.get("bias"))
+    return layers
+
+
+def _unfolds(conv: nn.Conv2d) -> bool:
+    return conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def gradient_rows(
+    model: BayesianModel,
+    flat: Tensor,
+    x: Tensor,
+    data: Tensor,
+    scalars: Scalars,
+    *,
+    sites: Sequence[str],
+    dense: bool = False,
+) -> Iterator[tuple[slice, Tensor, Rows]]:
+    """Gradients of scalars of each example with respect to sites, in chunks of bounded memory.
+
+    Args:
+        model: the model.
+        flat: unconstrained parameters ``(P,)``; gradients are with respect to these.
+        x: inputs ``(N, ...)``.
+        data: what else belongs to each example, ``(N, ...)``.
+        scalars: gives the ``q`` scalars of each example.
+        sites: the sites to differentiate by.
+        dense: whether the caller makes all gradients dense, which limits the chunks.
+
+    Yields:
+        The chunk's slice, its scalars ``(n, q)`` and the gradients by site.
+    """
+    u = model.layout.unravel(flat.detach())
+    params = model.constrain(u)
+    layers = [one for one in plain_layers(model).values() if set(one.sites) & set(sites)]
+    layers = layers_called_once(model, params, x[:1], layers)
+    cost, q = _cost(model, params, x[:1], data[:1], scalars, layers)
+    covered = {name for layer in layers for name in layer.sites}
+    rest = [name for name in sites if name not in covered]
+    shapes = model.layout.shapes
+    size = sum(shapes[n].numel() for n in (sites if dense else rest)) * q
+    chunk = max(1, MAX_ELEMENTS // max(1, cost + size))
+    for start in range(0, len(x), chunk):
+        part = slice(start, min(start + chunk, len(x)))
+        values, found = _layer_rows(model, params, x[part], data[part], scalars, layers)
+        if rest:
+            found |= _other_rows(model, u, x[part], data[part], scalars, rest)
+        yield part, values, {name: found[name] for name in sites}
+
+
+@torch.no_grad()
+def layers_called_once(
+    model: BayesianModel, params: Params, x: Tensor, layers: Sequence[PlainLayer]
+) -> list[PlainLayer]:
+    """Those of the layers that a forward pass of one example calls once, with one row."""
+    calls: dict[str, list[int]] = {layer.name: [] for layer in layers}
+    _run_with_hooks(model, params, x[:1], layers, lambda name, a, _: calls[name].append(len(a)))
+    return [layer for layer in layers if calls[layer.name] == [1]]
+
+
+@torch.no_grad()
+def _cost(
+    model: BayesianModel,
+    params: Params,
+    x: Tensor,
+    data: Tensor,
+    scalars: Scalars,
+    layers: Sequence[PlainLayer],
+) -> tuple[int, int]:
+    """How many elements an example needs in the layers, and ``q``."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    outputs = _run_with_hooks(model, params, x, layers, lambda n, *io: seen.update({n: io}))
+    q = scalars(outputs, params, data).shape[-1]
+    cost = 0
+    for layer in layers:
+        a, out = seen[layer.name]
+        inputs, gradients = layer.split(a, out.unsqueeze(1), 1)
+        cost += inputs.numel() + q * gradients.numel()
+        if inputs.shape[-1] > 1:
+            cost += q * gradients.shape[2] * inputs.shape[1]
+    return cost, q
+
+
+def _run_with_hooks(
+    model: BayesianModel,
+    params: Params,
+    x: Tensor,
+    layers: Sequence[PlainLayer],
+    note: Callable[[str, Tensor, Tensor], object],
+) -> Tensor:
+    """The net's outputs; ``note`` is called with each layer's name, input and output."""
+
+    def hook(name: str) -> Callable[..., None]:
+        def call(_: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            note(name, args[0], output)
+
+        return call
+
+    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
+    try:
+        return model.outputs(params, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layer_rows(
+    model: BayesianModel,
+    params: Params,
+    x: Tensor,
+    data: Tensor,
+    scalars: Scalars,
+    layers: Sequence[PlainLayer],
+) -> tuple[Tensor, dict[str, Dense | Outer]]:
+    """One pass forward, and one backward for each of the ``q`` scalars."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(name: str, a: Tensor, output: Tensor) -> None:
+        if not output.requires_grad:
+            output.requires_grad_()
+        seen[name] = (a.detach(), output)
+
+    with torch.enable_grad():
+        values = scalars(_run_with_hooks(model, params, x, layers, note), params, data)
+    q = values.shape[-1]
+    outputs = [seen[layer.name][1] for layer in layers]
+    gradients = [out.new_empty(len(x), q, *out.shape[1:]) for out in outputs]
+    for j in range(q if layers else 0):
+        found = torch.autograd.grad(
+            values[:, j].sum(), outputs, retain_graph=j < q - 1, materialize_grads=True
+        )
+        for total, new in zip(gradients, found, strict=True):
+            total[:, j] = new
+    rows: dict[str, Dense | Outer] = {}
+    for layer, b in zip(layers, gradients, strict=True):
+        rows[layer.weight] = Outer(*layer.split(seen[layer.name][0], b, q))
+        if layer.bias is not None:
+            rows[layer.bias] = Dense(cast("Outer", rows[layer.weight]).gradients.sum(-1))
+    return values.detach(), rows
+
+
+def _other_rows(
+    model: BayesianModel,
+    u: Mapping[str, Tensor],
+    x: Tensor,
+    data: Tensor,
+    scalars: Scalars,
+    sites: Sequence[str],
+) -> dict[str, Dense | Outer]:
+    """Gradients with respect to any sites, by reverse mode over one example after another."""
+    fixed = {name: value for name, value in u.items() if name not in sites}
+
+    def of_one(own: dict[str, Tensor], x_n: Tensor, data_n: Tensor) -> Tensor:
+        params = model.constrain({name: {**fixed, **own}[name] for name in u})
+        outputs = model.outputs(params, x_n.unsqueeze(0))
+        return scalars(outputs, params, data_n.unsqueeze(0)).squeeze(0)
+
+    own = {name: u[name] for name in sites}
+    found = vmap(jacrev(of_one), in_dims=(None, 0, 0))(own, x, data)
+    return {n: Dense(rows.reshape(*rows.shape[:2], -1)) for n, rows in found.items()}
