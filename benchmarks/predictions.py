@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 from peers import with_dropout
 from setups import Digits, lenet_model
-from timing import Comparison, Contender, added_mib, compare
+from timing import Comparison, Contender, added_mib, compare, fresh_process_mib
 from torch import Tensor, nn
 
 from probml_tp import BayesianModel, MCDropout, MeanFieldNormal, Posterior
@@ -101,12 +99,6 @@ def memory_of(what: str, digits: Digits, draws: int) -> float:
 
 def peak_memory(script: Path, *, digits: int, draws: int, root: Path | None) -> dict[str, float]:
     """What each contender's prediction adds to the peak memory of a fresh process, in MiB."""
-    command = [sys.executable, str(script), "--digits", str(digits), "--draws", str(draws)]
-    command += [] if root is None else ["--data-root", str(root)]
-    peaks = {}
-    for what in MEMORY_OF:
-        child = subprocess.run(
-            [*command, "--memory-of", what], check=True, capture_output=True, text=True
-        )
-        peaks[what] = float(child.stdout.split()[-1])
-    return peaks
+    options = ["--digits", str(digits), "--draws", str(draws)]
+    options += [] if root is None else ["--data-root", str(root)]
+    return {what: fresh_process_mib(script, [*options, "--memory-of", what]) for what in MEMORY_OF}

@@ -14,7 +14,7 @@ from torch import Tensor
 from probml_tp import BayesianModel, NormalPrior
 from probml_tp.datasets import load_images
 from probml_tp.evaluate import seeded
-from probml_tp.models import lenet, logistic_regression, mlp_regressor
+from probml_tp.models import lenet, logistic_regression, mlp_classifier, mlp_regressor
 
 __all__ = [
     "NOISE",
@@ -28,6 +28,7 @@ __all__ = [
     "mlp_model",
     "pyro_at_its_best",
     "two_classes",
+    "wide_model",
 ]
 
 NOISE = 0.1
@@ -37,6 +38,12 @@ PRIOR_SCALE = 1.0
 def lenet_model() -> BayesianModel:
     """LeNet with a standard normal prior."""
     return lenet(prior=NormalPrior(PRIOR_SCALE))
+
+
+def wide_model() -> BayesianModel:
+    """The 784-200-10 classifier of flattened digits, 159,010 parameters."""
+    prior = NormalPrior(PRIOR_SCALE)
+    return mlp_classifier(784, hidden=(200,), prior=prior, num_classes=10)
 
 
 def mlp_model() -> BayesianModel:
@@ -97,7 +104,9 @@ def pyro_at_its_best() -> Iterator[None]:
         yield
 
 
-def check_close(what: str, ours: Tensor, theirs: Tensor, *, atol: float = 1e-5) -> None:
+def check_close(
+    what: str, ours: Tensor, theirs: Tensor, *, rtol: float = 1e-4, atol: float = 1e-5
+) -> None:
     """Refuse to time contenders that do not do the same work."""
-    if not torch.allclose(ours, theirs, rtol=1e-4, atol=atol):
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=rtol, atol=atol):
         raise RuntimeError(f"{what} differ: {ours} and {theirs}. Contenders must do the same work.")

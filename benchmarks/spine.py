@@ -6,16 +6,15 @@ Before anything is timed, contenders are shown to do the same work: equal losses
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import torch
 from leapfrogs import leapfrog
 from predictions import MEMORY_OF, dropout_prediction, loop_or_vmap, memory_of, peak_memory
+from report import setting, verdict, write_section
 from setups import (
     Digits,
     curve,
@@ -29,11 +28,7 @@ from setups import (
 from steps import dropout_step, mean_field_step
 from timing import Comparison, markdown
 
-from probml_tp.environment import describe_environment
 from probml_tp.evaluate import seeded
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- spine: begin -->", "<!-- spine: end -->"
 
 
 @dataclass(frozen=True)
@@ -113,11 +108,6 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
         yield verdict(text, "at least 8", ratio, 1 / 8)
 
 
-def verdict(finding: str, aim: str, ratio: float, limit: float) -> str:
-    """One aim, met or missed."""
-    return f"- {finding} (aim: {aim}): {'met' if ratio <= limit else '**missed**'}."
-
-
 def memory_report(size: Size, root: Path | None) -> str:
     """What MC-dropout prediction needs."""
     peaks = peak_memory(Path(__file__), digits=size.digits, draws=size.draws, root=root)
@@ -125,18 +115,6 @@ def memory_report(size: Size, root: Path | None) -> str:
     return (
         f"Peak memory that MC-dropout prediction ({size.draws} draws, {size.digits:,} digits) adds "
         f"to a process that has loaded the digits and built the net: {added}."
-    )
-
-
-def setting(size: Size, digits: Digits) -> str:
-    """Where, with what and on what the figures were measured."""
-    environment = describe_environment()
-    packages = environment["packages"]
-    return (
-        f"Run on {environment['date'][:10]}: Python {environment['python']}, torch "
-        f"{packages['torch']}, pyro-ppl {packages['pyro-ppl']}, {platform.machine()}, "
-        f"{environment['cpus']} CPUs, {torch.get_num_threads()} threads; {size.rounds} rounds "
-        f"({size.predict_rounds} of the predictions). Digits: {digits.source}."
     )
 
 
@@ -151,17 +129,11 @@ def run(size: Size, root: Path | None, parts: tuple[str, ...] = tuple(PARTS)) ->
                 click.echo(f"{time.perf_counter() - start:4.0f} s  {comparison.task}", err=True)
                 comparisons.append(comparison)
     aims = [line for comparison in comparisons for line in verdicts(comparison)]
-    report = [setting(size, digits), *(["\n".join(aims)] if aims else []), markdown(comparisons)]
+    rounds = f"{size.rounds} rounds ({size.predict_rounds} of the predictions)"
+    report = [setting(digits, rounds), *(["\n".join(aims)] if aims else []), markdown(comparisons)]
     if "predictions" in parts:
         report.append(memory_report(size, root))
     return "\n\n".join(report)
-
-
-def write_page(text: str, page: Path = PAGE) -> None:
-    """Put the figures between the page's markers."""
-    before, rest = page.read_text("utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
 
 
 @click.command(help=__doc__)
@@ -187,7 +159,7 @@ def main(
     text = run(QUICK if quick else Size(), data_root, only or tuple(PARTS))
     click.echo(text)
     if write:
-        write_page(text)
+        write_section("spine", text)
 
 
 if __name__ == "__main__":

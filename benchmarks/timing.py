@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Comparison", "Contender", "added_mib", "compare", "markdown"]
+__all__ = ["Comparison", "Contender", "added_mib", "compare", "fresh_process_mib", "markdown"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,13 @@ def added_mib(run: Callable[[], object]) -> float:
     before = _peak_mib()
     run()
     return _peak_mib() - before
+
+
+def fresh_process_mib(script: Path, arguments: Sequence[str]) -> float:
+    """The number of MiB that a script prints last when run with arguments that ask for it."""
+    command = [sys.executable, str(script), *arguments]
+    child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(child.stdout.split()[-1])
 
 
 def _peak_mib() -> float:

@@ -78,15 +78,3 @@ def test_missed_aims_are_said_so(spine):
     seconds = {"ours": [1.2], "by hand, Adam": [2.0], "by hand, fused Adam": [1.0]}
     (line,) = spine.verdicts(timing.Comparison("step", seconds))
     assert re.search(r"1\.20 times .* \(aim: at most 1\.1\): \*\*missed\*\*", line)
-
-
-def test_figures_go_between_the_markers(spine, tmp_path):
-    page = tmp_path / "benchmarks.md"
-    page.write_text(f"before\n\n{spine.BEGIN}\nold\n{spine.END}\n\nafter\n", "utf-8")
-    spine.write_page("new", page)
-    assert page.read_text("utf-8") == (f"before\n\n{spine.BEGIN}\n\nnew\n\n{spine.END}\n\nafter\n")
-
-
-def test_the_page_has_the_markers(spine):
-    text = spine.PAGE.read_text("utf-8")
-    assert text.index(spine.BEGIN) < text.index(spine.END)
