@@ -403,7 +403,7 @@ def test_memory_does_not_grow_with_the_points() -> None:
                 x,
                 x,
                 lambda o, *_: o,
-                sites=list(model.sites),
+                sites=sites,
                 dense=True,
             )
         ]
