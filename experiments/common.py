@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from probml_tp.experiment import Update
 from probml_tp.guide import Guide
 from probml_tp.inference import GuideFactory, fit
+from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.plots.style import guide_style
 from probml_tp.posterior import Posterior
@@ -32,7 +31,6 @@ __all__ = [
     "fit_small",
     "labels_of",
     "percent",
-    "single_thread",
     "span",
 ]
 
@@ -110,26 +108,6 @@ def fit_small(
             seed=seed,
             progress=update,
         )
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Run torch on one thread.
-
-    Yields:
-        Nothing; afterwards there are as many threads as before.
-
-    Example:
-        >>> with single_thread():
-        ...     torch.get_num_threads()
-        1
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def labels_of(guides: Iterable[str]) -> str:

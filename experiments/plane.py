@@ -18,10 +18,10 @@ from probml_tp.experiments.common import (
     by_guide,
     labels_of,
     percent,
-    single_thread,
     span,
 )
 from probml_tp.inference import Empirical
+from probml_tp.inference.parallel import single_thread
 from probml_tp.metrics import classification_metrics, total_variation
 from probml_tp.plots.classification import (
     PlotMap,

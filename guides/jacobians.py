@@ -29,6 +29,7 @@ __all__ = [
     "gradient_rows",
     "layers_called_once",
     "plain_layers",
+    "sum_of_products",
 ]
 
 MAX_ELEMENTS = 2**24
@@ -48,6 +49,11 @@ class Dense:
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, p)``."""
         return self.values
+
+    @property
+    def product(self) -> tuple[Tensor, Tensor]:
+        """The gradients as outer products ``b a^T``: here ``a`` is 1."""
+        return self.values, self.values.new_ones(len(self.values), 1)
 
     def squares(self) -> Tensor:
         """The sum of the squared gradients over examples and scalars, ``(p,)``."""
@@ -81,33 +87,34 @@ class Outer:
         return product.view(n, q, -1)
 
     @property
-    def _is_one_product(self) -> bool:
-        return self.inputs.shape[-1] == 1
+    def product(self) -> tuple[Tensor, Tensor] | None:
+        """``b``, ``(n, q, M)``, and ``a``, ``(n, K)``, where there is one position only."""
+        if self.inputs.shape[-1] > 1:
+            return None
+        return self.gradients.squeeze(-1), self.inputs.squeeze(-1)
 
     def squares(self) -> Tensor:
         """The sum of the squared gradients over examples and scalars, ``(M K,)``."""
-        if not self._is_one_product:
+        if self.product is None:
             return Dense(self.dense()).squares()
-        b = self.gradients.squeeze(-1).square().sum(1)
-        return (b.mT @ self.inputs.squeeze(-1).square()).flatten()
+        b, a = self.product
+        return (b.square().sum(1).mT @ a.square()).flatten()
 
     def gram(self, variance: Tensor) -> Tensor:
         r""":math:`G\,\mathrm{diag}(v)\,G^\top` of each example; ``v`` is ``(M, K)``."""
-        if not self._is_one_product:
+        if self.product is None:
             return Dense(self.dense()).gram(variance)
-        b = self.gradients.squeeze(-1)
-        scale = self.inputs.squeeze(-1).square() @ variance.mT
-        return (b * scale.unsqueeze(1)) @ b.mT
+        b, a = self.product
+        return (b * (a.square() @ variance.mT).unsqueeze(1)) @ b.mT
 
     def times(self, matrix: Tensor) -> Tensor:
         """The gradients times a matrix ``(M K, r)``: ``(n, q, r)``."""
         _, q, m, _ = self.gradients.shape
-        if m > q or not self._is_one_product:
+        if m > q or self.product is None:
             return self.dense() @ matrix
-        k = self.inputs.shape[1]
-        by_input = matrix.view(m, k, -1).transpose(0, 1).reshape(k, -1)
-        weighted = self.inputs.squeeze(-1) @ by_input
-        return self.gradients.squeeze(-1) @ weighted.view(len(weighted), m, -1)
+        b, a = self.product
+        by_input = matrix.view(m, a.shape[1], -1).transpose(0, 1).reshape(a.shape[1], -1)
+        return b @ (a @ by_input).view(len(a), m, -1)
 
     def rotate(self, left: Tensor, right: Tensor) -> Outer:
         r"""The gradients :math:`U^\top G V`, ``U`` being ``(M, M)`` and ``V`` ``(K, K)``."""
@@ -116,6 +123,37 @@ class Outer:
 
 Rows = Mapping[str, Dense | Outer]
 """The gradients of a chunk of examples by site."""
+
+
+def sum_of_products(first: Dense | Outer, second: Dense | Outer) -> Tensor:
+    r"""The sum of outer products :math:`\sum_{n,j} g_{nj} h_{nj}^\top` over examples and scalars.
+
+    For gradients :math:`g = b \otimes a` and :math:`h = d \otimes c` it is
+    :math:`\sum_n (\sum_j b_{nj} d_{nj}^\top) \otimes a_n c_n^\top`: the scalars are summed over
+    first, and cost nothing after that.
+
+    Args:
+        first: gradients with respect to a site of ``p`` elements.
+        second: with respect to one of ``r`` elements, for the same examples and scalars.
+
+    Returns:
+        The sum, ``(p, r)``, float64.
+    """
+    left, right = first.product, second.product
+    both_dense = isinstance(first, Dense) and isinstance(second, Dense)
+    if left is None or right is None or both_dense:
+        g, h = (row.dense().flatten(0, 1).double() for row in (first, second))
+        return g.mT @ h
+    (b, a), (d, c) = ((one.double() for one in pair) for pair in (left, right))
+    m, k, s, l = b.shape[2], a.shape[1], d.shape[2], c.shape[1]  # noqa: E741
+    total = b.new_zeros(m * s, k * l)
+    chunk = max(1, MAX_ELEMENTS // max(m * s, k * l))
+    for part in range(0, len(a), chunk):
+        rows = slice(part, part + chunk)
+        outputs = (b[rows].mT @ d[rows]).flatten(1)
+        inputs = (a[rows].unsqueeze(-1) * c[rows].unsqueeze(-2)).flatten(1)
+        total.addmm_(outputs.mT, inputs)
+    return total.view(m, s, k, l).transpose(1, 2).reshape(m * k, s * l)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ r"""Mean-field variational inference with independent normal factors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -13,7 +14,7 @@ from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
-__all__ = ["MeanFieldNormal"]
+__all__ = ["LOG_2PI", "MeanFieldNormal", "independent_kl", "sampled_kl"]
 
 LOG_2PI = 1.8378770664093453
 
@@ -96,16 +97,7 @@ class MeanFieldNormal(Guide):
                 f"{others[0]!r} is {self.model.sites[others[0]].describe()}. Estimate it with "
                 f"elbo()."
             )
-        return self._normal_kl(self.log_scale.exp())
-
-    def _normal_kl(self, scale: Tensor) -> Tensor:
-        """KL over the sites with normal priors."""
-        prior = self.model.normal_sites
-        index = prior.index
-        z = (self.loc[index] - prior.loc) / prior.scale
-        ratio = scale[index] / prior.scale
-        constant = prior.log_normalizer - 0.5 * (LOG_2PI + 1) * len(prior.loc)
-        return 0.5 * (z.square() + ratio.square()).sum() - self.log_scale[index].sum() + constant
+        return independent_kl(self.model, self.loc, self.log_scale.exp(), self.log_scale)
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative ELBO per data point at one fresh draw."""
@@ -116,20 +108,52 @@ class MeanFieldNormal(Guide):
         scale = self.log_scale.exp()
         u = self.model.layout.unravel(torch.addcmul(self.loc, scale, epsilon))
         params = self.model.constrain(u)
-        kl = self._normal_kl(scale)
+        kl = independent_kl(self.model, self.loc, scale, self.log_scale)
         if self.model.normal_sites.others:
-            kl = kl + self._other_kl(u, params)
+            kl = kl + sampled_kl(self.model, self.log_scale, u, params)
         return kl / size - self.model.log_likelihood(params, x, y).mean()
-
-    def _other_kl(self, u: dict[str, Tensor], params: dict[str, Tensor]) -> Tensor:
-        """Single-draw KL estimate over the sites whose prior is not normal, with exact entropy."""
-        cross, entropy = self.model.log_abs_det_jacobian(u), torch.zeros_like(self.loc[0])
-        for name in self.model.normal_sites.others:
-            cross = cross + self.model.sites[name].log_prob(params[name])
-            log_scale = self.log_scale[self.model.layout.slices[name]]
-            entropy = entropy + (log_scale + 0.5 * (LOG_2PI + 1)).sum()
-        return -entropy - cross
 
     def options(self) -> dict[str, Any]:
         """The initial scale."""
         return {"init_scale": self.init_scale}
+
+
+def independent_kl(model: BayesianModel, loc: Tensor, scale: Tensor, log_scale: Tensor) -> Tensor:
+    r"""KL divergence of independent normals to the prior, over the sites with normal priors.
+
+    Args:
+        model: the model.
+        loc: means of all sites ``(P,)``, in unconstrained space.
+        scale: standard deviations ``(P,)``.
+        log_scale: their logarithms.
+
+    Returns:
+        The sum in nats, a scalar.
+    """
+    prior = model.normal_sites
+    index = prior.index
+    z = (loc[index] - prior.loc) / prior.scale
+    ratio = scale[index] / prior.scale
+    constant = prior.log_normalizer - 0.5 * (LOG_2PI + 1) * len(prior.loc)
+    return 0.5 * (z.square() + ratio.square()).sum() - log_scale[index].sum() + constant
+
+
+def sampled_kl(
+    model: BayesianModel, log_scale: Tensor, u: Mapping[str, Tensor], params: Mapping[str, Tensor]
+) -> Tensor:
+    """The same over the sites whose prior is not normal: exact entropy, cross term at one draw.
+
+    Args:
+        model: the model.
+        log_scale: logarithms of the standard deviations of all sites ``(P,)``.
+        u: the draw, unconstrained.
+        params: the draw.
+
+    Returns:
+        An unbiased estimate in nats, a scalar.
+    """
+    cross, entropy = model.log_abs_det_jacobian(u), torch.zeros_like(log_scale[0])
+    for name in model.normal_sites.others:
+        cross = cross + model.sites[name].log_prob(params[name])
+        entropy = entropy + (log_scale[model.layout.slices[name]] + 0.5 * (LOG_2PI + 1)).sum()
+    return -entropy - cross

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from probml_tp.diagnostics import elbo, to_inference_data
     from probml_tp.guide import Guide
     from probml_tp.guides import (
+        SWAG,
         ConcreteDropout,
         Delta,
         Exact,
         GaussianDropout,
         Laplace,
         LinearizedLaplace,
+        LowRankNormal,
         MCDropout,
         MeanFieldNormal,
         fit_evidence,
         maximize_evidence,
     )
-    from probml_tp.inference import EarlyStopping, fit, sample_nuts
+    from probml_tp.inference import EarlyStopping, Mixture, fit, fit_ensemble, sample_nuts
     from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian
     from probml_tp.model import BayesianModel
     from probml_tp.posterior import Posterior
@@ -41,18 +43,20 @@ _MODULES = {
     "probml_tp.diagnostics": ("elbo", "to_inference_data"),
     "probml_tp.guide": ("Guide",),
     "probml_tp.guides": (
+        "SWAG",
         "ConcreteDropout",
         "Delta",
         "Exact",
         "GaussianDropout",
         "Laplace",
         "LinearizedLaplace",
+        "LowRankNormal",
         "MCDropout",
         "MeanFieldNormal",
         "fit_evidence",
         "maximize_evidence",
     ),
-    "probml_tp.inference": ("EarlyStopping", "fit", "sample_nuts"),
+    "probml_tp.inference": ("EarlyStopping", "Mixture", "fit", "fit_ensemble", "sample_nuts"),
     "probml_tp.likelihoods": (
         "Bernoulli",
         "Categorical",
@@ -72,6 +76,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "SWAG",
     "BayesianModel",
     "Bernoulli",
     "Categorical",
@@ -89,14 +94,17 @@ __all__ = [
     "Laplace",
     "LaplacePrior",
     "LinearizedLaplace",
+    "LowRankNormal",
     "MCDropout",
     "MeanFieldNormal",
+    "Mixture",
     "NormalPrior",
     "Posterior",
     "RegressionPredictive",
     "StudentTPrior",
     "elbo",
     "fit",
+    "fit_ensemble",
     "fit_evidence",
     "maximize_evidence",
     "sample_nuts",

@@ -17,7 +17,15 @@ from torch.func import functional_call, vmap
 from probml_tp.guide import Draws, Guide, check_num_samples
 from probml_tp.validation import positive_integer, valid_seed
 
-__all__ = ["DrawBatch", "Vectorize", "draw_batches", "draw_chunks", "seeded", "substream"]
+__all__ = [
+    "DrawBatch",
+    "Vectorize",
+    "draw_batches",
+    "draw_chunks",
+    "is_dense",
+    "seeded",
+    "substream",
+]
 
 Vectorize = Literal["auto", "loop", "vmap"]
 """How draws are run: one after the other, or ten at a time by ``torch.func.vmap``."""
@@ -140,7 +148,7 @@ def draw_batches(
     if vectorize not in get_args(Vectorize):
         raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
     prefix, suffix = _split(guide, guide.model.outputs if own_net else guide.outputs)
-    use_vmap = _is_dense(guide) if vectorize == "auto" else vectorize == "vmap"
+    use_vmap = is_dense(guide.model.net) if vectorize == "auto" else vectorize == "vmap"
     for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
         for start in range(0, len(x), batch_size):
             points = slice(start, min(start + batch_size, len(x)))
@@ -200,7 +208,12 @@ def _stage(children: list[tuple[str, nn.Module]], names: Mapping[int, str]) -> F
     return forward
 
 
-def _is_dense(guide: Guide) -> bool:
-    net = guide.model.net
+def is_dense(net: nn.Module) -> bool:
+    """Whether a net is sequential with fully connected layers only: ``vmap`` pays there.
+
+    Example:
+        >>> is_dense(nn.Sequential(nn.Linear(1, 2), nn.Tanh())), is_dense(nn.Linear(1, 2))
+        (True, False)
+    """
     layers = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
     return isinstance(net, nn.Sequential) and all(isinstance(m, nn.Linear) for m in layers)

@@ -45,6 +45,7 @@ class FitInfo:
         peak_memory_mib: the process's peak resident memory so far, in MiB.
         stopped_early: whether early stopping ended the fit.
         sampler: diagnostics of a Markov chain, by name.
+        members: losses, seconds and the like of each member of an ensemble.
         log_evidence: after each update of prior or noise by the evidence, in nats.
     """
 
@@ -55,6 +56,7 @@ class FitInfo:
     peak_memory_mib: float = 0.0
     stopped_early: bool = False
     sampler: dict[str, Any] = field(default_factory=dict)
+    members: list[dict[str, Any]] = field(default_factory=list)
     log_evidence: list[float] = field(default_factory=list)
 
 

@@ -71,8 +71,8 @@ def test_predictions_are_the_net_at_the_draws_however_they_are_run(name: str, ca
     guide, data = build(name, case)
     posterior = Posterior(guide, seed=7)
     x = data.model.check_inputs(data.x)
-    count = 1 if name == "map" else S
-    draws = {n: v[:count] for n, v in posterior.draws(S).items()}
+    count = guide.num_atoms or S
+    draws = posterior.draws(count)
     expected = naive_outputs(guide, draws, x)
     for batch_size, vectorize in ((1000, "auto"), (3, "loop"), (4, "vmap"), (1, "auto")):
         ours = posterior.predict(

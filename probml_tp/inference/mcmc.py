@@ -18,6 +18,7 @@ from probml_tp.evaluate import seeded, substream
 from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
+from probml_tp.inference.parallel import number_of_jobs, single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import (
@@ -97,7 +98,7 @@ def sample_nuts(
     start = time.perf_counter()
     settings = _Settings(num_samples, warmup, target_accept, max_tree_depth, dense_mass, init_scale)
     tasks = [delayed(_run_chain)(model, x, y, settings, seed, c) for c in range(chains)]
-    pool = Parallel(n_jobs=_jobs(jobs, chains), return_as="generator_unordered")
+    pool = Parallel(n_jobs=number_of_jobs(jobs, chains), return_as="generator_unordered")
     results: list[_Chain] = []
     with progress_reporter(progress, "nuts", unit="chain") as report:
         for chain in pool(tasks):
@@ -134,23 +135,13 @@ class _Chain:
     acceptance_rate: float
 
 
-def _jobs(jobs: int | None, chains: int) -> int:
-    if jobs is not None:
-        return positive_integer("jobs", jobs)
-    return min(chains, torch.get_num_threads())
-
-
 def _run_chain(
     model: BayesianModel, x: Tensor, y: Tensor, settings: _Settings, seed: int, index: int
 ) -> _Chain:
     """One chain, on one thread: the net is small, and the cores have other chains."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.enable_grad(), seeded(substream(seed, CHAINS, index), model.device):
-            return _sample_chain(model, x, y, settings, index)
-    finally:
-        torch.set_num_threads(threads)
+    stream = substream(seed, CHAINS, index)
+    with single_thread(), torch.enable_grad(), seeded(stream, model.device):
+        return _sample_chain(model, x, y, settings, index)
 
 
 def _sample_chain(

@@ -72,6 +72,9 @@ GUIDE_STYLES: Mapping[str, GuideStyle] = {
     "mean-field": GuideStyle("Mean-field", "#009E73", (0, (2, 1)), "D"),
     "mc-dropout": GuideStyle("MC dropout", "#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "P"),
     "map": GuideStyle("MAP", "#E69F00", (0, (1, 1)), "X"),
+    "deep-ensemble": GuideStyle("Deep ensemble", "#AA3377", (0, (3, 1)), "h"),
+    "swag": GuideStyle("SWAG", "#332288", (0, (8, 2)), "<"),
+    "multi-swag": GuideStyle("Multi-SWAG", "#666633", (0, (8, 2, 2, 2)), ">"),
     "concrete-dropout": GuideStyle("Concrete dropout", "#882255", (0, (5, 1, 2, 1)), "p"),
     "gaussian-dropout": GuideStyle("Gaussian dropout", "#661100", (0, (3, 1, 1, 1, 1, 1)), "*"),
 }

@@ -43,7 +43,8 @@ def _has_kl(guide: str, case: str) -> bool:
     normal = all(site.is_normal for site in CASES[case]().model.sites.values())
     if guide.endswith("dropout"):
         return True
-    return normal and guide not in ("map", "laplace-last-layer")
+    without = ("map", "laplace-last-layer", "deep-ensemble", "mixture-of-mean-field")
+    return normal and guide not in without
 
 
 @pytest.fixture(params=PAIRS, ids=["-".join(p) for p in PAIRS])
@@ -81,9 +82,13 @@ def test_kl_is_refused_where_there_is_no_closed_form(name: str, case: str) -> No
     ("name", "case"),
     [
         ("mean-field", "mlp-half-normal"),
+        ("low-rank-normal", "mlp-half-normal"),
         ("laplace", "mlp-half-normal"),
         ("exact", "polynomial"),
         ("mc-dropout", "mlp"),
+        ("deep-ensemble", "positive-weights"),
+        ("mixture-of-mean-field", "mlp-half-normal"),
+        ("swag", "mlp-half-normal"),
         ("concrete-dropout", "mlp-heavy-tails"),
         ("gaussian-dropout", "lenet-small"),
     ],
@@ -110,7 +115,7 @@ def test_draws_do_not_share_memory_with_the_guide(guide: Guide) -> None:
 
 
 def test_guides_are_found_by_name(guide: Guide) -> None:
-    kind = Guide.registry[guide.name]
+    kind = Guide.registry[type(guide).name]
     assert kind is type(guide)
     twin = kind(guide.model, **guide.options())
     twin.load_tensors(guide.state_dict())
@@ -248,7 +253,8 @@ def test_laplace_trains_on_the_map_objective(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["map", "mean-field", "mc-dropout", "concrete-dropout", "gaussian-dropout"]
+    "name",
+    ["map", "mean-field", "low-rank-normal", "mc-dropout", "concrete-dropout", "gaussian-dropout"],
 )
 def test_pyros_own_elbo_module_trains_a_guide(name: str) -> None:
     guide, data = build(name, "mlp-half-normal")
@@ -269,7 +275,15 @@ def test_pyros_own_elbo_module_trains_a_guide(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["map", "mean-field", "laplace", "mc-dropout", "concrete-dropout", "gaussian-dropout"],
+    [
+        "map",
+        "mean-field",
+        "low-rank-normal",
+        "laplace",
+        "mc-dropout",
+        "concrete-dropout",
+        "gaussian-dropout",
+    ],
 )
 @pytest.mark.parametrize("case", ["mlp-half-normal", "classifier-3"])
 def test_pyros_predictive_takes_model_and_guide(name: str, case: str) -> None:
@@ -300,7 +314,7 @@ def test_pyros_nuts_takes_the_program() -> None:
     [
         (name, case)
         for name, case in PAIRS
-        if (name in ("map", "mean-field") or name.endswith("dropout"))
+        if (name in ("map", "mean-field", "low-rank-normal") or name.endswith("dropout"))
         and case in ("mlp", "mlp-half-normal", "classifier-3", "linear")
     ],
 )
@@ -327,7 +341,7 @@ def test_batches_of_an_epoch_average_to_the_full_gradient(
 
 
 @pytest.mark.parametrize(
-    "name", ["mean-field", "mc-dropout", "concrete-dropout", "gaussian-dropout"]
+    "name", ["mean-field", "low-rank-normal", "mc-dropout", "concrete-dropout", "gaussian-dropout"]
 )
 def test_the_objective_is_nll_per_point_plus_kl_over_n(name: str) -> None:
     guide, data = build(name, "mlp")
@@ -352,6 +366,8 @@ def test_the_objective_is_nll_per_point_plus_kl_over_n(name: str) -> None:
         ("laplace", "classifier-3"),
         ("laplace-linearized", "mlp-half-normal"),
         ("exact", "linear"),
+        ("mixture-of-mean-field", "mlp-half-normal"),
+        ("swag", "classifier-3"),
     ],
 )
 def test_elbo_is_the_mean_of_pyros_at_its_draws(name: str, case: str) -> None:
@@ -371,7 +387,7 @@ def test_elbo_is_the_mean_of_pyros_at_its_draws(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CONJUGATE)
-@pytest.mark.parametrize("name", ["mean-field", "laplace", "exact"])
+@pytest.mark.parametrize("name", ["mean-field", "low-rank-normal", "laplace", "exact"])
 def test_elbo_is_at_most_the_log_evidence(name: str, case: str) -> None:
     evidence = build("exact", case)[0].log_evidence()
     guide, data = build(name, case)
@@ -379,7 +395,9 @@ def test_elbo_is_at_most_the_log_evidence(name: str, case: str) -> None:
     assert estimate.value <= evidence + 5 * estimate.standard_error + 1e-9
 
 
-@pytest.mark.parametrize("name", ["map", "mc-dropout", "concrete-dropout", "gaussian-dropout"])
+@pytest.mark.parametrize(
+    "name", ["map", "mc-dropout", "concrete-dropout", "gaussian-dropout", "deep-ensemble"]
+)
 def test_elbo_is_refused_without_a_density(name: str) -> None:
     guide, data = build(name, "mlp")
     with pytest.raises(ValueError, match=r"ELBO needs a density; .*Use another guide"):

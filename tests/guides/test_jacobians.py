@@ -10,7 +10,13 @@ from torch.func import jacrev
 
 from probml_tp import BayesianModel, Categorical, Gaussian, NormalPrior
 from probml_tp.guides import jacobians
-from probml_tp.guides.jacobians import Dense, Outer, gradient_rows, plain_layers
+from probml_tp.guides.jacobians import (
+    Dense,
+    Outer,
+    gradient_rows,
+    plain_layers,
+    sum_of_products,
+)
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 NAMES = [
@@ -73,6 +79,20 @@ def test_squares_grams_and_products_are_those_of_the_dense_rows(name: str) -> No
             shaped = variance.view(row.gradients.shape[2], row.inputs.shape[1])
         expected = torch.einsum("nqp,p,nrp->nqr", dense, variance, dense)
         torch.testing.assert_close(row.gram(shaped), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["classifier-3", "lenet-small", "residual", "mlp-2-targets"])
+def test_sums_of_products_are_those_of_the_dense_rows(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = checked(name)
+    ((_, _, rows),) = rows_of_outputs(case.model, random_flat(case.model), case.x)
+    for limit in (jacobians.MAX_ELEMENTS, 40):
+        monkeypatch.setattr(jacobians, "MAX_ELEMENTS", limit)
+        for first in rows.values():
+            for second in rows.values():
+                g, h = (row.dense().flatten(0, 1) for row in (first, second))
+                torch.testing.assert_close(sum_of_products(first, second), g.mT @ h, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["classifier-3", "lenet-small"])

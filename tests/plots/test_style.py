@@ -24,8 +24,11 @@ OKABE_ITO = {
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 }  # fmt: skip
 
-TOL = {"#882255", "#661100"}
+TOL = {"#882255", "#661100", "#AA3377", "#332288", "#666633"}
 """Dark colours of Tol (2021, "Colour schemes"), once those of Okabe and Ito are spent."""
+
+NOT_REGISTERED = {"nuts", "deep-ensemble", "multi-swag"}
+"""Names that an empirical distribution or a mixture takes after what it is made of."""
 
 DEFICIENCIES = {
     "protanopia": [[0.152286, 1.052583, -0.204868],
@@ -60,7 +63,7 @@ def seen(color, deficiency):
 def test_every_guide_has_a_style():
     package = "probml_tp.guides"
     own = {name for name, guide in Guide.registry.items() if guide.__module__.startswith(package)}
-    assert own | {"nuts"} == set(GUIDE_STYLES)
+    assert own | NOT_REGISTERED == set(GUIDE_STYLES)
 
 
 def test_colours_are_of_the_palettes_and_differ():

@@ -9,6 +9,7 @@ import torch
 from model_cases import CASES, CONJUGATE, NO_CURVATURE, Case, random_flat
 
 from probml_tp import (
+    SWAG,
     ConcreteDropout,
     Delta,
     Exact,
@@ -16,8 +17,10 @@ from probml_tp import (
     Guide,
     Laplace,
     LinearizedLaplace,
+    LowRankNormal,
     MCDropout,
     MeanFieldNormal,
+    Mixture,
 )
 
 
@@ -31,6 +34,17 @@ def _mean_field(case: Case) -> Guide:
     guide = MeanFieldNormal(case.model, init_scale=0.1)
     guide.loc.data = random_flat(case.model, seed=11)
     guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
+    return guide
+
+
+def _low_rank(case: Case) -> Guide:
+    rank = min(3, case.model.num_params)
+    with torch.random.fork_rng():
+        torch.manual_seed(15)
+        guide = LowRankNormal(case.model, rank=rank, init_scale=0.1)
+    guide.loc.data = random_flat(case.model, seed=11)
+    guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
+    guide.factor.data *= 4
     return guide
 
 
@@ -72,9 +86,33 @@ def _exact(case: Case) -> Guide:
     return guide
 
 
+def _swag(case: Case) -> Guide:
+    """Six snapshots around a place."""
+    guide = SWAG(case.model, rank=4)
+    centre = random_flat(case.model, seed=15)
+    for seed in range(6):
+        guide.loc.data = centre + 0.3 * random_flat(case.model, seed=30 + seed)
+        guide.end_epoch()
+    guide.finalize(case.x, case.y)
+    return guide
+
+
+def _mixture(member: Callable[[Case], Guide]) -> Callable[[Case], Guide]:
+    """Three members around different places."""
+
+    def build(case: Case) -> Guide:
+        members = [member(case) for _ in range(3)]
+        for seed, guide in enumerate(members[1:]):
+            guide.loc.data = random_flat(case.model, seed=20 + seed)
+        return Mixture.of(members)
+
+    return build
+
+
 GUIDES: dict[str, Callable[[Case], Guide]] = {
     "map": _delta,
     "mean-field": _mean_field,
+    "low-rank-normal": _low_rank,
     "laplace": _laplace(Laplace),
     "laplace-linearized": _laplace(LinearizedLaplace),
     "laplace-kronecker": _laplace(LinearizedLaplace, structure="kronecker"),
@@ -82,6 +120,9 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "laplace-last-layer": _laplace(Laplace, sites="last-layer"),
     "mc-dropout": _dropout,
     "exact": _exact,
+    "deep-ensemble": _mixture(_delta),
+    "mixture-of-mean-field": _mixture(_mean_field),
+    "swag": _swag,
     "concrete-dropout": _concrete_dropout,
     "gaussian-dropout": _gaussian_dropout,
 }

@@ -1,0 +1,74 @@
+"""Random starting points for a model's parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from probml_tp.evaluate import seeded, substream
+from probml_tp.model import BayesianModel
+from probml_tp.priors import SiteDistribution
+
+__all__ = ["random_start"]
+
+START = 6
+
+
+@torch.no_grad()
+def random_start(model: BayesianModel) -> dict[str, Tensor]:
+    """Initial values of every site, drawn with torch's global random numbers.
+
+    Each module of the net draws its own parameters anew, by its ``reset_parameters()``. Parameters
+    of modules that have none, and values outside their prior's support, are drawn from the prior.
+    The likelihood's own sites keep their typical value.
+
+    The numbers come from a stream of their own, seeded by the global one: a net that was itself
+    initialised under the fit's seed is not drawn a second time.
+
+    Args:
+        model: the model; it is left untouched.
+
+    Returns:
+        A value for each site, in the sites' own (constrained) space.
+
+    Raises:
+        ValueError: a parameter would have to be drawn from an improper prior.
+
+    Example:
+        >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
+        >>> model = BayesianModel(nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> bool((random_start(model)["weight"] != model.net.weight).all())
+        True
+    """
+    net = copy.deepcopy(model.net)
+    params = model.initial_params()
+    with seeded(substream(int(torch.randint(2**31, ())), START), model.device):
+        reset = {id(parameter) for parameter in _reset(net)}
+        for name, parameter in net.named_parameters():
+            site = model.sites[name]
+            fits = id(parameter) in reset and bool(site.support.check(parameter).all())
+            params[name] = parameter.detach() if fits else _draw(name, site)
+    return params
+
+
+def _reset(net: nn.Module) -> Iterator[nn.Parameter]:
+    """Draw the parameters of every module that knows how; which ones they are."""
+    for module in net.modules():
+        own = list(module.parameters(recurse=False))
+        if own and callable(reset_parameters := getattr(module, "reset_parameters", None)):
+            reset_parameters()
+            yield from own
+
+
+def _draw(name: str, site: SiteDistribution) -> Tensor:
+    if not site.is_proper:
+        raise ValueError(
+            f"a random start draws a parameter from its prior where its module cannot draw it; "
+            f"that of {name!r} is improper. Give it a proper prior, or its module a method "
+            f"reset_parameters()."
+        )
+    value: Tensor = site().sample()
+    return value
