@@ -135,7 +135,7 @@ class DenseFactor(Factor):
     def fit(self, curvature: DenseCurvature, prior: Tensor, name: str) -> None:
         """See :meth:`Factor.fit`."""
         precision = curvature.matrix + torch.diag(prior)
-        self.scale_tril = scale_tril_of_precision(precision, name).to(self.scale_tril)
+        self.scale_tril = scale_tril_of_precision(precision, name).to(self.scale_tril).contiguous()
 
     def spread(self, epsilon: Tensor) -> Tensor:
         """See :meth:`Factor.spread`."""
@@ -259,7 +259,7 @@ class KroneckerFactor(Factor):
         eigenvalues = curvature.eigenvalues + one_precision(prior, self.sites[0])
         root = positive_precision(eigenvalues, name).rsqrt()
         self.scale, self.left, self.right = (
-            value.to(self.scale) for value in (root, curvature.left, curvature.right)
+            value.to(self.scale).contiguous() for value in (root, curvature.left, curvature.right)
         )
 
     def _matrix(self, flat: Tensor) -> Tensor:
