@@ -2,8 +2,7 @@ r"""MC dropout as variational inference: the masks are the approximate posterior
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -16,14 +15,20 @@ from torch.distributions import constraints
 from torch.func import functional_call
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
+from probml_tp.guides.layers import (
+    LINEAR_LAYERS,
+    calls_of,
+    copy_sharing_tensors,
+    is_on_whole_examples,
+    is_shared,
+    unit_dim,
+)
 from probml_tp.model import BayesianModel
 from probml_tp.validation import probability
 
 __all__ = ["MCDropout", "MaskedUnits"]
 
 Masks = Literal["per-example", "shared"]
-
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class MCDropout(Guide):
@@ -176,23 +181,15 @@ class MCDropout(Guide):
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Check that the net calls each layer with a rate once, on whole examples."""
         probe = x[:2]
-        calls: dict[str, list[int]] = {layer: [] for layer in self.rates}
-
-        def record(layer: str) -> Callable[..., None]:
-            return lambda _, args: calls[layer].append(len(args[0]))
-
-        net = self.model.net
-        hooks = [net.get_submodule(n).register_forward_pre_hook(record(n)) for n in self.rates]
-        with torch.no_grad():
-            self.model.outputs(self._values(), probe)
-        for handle in hooks:
-            handle.remove()
-        for layer, batches in calls.items():
-            if batches != [len(probe)]:
+        calls = calls_of(
+            self.model.net, self.rates, lambda: self.model.outputs(self._values(), probe)
+        )
+        for layer, made in calls.items():
+            if not is_on_whole_examples(made, len(probe)):
                 raise ValueError(
                     f"a layer with a drop rate must be called once in a forward pass, on one row "
                     f"for each example; for {len(probe)} examples {layer!r} is called on "
-                    f"{batches or 'no'} rows. Leave it out of rates."
+                    f"{[len(x) for x, _ in made] or 'no'} rows. Leave it out of rates."
                 )
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
@@ -265,7 +262,9 @@ def _binary_entropy(rate: float) -> float:
 
 
 def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[str, float]:
-    layers = {name: module for name, module in net.named_modules() if isinstance(module, _LAYERS)}
+    layers = {
+        name: module for name, module in net.named_modules() if isinstance(module, LINEAR_LAYERS)
+    }
     if not isinstance(rates, Mapping):
         rates = dict.fromkeys(list(layers)[1:], rates)
     for layer, rate in rates.items():
@@ -275,8 +274,7 @@ def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[s
                 f"a drop rate must name a linear layer or an ungrouped convolution; got "
                 f"{layer!r}. The net's are {', '.join(map(repr, layers))}."
             )
-        weights = [p for module in net.modules() for p in module._parameters.values()]
-        if sum(layers[layer].weight is p for p in weights) > 1:
+        if is_shared(net, layers[layer].weight):
             raise ValueError(
                 f"a drop rate needs a layer with weights of its own; those of {layer!r} are "
                 f"shared with another layer. Leave it out of rates."
@@ -291,12 +289,10 @@ def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[s
 
 def _with_dropout(net: nn.Module, rates: Mapping[str, float]) -> nn.Module:
     """A copy of the net that shares its tensors, with per-example dropout before some layers."""
-    tensors = [*net.parameters(), *net.buffers()]
-    masked = copy.deepcopy(net, {id(t): t for t in tensors})
+    masked = copy_sharing_tensors(net)
     for name, rate in rates.items():
         layer = masked.get_submodule(name)
-        unit_dim = -1 if isinstance(layer, nn.Linear) else 1
-        layer.register_forward_pre_hook(_DropUnits(rate, unit_dim))
+        layer.register_forward_pre_hook(_DropUnits(rate, unit_dim(layer)))
     return masked
 
 

@@ -1,0 +1,85 @@
+"""The layers of a net as guides see them: who owns which weights, and who is called on what."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "LINEAR_LAYERS",
+    "calls_of",
+    "copy_sharing_tensors",
+    "is_on_whole_examples",
+    "is_shared",
+    "unit_dim",
+]
+
+LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers whose output is linear in input and weight, with input units along one dimension."""
+
+Calls = Mapping[str, list[tuple[Tensor, Tensor]]]
+"""For each layer its calls in a forward pass: input and output."""
+
+
+def unit_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's input and output along which its units lie."""
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
+def copy_sharing_tensors(net: nn.Module) -> nn.Module:
+    """A copy of a net, to put hooks on, that shares its parameters and buffers.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> copy_sharing_tensors(net).weight is net.weight
+        True
+    """
+    tensors = [*net.parameters(), *net.buffers()]
+    return copy.deepcopy(net, {id(t): t for t in tensors})
+
+
+def is_shared(net: nn.Module, parameter: Tensor) -> bool:
+    """Whether more than one layer has the parameter."""
+    owners = [p is parameter for module in net.modules() for p in module._parameters.values()]
+    return sum(owners) > 1
+
+
+@torch.no_grad()
+def calls_of(net: nn.Module, layers: Iterable[str], run: Callable[[], object]) -> Calls:
+    """What each layer is called on while the net runs, and what it returns.
+
+    Args:
+        net: the net.
+        layers: names of its layers; they take one tensor.
+        run: runs the net.
+
+    Returns:
+        For each layer the pairs of input and output, in the order of the calls.
+    """
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
+
+    def record(layer: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+            calls[layer].append(((*args, *kwargs.values())[0], out))
+
+        return hook
+
+    hooks = [
+        net.get_submodule(layer).register_forward_hook(record(layer), with_kwargs=True)
+        for layer in calls
+    ]
+    try:
+        run()
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return calls
+
+
+def is_on_whole_examples(calls: list[tuple[Tensor, Tensor]], num_examples: int) -> bool:
+    """Whether a layer's calls are one, on one row for each example."""
+    return [len(x) for x, _ in calls] == [num_examples]
