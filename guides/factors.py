@@ -28,6 +28,7 @@ from probml_tp.guides.curvature import (
     positive_precision,
 )
 from probml_tp.guides.jacobians import Outer, Rows
+from probml_tp.guides.sites import LOG_2PI
 from probml_tp.model import BayesianModel
 
 __all__ = [
@@ -326,9 +327,6 @@ class MatrixNormal(TorchDistribution):
 def standard_normal(white: Tensor) -> Tensor:
     """The log density of standard normal vectors ``(*draws, p)``."""
     return -0.5 * white.square().sum(-1) - 0.5 * LOG_2PI * white.shape[-1]
-
-
-LOG_2PI = 1.8378770664093453
 
 
 def _gram(rows: Rows, name: str, variance: Tensor) -> Tensor:

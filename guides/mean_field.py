@@ -11,16 +11,15 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
+from probml_tp.guides.sites import LOG_2PI
 from probml_tp.guides.weight_noise import ExampleNoise
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
-__all__ = ["LOG_2PI", "MeanFieldNormal", "independent_kl", "sampled_kl"]
+__all__ = ["MeanFieldNormal", "independent_kl", "sampled_kl"]
 
 Estimator = Literal["shared", "local-reparameterization", "flipout"]
 """Whether a batch shares a step's weight draw, or how its examples get noise of their own."""
-
-LOG_2PI = 1.8378770664093453
 
 
 class MeanFieldNormal(Guide):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from probml_tp.guides.layers import (
     is_shared,
     unit_dim,
 )
+from probml_tp.guides.sites import point_mass
 from probml_tp.model import BayesianModel
 from probml_tp.validation import probability
 
@@ -139,8 +139,7 @@ class MultiplicativeNoise(Guide):
             if name in self._layers:
                 yield name, self.units(self._layers[name], value)
                 continue
-            log_density = -self.model.log_abs_det_jacobian({name: u[name]})
-            yield name, dist.Delta(value, log_density=log_density, event_dim=value.ndim)
+            yield name, point_mass(self.model, name, u[name])
 
     @torch.no_grad()
     def sample(
