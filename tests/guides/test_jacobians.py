@@ -142,6 +142,18 @@ class Twice(nn.Module):
         return self.head(torch.tanh(self.layer(torch.tanh(self.layer(x)))))
 
 
+class ReadElsewhere(nn.Module):
+    """A layer called once whose weight the net uses a second time, by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.layer(x))
+        return self.head(torch.tanh(nn.functional.linear(hidden, self.layer.weight)))
+
+
 class PerPosition(nn.Module):
     """Layers on sequences, on folded rows, and one whose output is not used."""
 
@@ -174,20 +186,25 @@ class GroupedConvolution(nn.Module):
 
 @pytest.mark.parametrize(
     ("net", "shape"),
-    [(Twice, (5, 2)), (PerPosition, (5, 3, 2)), (GroupedConvolution, (4, 2, 9, 9))],
+    [
+        (Twice, (5, 2)),
+        (ReadElsewhere, (5, 2)),
+        (PerPosition, (5, 3, 2)),
+        (GroupedConvolution, (4, 2, 9, 9)),
+    ],
 )
 def test_unusual_nets_have_their_jacobian_too(net: type[nn.Module], shape: tuple[int, ...]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module, x = net().double(), torch.randn(shape, dtype=F64)
-    likelihood = Gaussian(0.3) if net is Twice else Categorical(2)
+    likelihood = Gaussian(0.3) if net in (Twice, ReadElsewhere) else Categorical(2)
     model = BayesianModel(module, NormalPrior(1.0), likelihood)
     flat = random_flat(model)
     ((_, _, rows),) = rows_of_outputs(model, flat, x)
     ours = torch.cat([rows[n].dense() for n in model.sites], -1)
     torch.testing.assert_close(ours, jacobian_of_outputs(model, flat, x), **CLOSE)
     kinds = {name: type(row) for name, row in rows.items()}
-    if net is Twice:
+    if net in (Twice, ReadElsewhere):
         assert kinds["layer.weight"] is Dense
     if net is PerPosition:
         assert (kinds["tokens.weight"], kinds["folded.weight"]) == (Outer, Dense)
