@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
+from probml_tp.guides.sites import point_mass
 from probml_tp.model import BayesianModel
 
 __all__ = ["Delta", "map_loss"]
@@ -49,10 +49,8 @@ class Delta(Guide):
 
     def site_distributions(self) -> Sites:
         r"""Delta sites, with log density :math:`-\log|\partial\theta/\partial u|`."""
-        u, values = self._point()
-        for name, value in values.items():
-            log_density = -self.model.log_abs_det_jacobian({name: u[name]})
-            yield name, dist.Delta(value, log_density=log_density, event_dim=value.ndim)
+        for name, u in self.model.layout.unravel(self.loc).items():
+            yield name, point_mass(self.model, name, u)
 
     @torch.no_grad()
     def sample(

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guides.curvature import Curvature
-from probml_tp.guides.factors import LOG_2PI
 from probml_tp.guides.fisher import likelihood_curvature, prior_precision
 from probml_tp.guides.laplace import Laplace
+from probml_tp.guides.sites import LOG_2PI
 from probml_tp.likelihoods import Gaussian
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior

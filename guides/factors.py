@@ -28,6 +28,7 @@ from probml_tp.guides.curvature import (
     positive_precision,
 )
 from probml_tp.guides.jacobians import Outer, Rows
+from probml_tp.guides.sites import LOG_2PI
 from probml_tp.model import BayesianModel
 
 __all__ = [
@@ -135,7 +136,7 @@ class DenseFactor(Factor):
     def fit(self, curvature: DenseCurvature, prior: Tensor, name: str) -> None:
         """See :meth:`Factor.fit`."""
         precision = curvature.matrix + torch.diag(prior)
-        self.scale_tril = scale_tril_of_precision(precision, name).to(self.scale_tril)
+        self.scale_tril = scale_tril_of_precision(precision, name).to(self.scale_tril).contiguous()
 
     def spread(self, epsilon: Tensor) -> Tensor:
         """See :meth:`Factor.spread`."""
@@ -259,7 +260,7 @@ class KroneckerFactor(Factor):
         eigenvalues = curvature.eigenvalues + one_precision(prior, self.sites[0])
         root = positive_precision(eigenvalues, name).rsqrt()
         self.scale, self.left, self.right = (
-            value.to(self.scale) for value in (root, curvature.left, curvature.right)
+            value.to(self.scale).contiguous() for value in (root, curvature.left, curvature.right)
         )
 
     def _matrix(self, flat: Tensor) -> Tensor:
@@ -326,9 +327,6 @@ class MatrixNormal(TorchDistribution):
 def standard_normal(white: Tensor) -> Tensor:
     """The log density of standard normal vectors ``(*draws, p)``."""
     return -0.5 * white.square().sum(-1) - 0.5 * LOG_2PI * white.shape[-1]
-
-
-LOG_2PI = 1.8378770664093453
 
 
 def _gram(rows: Rows, name: str, variance: Tensor) -> Tensor:

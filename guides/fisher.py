@@ -21,6 +21,7 @@ Sums run over points, they are never means.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, combinations_with_replacement
 from typing import Literal
 
 import torch
@@ -29,7 +30,13 @@ from torch.func import grad, jacrev
 
 from probml_tp.guides.curvature import Curvature, DenseCurvature, DiagonalCurvature
 from probml_tp.guides.factors import DenseFactor, DiagonalFactor, Factor, KroneckerFactor
-from probml_tp.guides.jacobians import Params, Rows, Scalars, gradient_rows
+from probml_tp.guides.jacobians import (
+    Params,
+    Rows,
+    Scalars,
+    gradient_rows,
+    sum_of_products,
+)
 from probml_tp.guides.kfac import kronecker_curvature
 from probml_tp.model import BayesianModel
 
@@ -113,9 +120,13 @@ def _add(factor: Factor, total: Tensor, rows: Rows) -> None:
     if isinstance(factor, DiagonalFactor):
         total += torch.cat([rows[name].squares() for name in factor.sites])
         return
-    jacobian = torch.cat([rows[name].dense() for name in factor.sites], dim=-1)
-    jacobian = jacobian.flatten(0, 1).double()
-    total.addmm_(jacobian.mT, jacobian)
+    ends = list(accumulate(factor.sizes))
+    places = [slice(end - size, end) for end, size in zip(ends, factor.sizes, strict=True)]
+    for i, j in combinations_with_replacement(range(len(places)), 2):
+        block = sum_of_products(rows[factor.sites[i]], rows[factor.sites[j]])
+        total[places[i], places[j]] += block
+        if i != j:
+            total[places[j], places[i]] += block.mT
 
 
 def _scalars(

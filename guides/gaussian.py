@@ -3,25 +3,21 @@ r"""Multivariate normal posteriors in unconstrained space, their covariance made
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import prod
 from typing import cast
 
-import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution, transforms
 from torch import Tensor, nn
-from torch.distributions.transforms import Transform
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.guides.curvature import Curvature
 from probml_tp.guides.factors import (
-    LOG_2PI,
     DenseFactor,
     Factor,
     KroneckerFactor,
     standard_normal,
 )
 from probml_tp.guides.jacobians import gradient_rows
+from probml_tp.guides.sites import LOG_2PI, flat_value, point_mass, site_distribution
 from probml_tp.model import BayesianModel
 
 __all__ = ["StructuredNormal", "check_size"]
@@ -180,36 +176,24 @@ class StructuredNormal(Guide):
     def site_distributions(self) -> Sites:
         """Each site given the ones before it, reshaped and pushed through its bijection."""
         self._require_fit()
-        u, values = self._point()
+        u = self.model.layout.unravel(self.loc)
         factors = self.factor_list
         running = {factor: factor.conditionals(self.loc[factor.index]) for factor in factors}
         owner = {name: factor for factor in factors for name in factor.sites}
         sent: dict[Factor, Tensor | None] = dict.fromkeys(factors)
-        for name, value in values.items():
+        for name in self.model.sites:
             if name in self._fixed:
-                log_density = -self.model.log_abs_det_jacobian({name: u[name]})
-                yield name, dist.Delta(value, log_density=log_density, event_dim=value.ndim)
+                yield name, point_mass(self.model, name, u[name])
                 continue
             factor = owner[name]
             last = sent[factor]
             flat = next(running[factor]) if last is None else running[factor].send(last)
-            drawn = yield name, self._site(name, flat)
-            sent[factor] = self._unconstrain_site(name, drawn).reshape(-1)
+            value = yield name, site_distribution(self.model, name, flat)
+            sent[factor] = flat_value(self.model, name, value)
 
     def _point(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         u = self.model.layout.unravel(self.loc)
         return u, self.model.constrain(u)
-
-    def _site(self, name: str, flat: TorchDistribution) -> TorchDistribution:
-        shape = self.model.layout.shapes[name]
-        parts: list[Transform] = [transforms.ReshapeTransform(torch.Size([prod(shape)]), shape)]
-        if name in self.model.transforms:
-            parts.append(self.model.transforms[name])
-        return cast("TorchDistribution", dist.TransformedDistribution(flat, parts))
-
-    def _unconstrain_site(self, name: str, value: Tensor) -> Tensor:
-        transform = self.model.transforms.get(name)
-        return value if transform is None else transform.inv(value)
 
     @torch.no_grad()
     def sample(

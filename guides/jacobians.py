@@ -17,6 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
+from probml_tp.guides.layers import (
+    calls_of,
+    is_on_whole_examples,
+    is_read_elsewhere,
+    is_shared,
+)
 from probml_tp.model import BayesianModel
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "gradient_rows",
     "layers_called_once",
     "plain_layers",
+    "sum_of_products",
 ]
 
 MAX_ELEMENTS = 2**24
@@ -48,6 +55,11 @@ class Dense:
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, p)``."""
         return self.values
+
+    @property
+    def product(self) -> tuple[Tensor, Tensor]:
+        """The gradients as outer products ``b a^T``: here ``a`` is 1."""
+        return self.values, self.values.new_ones(len(self.values), 1)
 
     def squares(self) -> Tensor:
         """The sum of the squared gradients over examples and scalars, ``(p,)``."""
@@ -81,33 +93,34 @@ class Outer:
         return product.view(n, q, -1)
 
     @property
-    def _is_one_product(self) -> bool:
-        return self.inputs.shape[-1] == 1
+    def product(self) -> tuple[Tensor, Tensor] | None:
+        """``b``, ``(n, q, M)``, and ``a``, ``(n, K)``, where there is one position only."""
+        if self.inputs.shape[-1] > 1:
+            return None
+        return self.gradients.squeeze(-1), self.inputs.squeeze(-1)
 
     def squares(self) -> Tensor:
         """The sum of the squared gradients over examples and scalars, ``(M K,)``."""
-        if not self._is_one_product:
+        if self.product is None:
             return Dense(self.dense()).squares()
-        b = self.gradients.squeeze(-1).square().sum(1)
-        return (b.mT @ self.inputs.squeeze(-1).square()).flatten()
+        b, a = self.product
+        return (b.square().sum(1).mT @ a.square()).flatten()
 
     def gram(self, variance: Tensor) -> Tensor:
         r""":math:`G\,\mathrm{diag}(v)\,G^\top` of each example; ``v`` is ``(M, K)``."""
-        if not self._is_one_product:
+        if self.product is None:
             return Dense(self.dense()).gram(variance)
-        b = self.gradients.squeeze(-1)
-        scale = self.inputs.squeeze(-1).square() @ variance.mT
-        return (b * scale.unsqueeze(1)) @ b.mT
+        b, a = self.product
+        return (b * (a.square() @ variance.mT).unsqueeze(1)) @ b.mT
 
     def times(self, matrix: Tensor) -> Tensor:
         """The gradients times a matrix ``(M K, r)``: ``(n, q, r)``."""
         _, q, m, _ = self.gradients.shape
-        if m > q or not self._is_one_product:
+        if m > q or self.product is None:
             return self.dense() @ matrix
-        k = self.inputs.shape[1]
-        by_input = matrix.view(m, k, -1).transpose(0, 1).reshape(k, -1)
-        weighted = self.inputs.squeeze(-1) @ by_input
-        return self.gradients.squeeze(-1) @ weighted.view(len(weighted), m, -1)
+        b, a = self.product
+        by_input = matrix.view(m, a.shape[1], -1).transpose(0, 1).reshape(a.shape[1], -1)
+        return b @ (a @ by_input).view(len(a), m, -1)
 
     def rotate(self, left: Tensor, right: Tensor) -> Outer:
         r"""The gradients :math:`U^\top G V`, ``U`` being ``(M, M)`` and ``V`` ``(K, K)``."""
@@ -116,6 +129,37 @@ class Outer:
 
 Rows = Mapping[str, Dense | Outer]
 """The gradients of a chunk of examples by site."""
+
+
+def sum_of_products(first: Dense | Outer, second: Dense | Outer) -> Tensor:
+    r"""The sum of outer products :math:`\sum_{n,j} g_{nj} h_{nj}^\top` over examples and scalars.
+
+    For gradients :math:`g = b \otimes a` and :math:`h = d \otimes c` it is
+    :math:`\sum_n (\sum_j b_{nj} d_{nj}^\top) \otimes a_n c_n^\top`: the scalars are summed over
+    first, and cost nothing after that.
+
+    Args:
+        first: gradients with respect to a site of ``p`` elements.
+        second: with respect to one of ``r`` elements, for the same examples and scalars.
+
+    Returns:
+        The sum, ``(p, r)``, float64.
+    """
+    left, right = first.product, second.product
+    both_dense = isinstance(first, Dense) and isinstance(second, Dense)
+    if left is None or right is None or both_dense:
+        g, h = (row.dense().flatten(0, 1).double() for row in (first, second))
+        return g.mT @ h
+    (b, a), (d, c) = ((one.double() for one in pair) for pair in (left, right))
+    m, k, s, l = b.shape[2], a.shape[1], d.shape[2], c.shape[1]  # noqa: E741
+    total = b.new_zeros(m * s, k * l)
+    chunk = max(1, MAX_ELEMENTS // max(m * s, k * l))
+    for part in range(0, len(a), chunk):
+        rows = slice(part, part + chunk)
+        outputs = (b[rows].mT @ d[rows]).flatten(1)
+        inputs = (a[rows].unsqueeze(-1) * c[rows].unsqueeze(-2)).flatten(1)
+        total.addmm_(outputs.mT, inputs)
+    return total.view(m, s, k, l).transpose(1, 2).reshape(m * k, s * l)
 
 
 @dataclass(frozen=True)
@@ -157,16 +201,12 @@ def plain_layers(model: BayesianModel) -> dict[str, PlainLayer]:
         Layer by name.
     """
     names = {id(p): name for name, p in model.net.named_parameters()}
-    uses: dict[int, int] = {}
-    for module in model.net.modules():
-        for parameter in module.parameters(recurse=False):
-            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
     layers = {}
     for name, module in model.net.named_modules():
         if type(module) is nn.Linear or (type(module) is nn.Conv2d and _unfolds(module)):
             own = dict(module.named_parameters(recurse=False))
             sites = {key: names[id(p)] for key, p in own.items()}
-            alone = all(uses[id(p)] == 1 for p in own.values())
+            alone = not any(is_shared(model.net, p) for p in own.values())
             if alone and not set(sites.values()) & model.transforms.keys():
                 layers[name] = PlainLayer(name, module, sites["weight"], sites.get("bias"))
     return layers
@@ -222,10 +262,17 @@ def gradient_rows(
 def layers_called_once(
     model: BayesianModel, params: Params, x: Tensor, layers: Sequence[PlainLayer]
 ) -> list[PlainLayer]:
-    """Those of the layers that a forward pass of one example calls once, with one row."""
-    calls: dict[str, list[int]] = {layer.name: [] for layer in layers}
-    _run_with_hooks(model, params, x[:1], layers, lambda name, a, _: calls[name].append(len(a)))
-    return [layer for layer in layers if calls[layer.name] == [1]]
+    """Those of the layers that alone read their weights, once in a pass, on whole examples."""
+    probe = x[:1]
+    calls = calls_of(
+        model.net, [layer.name for layer in layers], lambda: model.outputs(params, probe)
+    )
+    return [
+        layer
+        for layer in layers
+        if is_on_whole_examples(calls[layer.name], 1)
+        and not is_read_elsewhere(model, layer.name, params, probe, calls[layer.name][0][1])
+    ]
 
 
 @torch.no_grad()
@@ -238,40 +285,17 @@ def _cost(
     layers: Sequence[PlainLayer],
 ) -> tuple[int, int]:
     """How many elements an example needs in the layers, and ``q``."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    outputs = _run_with_hooks(model, params, x, layers, lambda n, *io: seen.update({n: io}))
-    q = scalars(outputs, params, data).shape[-1]
+    names = [layer.name for layer in layers]
+    seen = calls_of(model.net, names, lambda: model.outputs(params, x))
+    q = scalars(model.outputs(params, x), params, data).shape[-1]
     cost = 0
     for layer in layers:
-        a, out = seen[layer.name]
+        ((a, out),) = seen[layer.name]
         inputs, gradients = layer.split(a, out.unsqueeze(1), 1)
         cost += inputs.numel() + q * gradients.numel()
         if inputs.shape[-1] > 1:
             cost += q * gradients.shape[2] * inputs.shape[1]
     return cost, q
-
-
-def _run_with_hooks(
-    model: BayesianModel,
-    params: Params,
-    x: Tensor,
-    layers: Sequence[PlainLayer],
-    note: Callable[[str, Tensor, Tensor], object],
-) -> Tensor:
-    """The net's outputs; ``note`` is called with each layer's name, input and output."""
-
-    def hook(name: str) -> Callable[..., None]:
-        def call(_: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            note(name, args[0], output)
-
-        return call
-
-    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
-    try:
-        return model.outputs(params, x)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _layer_rows(
@@ -283,17 +307,15 @@ def _layer_rows(
     layers: Sequence[PlainLayer],
 ) -> tuple[Tensor, dict[str, Dense | Outer]]:
     """One pass forward, and one backward for each of the ``q`` scalars."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    values = x.new_zeros(0)
 
-    def note(name: str, a: Tensor, output: Tensor) -> None:
-        if not output.requires_grad:
-            output.requires_grad_()
-        seen[name] = (a.detach(), output)
+    def run() -> None:
+        nonlocal values
+        values = scalars(model.outputs(params, x), params, data)
 
-    with torch.enable_grad():
-        values = scalars(_run_with_hooks(model, params, x, layers, note), params, data)
+    seen = calls_of(model.net, [layer.name for layer in layers], run, differentiable=True)
     q = values.shape[-1]
-    outputs = [seen[layer.name][1] for layer in layers]
+    outputs = [seen[layer.name][0][1] for layer in layers]
     gradients = [out.new_empty(len(x), q, *out.shape[1:]) for out in outputs]
     for j in range(q if layers else 0):
         found = torch.autograd.grad(
@@ -303,7 +325,7 @@ def _layer_rows(
             total[:, j] = new
     rows: dict[str, Dense | Outer] = {}
     for layer, b in zip(layers, gradients, strict=True):
-        rows[layer.weight] = Outer(*layer.split(seen[layer.name][0], b, q))
+        rows[layer.weight] = Outer(*layer.split(seen[layer.name][0][0].detach(), b, q))
         if layer.bias is not None:
             rows[layer.bias] = Dense(cast("Outer", rows[layer.weight]).gradients.sum(-1))
     return values.detach(), rows

@@ -56,6 +56,7 @@ class Laplace(StructuredNormal):
         ValueError: a matrix would be too large, or an option is unknown or does not apply.
 
     Example:
+        >>> import torch
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior, fit
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)

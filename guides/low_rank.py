@@ -3,18 +3,17 @@ r"""Normals whose covariance is low rank plus diagonal: correlations without a P
 from __future__ import annotations
 
 from abc import abstractmethod
-from math import prod
 from numbers import Integral
 from typing import Any, ClassVar, cast
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution, transforms
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions.transforms import Transform
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
-from probml_tp.guides.mean_field import LOG_2PI, independent_kl, sampled_kl
+from probml_tp.guides.mean_field import independent_kl, sampled_kl
+from probml_tp.guides.sites import LOG_2PI, flat_value, site_distribution
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
@@ -64,25 +63,12 @@ class LowRankPlusDiagonal(Guide):
             V = factor[place]
             spread = torch.linalg.solve_triangular(tril, V.double().mT, upper=False).mT
             loc = self.loc[place] + V @ z.to(V)
-            value = yield name, self._site(name, loc, d[place], spread.to(V))
-            delta = (self._unconstrain_site(name, value).reshape(-1) - self.loc[place]) / d[place]
+            flat = _conditional(loc, d[place], spread.to(V))
+            value = yield name, site_distribution(self.model, name, flat)
+            delta = (flat_value(self.model, name, value) - self.loc[place]) / d[place]
             W = whitened[place]
             C = C + W.mT @ W
             shift = shift + W.mT @ delta.double()
-
-    def _site(self, name: str, loc: Tensor, d: Tensor, factor: Tensor) -> TorchDistribution:
-        shape = self.model.layout.shapes[name]
-        parts: list[Transform] = [transforms.ReshapeTransform(torch.Size([prod(shape)]), shape)]
-        if name in self.model.transforms:
-            parts.append(self.model.transforms[name])
-        base: TorchDistribution = dist.Normal(loc, d).to_event(1)
-        if factor.shape[-1]:
-            base = dist.LowRankMultivariateNormal(loc, factor, d.square())
-        return cast("TorchDistribution", dist.TransformedDistribution(base, parts))
-
-    def _unconstrain_site(self, name: str, value: Tensor) -> Tensor:
-        transform = self.model.transforms.get(name)
-        return value if transform is None else transform.inv(value)
 
     @torch.no_grad()
     def sample(
@@ -198,6 +184,13 @@ class LowRankNormal(LowRankPlusDiagonal):
     def options(self) -> dict[str, Any]:
         """The rank and the initial scale."""
         return {"rank": self.rank, "init_scale": self.init_scale}
+
+
+def _conditional(loc: Tensor, d: Tensor, factor: Tensor) -> TorchDistribution:
+    """The flat normal with covariance :math:`d^2 + VV^T`, ``V`` of no or more columns."""
+    if factor.shape[-1]:
+        return dist.LowRankMultivariateNormal(loc, factor, d.square())
+    return cast("TorchDistribution", dist.Normal(loc, d).to_event(1))
 
 
 def _capacitance_tril(d: Tensor, factor: Tensor) -> Tensor:

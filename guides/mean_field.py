@@ -3,7 +3,7 @@ r"""Mean-field variational inference with independent normal factors."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -11,27 +11,48 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
+from probml_tp.guides.sites import LOG_2PI
+from probml_tp.guides.weight_noise import ExampleNoise
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
-__all__ = ["LOG_2PI", "MeanFieldNormal", "independent_kl", "sampled_kl"]
+__all__ = ["MeanFieldNormal", "independent_kl", "sampled_kl"]
 
-LOG_2PI = 1.8378770664093453
+Estimator = Literal["shared", "local-reparameterization", "flipout"]
+"""Whether a batch shares a step's weight draw, or how its examples get noise of their own."""
 
 
 class MeanFieldNormal(Guide):
     r"""Independent normals in unconstrained space, :math:`q(u)=\prod_i\mathcal N(u_i; m_i, s_i^2)`.
 
     Trained by the evidence lower bound (Blundell et al. 2015, "Weight uncertainty in neural
-    networks"), with one weight draw shared by the batch and the KL term in closed form:
+    networks"), with the KL term in closed form:
 
     .. math:: \mathrm{KL} = \sum_i \log\frac{\sigma_i}{s_i}
               + \frac{s_i^2 + (m_i - \mu_i)^2}{2\sigma_i^2} - \frac12
 
     for prior :math:`\mathcal N(\mu_i, \sigma_i^2)`. For sites whose prior is not normal the
     entropy is exact and the cross term uses the step's draw. ``loss`` is
-    :math:`-\frac1B\sum_{n \in B}\log p(y_n|\theta) + \frac1N\mathrm{KL}`: each data point carries
-    1/N of the KL, whatever the batch size.
+    :math:`-\frac1B\sum_{n \in B}\log p(y_n|\theta) + \frac TN\mathrm{KL}`: each data point
+    carries T/N of the KL, whatever the batch size.
+
+    **The estimator** decides which draws the log likelihoods of a batch are taken at. Its
+    expectation is the same for all of them, the gradient's variance is not:
+    :mod:`~probml_tp.guides.weight_noise` has the derivation.
+
+    - ``"shared"``: one draw of the weights for the whole batch.
+    - ``"local-reparameterization"`` (Kingma, Salimans & Welling 2015): the outputs of linear layers
+      are drawn for each example. Convolutions, and linear layers at several positions of an
+      example, are given flipout: noise of their own at each position would be another objective.
+    - ``"flipout"`` (Wen et al. 2018): each example has the shared perturbation under random signs.
+
+    Both treat ``nn.Linear`` and convolutions with normal weights of their own (not tied, not
+    constrained), called once in a forward pass on whole examples. Other weights take the shared
+    draw.
+
+    **The temperature** T other than 1 makes this a *tempered* approximation, not one of the model's
+    posterior: the optimum over all ``q`` is :math:`\propto p(y|\theta)^{1/T}p(\theta)`, cold for
+    T < 1 (Wenzel et al. 2020, "How good is the Bayes posterior in deep neural networks really?").
 
     All sites live in two flat vectors ``loc`` and ``log_scale`` of length ``P``, so that a step
     costs a few operations whatever the number of layers.
@@ -39,9 +60,12 @@ class MeanFieldNormal(Guide):
     Args:
         model: the model; means start at the net's own parameters.
         init_scale: the initial standard deviation of every factor, in unconstrained units.
+        estimator: how the batch's expected log likelihood is estimated.
+        temperature: ``T``, the weight of the KL term; 1 for the posterior.
 
     Raises:
-        ValueError: ``init_scale`` is not positive.
+        ValueError: ``init_scale`` or ``temperature`` is not positive, or the estimator unknown;
+            on the first data, that it can treat no layer of the net.
 
     Example:
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
@@ -53,9 +77,21 @@ class MeanFieldNormal(Guide):
 
     name: ClassVar[str] = "mean-field"
 
-    def __init__(self, model: BayesianModel, *, init_scale: float = 0.01) -> None:
+    def __init__(
+        self,
+        model: BayesianModel,
+        *,
+        init_scale: float = 0.01,
+        estimator: Estimator = "shared",
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__(model)
         self.init_scale = positive("init_scale", init_scale)
+        self.temperature = positive("temperature", temperature)
+        if estimator not in get_args(Estimator):
+            raise ValueError(f"estimator must be one of {get_args(Estimator)}; got {estimator!r}.")
+        self.estimator = estimator
+        self._example_noise: ExampleNoise | None = None
         loc = model.layout.ravel(model.unconstrain(model.initial_params()))
         self.loc = nn.Parameter(loc)
         self.log_scale = nn.Parameter(torch.full_like(loc, init_scale).log())
@@ -99,23 +135,54 @@ class MeanFieldNormal(Guide):
             )
         return independent_kl(self.model, self.loc, self.log_scale.exp(), self.log_scale)
 
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """See which layers can be given noise for each example.
+
+        Raises:
+            ValueError: none can.
+        """
+        if self.estimator == "shared":
+            return
+        params = self.model.constrain(self.model.layout.unravel(self.loc.detach()))
+        self._example_noise = ExampleNoise(self.model, self.estimator, params, x)
+        if not self._example_noise.layers:
+            raise ValueError(
+                f"the estimator {self.estimator!r} needs at least one linear layer or convolution "
+                f"with normal weights of its own, called once on whole examples; "
+                f"{self.model.name} has none. Use estimator='shared'."
+            )
+
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
-        """The negative ELBO per data point at one fresh draw."""
+        """The negative ELBO per data point at fresh draws."""
+        if self.estimator != "shared" and self._example_noise is None:
+            self.prepare(x, y)
         return self.loss_at(torch.randn_like(self.loc), x, y, size=size)
 
     def loss_at(self, epsilon: Tensor, x: Tensor, y: Tensor, *, size: int) -> Tensor:
-        r"""The loss at the draw :math:`u = m + s \odot \varepsilon`, ``epsilon`` being ``(P,)``."""
+        r"""The loss at the draw :math:`u = m + s \odot \varepsilon`, ``epsilon`` being ``(P,)``.
+
+        Estimators other than the shared draw take the noise of each example on top.
+        """
         scale = self.log_scale.exp()
         u = self.model.layout.unravel(torch.addcmul(self.loc, scale, epsilon))
         params = self.model.constrain(u)
         kl = independent_kl(self.model, self.loc, scale, self.log_scale)
         if self.model.normal_sites.others:
             kl = kl + sampled_kl(self.model, self.log_scale, u, params)
-        return kl / size - self.model.log_likelihood(params, x, y).mean()
+        if self._example_noise is None:
+            outputs = self.model.outputs(params, x)
+        else:
+            outputs = self._example_noise.outputs(self.loc, scale, epsilon, params, x)
+        log_likelihood = self.model.likelihood.log_prob(outputs, y, params)
+        return kl / (size / self.temperature) - log_likelihood.mean()
 
     def options(self) -> dict[str, Any]:
-        """The initial scale."""
-        return {"init_scale": self.init_scale}
+        """The initial scale, the estimator and the temperature."""
+        return {
+            "init_scale": self.init_scale,
+            "estimator": self.estimator,
+            "temperature": self.temperature,
+        }
 
 
 def independent_kl(model: BayesianModel, loc: Tensor, scale: Tensor, log_scale: Tensor) -> Tensor:

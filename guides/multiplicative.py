@@ -2,13 +2,11 @@ r"""Multiplicative noise on the input units of layers: what the dropout guides h
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
@@ -16,6 +14,15 @@ from torch.distributions import constraints
 from torch.func import functional_call
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
+from probml_tp.guides.layers import (
+    LINEAR_LAYERS,
+    calls_of,
+    copy_sharing_tensors,
+    is_on_whole_examples,
+    is_shared,
+    unit_dim,
+)
+from probml_tp.guides.sites import point_mass
 from probml_tp.model import BayesianModel
 from probml_tp.validation import probability
 
@@ -23,8 +30,6 @@ __all__ = ["MultiplicativeNoise", "NoiseMode", "NoisyUnits"]
 
 NoiseMode = Literal["per-example", "shared"]
 """In training: noise of its own for each example, or one draw for the whole batch."""
-
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class NoisyUnits(TorchDistribution):
@@ -134,8 +139,7 @@ class MultiplicativeNoise(Guide):
             if name in self._layers:
                 yield name, self.units(self._layers[name], value)
                 continue
-            log_density = -self.model.log_abs_det_jacobian({name: u[name]})
-            yield name, dist.Delta(value, log_density=log_density, event_dim=value.ndim)
+            yield name, point_mass(self.model, name, u[name])
 
     @torch.no_grad()
     def sample(
@@ -182,23 +186,15 @@ class MultiplicativeNoise(Guide):
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Check that the net calls each layer with a rate once, on whole examples."""
         probe = x[:2]
-        calls: dict[str, list[int]] = {layer: [] for layer in self._initial_rates}
-
-        def record(layer: str) -> Callable[..., None]:
-            return lambda _, args: calls[layer].append(len(args[0]))
-
-        net = self.model.net
-        hooks = [net.get_submodule(n).register_forward_pre_hook(record(n)) for n in calls]
-        with torch.no_grad():
-            self.model.outputs(self._values(), probe)
-        for handle in hooks:
-            handle.remove()
-        for layer, batches in calls.items():
-            if batches != [len(probe)]:
+        calls = calls_of(
+            self.model.net, self._initial_rates, lambda: self.model.outputs(self._values(), probe)
+        )
+        for layer, made in calls.items():
+            if not is_on_whole_examples(made, len(probe)):
                 raise ValueError(
                     f"a layer with a drop rate must be called once in a forward pass, on one row "
                     f"for each example; for {len(probe)} examples {layer!r} is called on "
-                    f"{batches or 'no'} rows. Leave it out of rates."
+                    f"{[len(a) for a, _ in made] or 'no'} rows. Leave it out of rates."
                 )
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
@@ -216,12 +212,10 @@ class MultiplicativeNoise(Guide):
 
     def _with_noise(self, net: nn.Module) -> nn.Module:
         """A copy of the net that shares its tensors, with noise for each example before layers."""
-        tensors = [*net.parameters(), *net.buffers()]
-        noisy = copy.deepcopy(net, {id(t): t for t in tensors})
+        noisy = copy_sharing_tensors(net)
         for name in self._layers.values():
             layer = noisy.get_submodule(name)
-            unit_dim = -1 if isinstance(layer, nn.Linear) else 1
-            layer.register_forward_pre_hook(_MultiplyUnits(self, name, unit_dim))
+            layer.register_forward_pre_hook(_MultiplyUnits(self, name, unit_dim(layer)))
         return noisy
 
 
@@ -233,7 +227,9 @@ def noise_mode(name: str, value: NoiseMode) -> NoiseMode:
 
 
 def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[str, float]:
-    layers = {name: module for name, module in net.named_modules() if isinstance(module, _LAYERS)}
+    layers = {
+        name: module for name, module in net.named_modules() if isinstance(module, LINEAR_LAYERS)
+    }
     if not isinstance(rates, Mapping):
         rates = dict.fromkeys(list(layers)[1:], rates)
     for layer, rate in rates.items():
@@ -243,8 +239,7 @@ def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[s
                 f"a drop rate must name a linear layer or an ungrouped convolution; got "
                 f"{layer!r}. The net's are {', '.join(map(repr, layers))}."
             )
-        weights = [p for module in net.modules() for p in module._parameters.values()]
-        if sum(layers[layer].weight is p for p in weights) > 1:
+        if is_shared(net, layers[layer].weight):
             raise ValueError(
                 f"a drop rate needs a layer with weights of its own; those of {layer!r} are "
                 f"shared with another layer. Leave it out of rates."

@@ -10,7 +10,13 @@ from torch.func import jacrev
 
 from probml_tp import BayesianModel, Categorical, Gaussian, NormalPrior
 from probml_tp.guides import jacobians
-from probml_tp.guides.jacobians import Dense, Outer, gradient_rows, plain_layers
+from probml_tp.guides.jacobians import (
+    Dense,
+    Outer,
+    gradient_rows,
+    plain_layers,
+    sum_of_products,
+)
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 NAMES = [
@@ -75,6 +81,20 @@ def test_squares_grams_and_products_are_those_of_the_dense_rows(name: str) -> No
         torch.testing.assert_close(row.gram(shaped), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["classifier-3", "lenet-small", "residual", "mlp-2-targets"])
+def test_sums_of_products_are_those_of_the_dense_rows(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = checked(name)
+    ((_, _, rows),) = rows_of_outputs(case.model, random_flat(case.model), case.x)
+    for limit in (jacobians.MAX_ELEMENTS, 40):
+        monkeypatch.setattr(jacobians, "MAX_ELEMENTS", limit)
+        for first in rows.values():
+            for second in rows.values():
+                g, h = (row.dense().flatten(0, 1) for row in (first, second))
+                torch.testing.assert_close(sum_of_products(first, second), g.mT @ h, **CLOSE)
+
+
 @pytest.mark.parametrize("name", ["classifier-3", "lenet-small"])
 def test_rotations_act_on_both_sides(name: str) -> None:
     case = checked(name)
@@ -122,6 +142,18 @@ class Twice(nn.Module):
         return self.head(torch.tanh(self.layer(torch.tanh(self.layer(x)))))
 
 
+class ReadElsewhere(nn.Module):
+    """A layer called once whose weight the net uses a second time, by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.layer(x))
+        return self.head(torch.tanh(nn.functional.linear(hidden, self.layer.weight)))
+
+
 class PerPosition(nn.Module):
     """Layers on sequences, on folded rows, and one whose output is not used."""
 
@@ -154,20 +186,25 @@ class GroupedConvolution(nn.Module):
 
 @pytest.mark.parametrize(
     ("net", "shape"),
-    [(Twice, (5, 2)), (PerPosition, (5, 3, 2)), (GroupedConvolution, (4, 2, 9, 9))],
+    [
+        (Twice, (5, 2)),
+        (ReadElsewhere, (5, 2)),
+        (PerPosition, (5, 3, 2)),
+        (GroupedConvolution, (4, 2, 9, 9)),
+    ],
 )
 def test_unusual_nets_have_their_jacobian_too(net: type[nn.Module], shape: tuple[int, ...]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module, x = net().double(), torch.randn(shape, dtype=F64)
-    likelihood = Gaussian(0.3) if net is Twice else Categorical(2)
+    likelihood = Gaussian(0.3) if net in (Twice, ReadElsewhere) else Categorical(2)
     model = BayesianModel(module, NormalPrior(1.0), likelihood)
     flat = random_flat(model)
     ((_, _, rows),) = rows_of_outputs(model, flat, x)
     ours = torch.cat([rows[n].dense() for n in model.sites], -1)
     torch.testing.assert_close(ours, jacobian_of_outputs(model, flat, x), **CLOSE)
     kinds = {name: type(row) for name, row in rows.items()}
-    if net is Twice:
+    if net in (Twice, ReadElsewhere):
         assert kinds["layer.weight"] is Dense
     if net is PerPosition:
         assert (kinds["tokens.weight"], kinds["folded.weight"]) == (Outer, Dense)
