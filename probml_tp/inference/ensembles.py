@@ -67,7 +67,7 @@ def fit_ensemble(
 
     Training members together, ``fit(model, partial(Mixture, member=Delta, members=5), data)``,
     aims at the same thing; they see the same batches there. For a small fully connected net that
-    is the faster way, for others this is.
+    is the faster way, for others this is, as far as there are free cores.
 
     Args:
         model: the model.
