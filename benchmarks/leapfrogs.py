@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import torch
 from pyro.infer import NUTS
 from pyro.ops.integrator import velocity_verlet
 from setups import check_close
@@ -15,6 +13,7 @@ from torch import Tensor
 from probml_tp import BayesianModel
 from probml_tp.evaluate import seeded
 from probml_tp.inference.mcmc import _potential
+from probml_tp.inference.parallel import single_thread
 
 __all__ = ["leapfrog"]
 
@@ -35,7 +34,7 @@ def leapfrog(
         Contender("ours", trajectory(ours, leapfrogs), units=leapfrogs),
         Contender("Pyro NUTS(model)", trajectory(stock, leapfrogs), units=leapfrogs),
     ]
-    with one_thread():
+    with single_thread():
         return compare(
             f"Leapfrog step, {task}, {len(x)} points", contenders, rounds=rounds, steps=1
         )
@@ -61,14 +60,3 @@ def trajectory(kernel: NUTS, leapfrogs: int) -> Callable[[], object]:
         )
 
     return run
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """What a chain runs on in ``sample_nuts``."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

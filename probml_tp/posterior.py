@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from probml_tp.environment import package_versions
-from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks
+from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
 from probml_tp.files import atomic_write
 from probml_tp.guide import Guide
 from probml_tp.likelihoods import ClassificationLikelihood
@@ -276,7 +276,8 @@ class Posterior:
                 f"known are {sorted(Guide.registry)}. Import the module that defines it."
             )
         try:
-            guide = Guide.registry[header["guide"]](model, **header["options"])
+            with seeded(header["seed"], model.device):  # a guide may draw its initial values
+                guide = Guide.registry[header["guide"]](model, **header["options"])
             info = FitInfo(**header["info"])
         except TypeError as error:
             raise ValueError(

@@ -646,3 +646,11 @@ def test_inputs_far_from_the_data_are_predicted_too() -> None:
     guide, _ = build("laplace", "mlp")
     predictive = Posterior(guide).predict(100 * inputs(5, 2), num_samples=20)
     assert bool(torch.isfinite(predictive.variance).all())
+
+
+def test_reading_a_posterior_leaves_the_global_random_numbers_alone(tmp_path: Path) -> None:
+    case = checked("mlp")
+    path = Posterior(LowRankNormal(case.model, rank=2)).save(tmp_path / "p")
+    before = torch.get_rng_state()
+    Posterior.load(path, case.model)
+    assert torch.equal(torch.get_rng_state(), before)
