@@ -32,6 +32,7 @@ from probml_tp import (
     Delta,
     Gaussian,
     Guide,
+    LowRankNormal,
     MCDropout,
     MeanFieldNormal,
     NormalPrior,
