@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from probml_tp.experiment import Update
-from probml_tp.guide import Guide
-from probml_tp.inference import GuideFactory, fit
-from probml_tp.inference.parallel import single_thread
-from probml_tp.model import BayesianModel
 from probml_tp.plots.style import guide_style
-from probml_tp.posterior import Posterior
 
 if TYPE_CHECKING:
     import arviz as az
@@ -28,7 +21,6 @@ __all__ = [
     "by_guide",
     "chain_health",
     "derived_seed",
-    "fit_small",
     "labels_of",
     "percent",
     "span",
@@ -64,50 +56,6 @@ def derived_seed(seed: int, purpose: str) -> int:
     """
     words = [seed, *purpose.encode()]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
-
-
-def fit_small(
-    model: BayesianModel,
-    guide: GuideFactory,
-    data: tuple[Tensor, Tensor],
-    *,
-    update: Update,
-    epochs: int,
-    lr: float = 0.1,
-    seed: int = 0,
-) -> Posterior:
-    """Fit a guide to a toy problem, on all data at every step and on one thread.
-
-    With tensors this small threads only wait for each other. MAP and the Laplace guides, whose
-    loss is deterministic, are fitted by L-BFGS to the mode, the others by Adam with a cosine
-    schedule.
-
-    Args:
-        model: the model.
-        guide: makes the guide.
-        data: inputs and targets.
-        update: told of the progress.
-        epochs: steps of Adam, or rounds of L-BFGS of up to 100 iterations.
-        lr: initial learning rate of Adam.
-        seed: determines the fit.
-
-    Returns:
-        The posterior.
-    """
-    built = guide(model)
-    to_mode = isinstance(built, Guide) and built.deterministic_loss
-    with single_thread():
-        return fit(
-            model,
-            built,
-            data,
-            epochs=epochs,
-            lr=lr,
-            optimizer="lbfgs" if to_mode else "adam",
-            schedule="constant" if to_mode else "cosine",
-            seed=seed,
-            progress=update,
-        )
 
 
 def labels_of(guides: Iterable[str]) -> str:

@@ -17,7 +17,6 @@ whose vertex is the mean of the training inputs, up to the pull of the prior.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +29,12 @@ from probml_tp.config import option
 from probml_tp.datasets import linear_data, linear_data_with_hole
 from probml_tp.experiment import Experiment, Progress, Results, Update
 from probml_tp.experiments.linear_regression_figures import SEQUENCE, figures, findings
+from probml_tp.experiments.recipes import (
+    Recipes,
+    SwagPath,
+    fitting_order,
+    seconds_with_start,
+)
 from probml_tp.experiments.regression import (
     COLUMNS,
     Data,
@@ -43,9 +48,10 @@ from probml_tp.experiments.regression import (
     to_numpy,
     weight_moments,
 )
-from probml_tp.guides import Delta, Exact, Laplace, MeanFieldNormal
+from probml_tp.guides import Exact
 from probml_tp.inference import fit, sample_nuts
 from probml_tp.inference.empirical import Empirical
+from probml_tp.inference.parallel import single_thread
 from probml_tp.likelihoods import Gaussian
 from probml_tp.metrics import regression_scores
 from probml_tp.model import BayesianModel
@@ -59,10 +65,22 @@ __all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-GUIDES = ("exact", "nuts", "laplace", "mean-field", "map")
-NO_DROPOUT = (
-    "MC dropout is not among the guides: it drops the hidden units of a net, and a regression on "
-    "basis functions has none."
+GUIDES = (
+    "exact",
+    "nuts",
+    "laplace",
+    "laplace-diagonal",
+    "mean-field",
+    "low-rank-normal",
+    "swag",
+    "map",
+)
+NOT_HERE = (
+    "Not among the guides are those that would tell nothing here. Dropout drops the hidden units "
+    "of a net, and a regression on basis functions has none. The posterior has one mode, so that "
+    "every member of an ensemble would be the MAP estimate. The one layer is the last layer, and "
+    "its Kronecker factors are the whole curvature: both kinds of Laplace would be the full one, "
+    "the exact posterior."
 )
 
 
@@ -85,8 +103,17 @@ class Config(RegressionConfig):
         choices=("standard", "labs"),
     )
     epochs: int = option(
-        2000, "Gradient steps of the mean-field fit.", quick=500, full=10_000, minimum=1
+        2000,
+        "Gradient steps of the mean-field and low-rank fits.",
+        quick=500,
+        full=10_000,
+        minimum=1,
     )
+    swag_lr: float = option(
+        0.004, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
+    )
+    swag_batch: int = option(5, "Points a step of SWAG, fewer than all.", minimum=1)
+    swag_epochs: int = option(300, "Passes over the data of SWAG.", full=2000, minimum=2)
     warmup: int = option(200, "Warm-up steps of a NUTS chain.", quick=50, full=1000, minimum=1)
     chain_draws: int = option(400, "Draws of a NUTS chain.", quick=100, full=1000, minimum=4)
 
@@ -149,21 +176,9 @@ def _fit_nuts(model: BayesianModel, data: Data, config: Config, update: Update) 
     )
 
 
-def _fit_by(guide: Callable[[BayesianModel], Any], **options: Any) -> Callable[..., Posterior]:
-    def fit_guide(model: BayesianModel, data: Data, config: Config, update: Update) -> Posterior:
-        chosen = {"epochs": config.epochs} | options
-        return fit(model, guide, data, seed=config.seed, progress=update, **chosen)
-
-    return fit_guide
-
-
-_FITTERS: Mapping[str, Callable[[BayesianModel, Data, Config, Update], Posterior]] = {
-    "exact": _fit_by(Exact),
-    "nuts": _fit_nuts,
-    "laplace": _fit_by(Laplace, epochs=3, optimizer="lbfgs"),
-    "mean-field": _fit_by(MeanFieldNormal, lr=1e-2, schedule="cosine"),
-    "map": _fit_by(Delta, epochs=3, optimizer="lbfgs"),
-}
+def _recipes(config: Config) -> Recipes:
+    swag = SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch)
+    return Recipes(epochs=config.epochs, lr=1e-2, rounds=3, rank=1, swag=swag, seed=config.seed)
 
 
 def stages(config: Config) -> dict[str, float]:
@@ -177,11 +192,13 @@ def stages(config: Config) -> dict[str, float]:
     """
     chains_a_core = config.chains / min(config.chains, config.jobs or 2)
     draw = 4e-3 * (config.warmup + config.chain_draws)
-    seconds = {"exact": 0.1, "laplace": 0.1, "map": 0.1, "mean-field": 7e-4 * config.epochs}
+    seconds = dict.fromkeys(("exact", "laplace", "laplace-diagonal", "map"), 0.1)
+    seconds |= {"mean-field": 7e-4 * config.epochs, "low-rank-normal": 1e-3 * config.epochs}
+    seconds["swag"] = 3e-4 * config.swag_epochs * config.n / config.swag_batch
     seconds["nuts"] = chains_a_core * draw + 1
     plan: dict[str, float] = {SEQUENCE: 0.5}
     for name in config.data:
-        plan |= {_stage(name, guide): seconds[guide] for guide in config.guides}
+        plan |= {_stage(name, guide): seconds[guide] for guide in fitting_order(config.guides)}
         plan[_stage(name, "judge")] = 1e-3 * config.test_points + 1
     return plan
 
@@ -265,7 +282,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         rows = _fit_all(problem, config, progress)
         with progress.stage(_stage(problem.name, "judge")) as update:
             _judge(problem, rows, results, update)
-    results.findings = [*findings(results), NO_DROPOUT]
+    results.findings = [*findings(results), NOT_HERE]
     return results
 
 
@@ -277,14 +294,25 @@ def _data_source(config: Config) -> str:
 
 def _fit_all(problem: _Problem, config: Config, progress: Progress) -> list[Row]:
     prior = NormalPrior.from_precision(config.prior_precision)
-    rows = []
-    for guide in config.guides:
-        model = linear_regression(LinearBasis(), prior=prior, likelihood=config.noise_scale)
+    model = linear_regression(LinearBasis(), prior=prior, likelihood=config.noise_scale)
+    recipes, done = _recipes(config), dict[str, Posterior]()
+    for guide in fitting_order(config.guides):
         with progress.stage(_stage(problem.name, guide)) as update:
-            posterior = _FITTERS[guide](model, problem.train, config, update)
-        key, label = f"{problem.name}-{guide}", f"{problem.name} · {guide}"
-        rows.append(Row(key, label, guide, posterior, posterior.info.seconds))
-    return rows
+            if guide == "nuts":
+                done[guide] = _fit_nuts(model, problem.train, config, update)
+            else:
+                with single_thread():
+                    done[guide] = recipes.fit(guide, model, problem.train, done=done, update=update)
+    return [
+        Row(
+            f"{problem.name}-{guide}",
+            f"{problem.name} · {guide}",
+            guide,
+            done[guide],
+            seconds_with_start(guide, done),
+        )
+        for guide in config.guides
+    ]
 
 
 def _judge(problem: _Problem, rows: list[Row], results: Results[Config], update: Update) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,7 +32,6 @@ from probml_tp.experiments.common import (
     FIT_COLUMN,
     chain_health,
     derived_seed,
-    fit_small,
 )
 from probml_tp.experiments.plane import (
     REFERENCE,
@@ -48,8 +46,10 @@ from probml_tp.experiments.plane import (
     share_of_map,
     study_on_plane,
 )
-from probml_tp.guides import Delta, Laplace, MeanFieldNormal
-from probml_tp.inference import GuideFactory, sample_nuts
+from probml_tp.experiments.recipes import Recipes, SwagPath, fitting_order
+from probml_tp.guides.gaussian import StructuredNormal
+from probml_tp.inference import sample_nuts
+from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.models import logistic_regression
 from probml_tp.plots.classification import plot_probability
@@ -59,7 +59,15 @@ from probml_tp.priors import NormalPrior
 __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 
 NAME = "logistic-regression"
-GUIDES = ("map", "laplace", "mean-field", "nuts")
+GUIDES = (
+    "map",
+    "laplace",
+    "laplace-diagonal",
+    "mean-field",
+    "low-rank-normal",
+    "swag",
+    "nuts",
+)
 MODE_ROUNDS = 10
 EVIDENCE_COLUMNS = {
     "log_evidence": "Log evidence (nats)",
@@ -83,11 +91,17 @@ class Config(ExperimentConfig):
     )
     guides: tuple[str, ...] = option(GUIDES, "Which posteriors to compare.", choices=GUIDES)
     epochs: int = option(
-        3000, "Steps of the mean-field fit, on all data.", quick=1000, full=10_000, minimum=1
+        3000, "Steps of the variational fits, on all data.", quick=1000, full=10_000, minimum=1
     )
     lr: float = option(
-        0.1, "Initial learning rate of mean-field (Adam, cosine schedule).", minimum=1e-5
+        0.1, "Initial learning rate of the variational fits (Adam, cosine schedule).", minimum=1e-5
     )
+    rank: int = option(1, "Columns of the low-rank normal's factor.", minimum=0, maximum=3)
+    swag_lr: float = option(
+        0.3, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
+    )
+    swag_batch: int = option(40, "Points a step of SWAG, fewer than all.", minimum=1)
+    swag_epochs: int = option(200, "Passes over the data of SWAG.", quick=100, full=1000, minimum=2)
     num_samples: int = option(400, "Draws for each prediction.", quick=200, full=4000, minimum=2)
     nuts_chains: int = option(4, "NUTS chains.", quick=2, minimum=2)
     nuts_samples: int = option(400, "Draws kept of each chain.", quick=150, full=2000, minimum=10)
@@ -102,11 +116,15 @@ def stages(config: Config) -> dict[str, float]:
     steps = config.nuts_samples + config.nuts_warmup
     seconds = {
         "map": 0.5,
-        "laplace": 0.2,
+        "laplace": 0.1,
+        "laplace-diagonal": 0.1,
         "mean-field": 4e-4 * config.epochs,
+        "low-rank-normal": 7e-4 * config.epochs,
+        "swag": 2e-4 * config.swag_epochs * config.n / config.swag_batch,
         "nuts": 2.0 + 3e-3 * steps * config.nuts_chains,
     }
-    return plane_stages({guide: seconds[guide] for guide in config.guides}, predict=4.0)
+    fits = {guide: seconds[guide] for guide in fitting_order(config.guides)}
+    return plane_stages(fits, predict=1.0 + 0.6 * len(config.guides))
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -118,7 +136,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     plane = _plane(config)
     study = study_on_plane(
         config.guides,
-        lambda guide, update: _fit(guide, model, train, config, update),
+        lambda guide, done, update: _fit(guide, model, train, config, done, update),
         plane=plane,
         train=train,
         test=test,
@@ -145,8 +163,15 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
-def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: Update) -> Posterior:
-    """MAP and Laplace by L-BFGS to the mode, mean-field by Adam, NUTS by chains."""
+def _fit(
+    guide: str,
+    model: BayesianModel,
+    data: Data,
+    config: Config,
+    done: Mapping[str, Posterior],
+    update: Update,
+) -> Posterior:
+    """NUTS by chains, the others by their recipes."""
     if guide == "nuts":
         return sample_nuts(
             model,
@@ -158,15 +183,17 @@ def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: U
             seed=config.seed,
             progress=update,
         )
-    kinds: dict[str, GuideFactory] = {
-        "map": Delta,
-        "laplace": Laplace,
-        "mean-field": partial(MeanFieldNormal, init_scale=0.1),
-    }
-    epochs = config.epochs if guide == "mean-field" else MODE_ROUNDS
-    return fit_small(
-        model, kinds[guide], data, epochs=epochs, lr=config.lr, seed=config.seed, update=update
+    recipes = Recipes(
+        epochs=config.epochs,
+        lr=config.lr,
+        rounds=MODE_ROUNDS,
+        init_scale=0.1,
+        rank=config.rank,
+        swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
+        seed=config.seed,
     )
+    with single_thread():
+        return recipes.fit(guide, model, data, done=done, update=update)
 
 
 def _plane(config: Config) -> Plane:
@@ -186,7 +213,7 @@ def _evidence(posterior: Posterior, data: Data) -> dict[str, float]:
         return {}
     bound = elbo(posterior, *data, num_samples=2000)
     row = {"elbo": bound.value, "elbo_error": bound.standard_error}
-    if isinstance(guide, Laplace):
+    if isinstance(guide, StructuredNormal):
         row["log_evidence"] = guide.log_evidence()
     return row
 

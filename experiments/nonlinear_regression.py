@@ -5,13 +5,14 @@ regression has an exact posterior, but its epistemic variance :math:`\phi(x)^\to
 from the data says more of the basis than of the data: with Gaussian bumps it falls to zero and the
 predictive variance to :math:`\sigma^2`; with powers of ``x`` of degree ``d`` it grows as
 :math:`x^{2d}` (Bishop 2006, section 3.3.2). Beside them stands a net with one hidden layer of tanh
-units, under every guide. All guides of the net start at its MAP estimate.
+units, under every guide. All guides of the net
+start at its MAP estimate, but for the members of the ensembles, which start at random.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,13 @@ from probml_tp.config import option
 from probml_tp.datasets import sine_data
 from probml_tp.experiment import Experiment, Progress, Results, Update
 from probml_tp.experiments.nonlinear_regression_figures import figures, findings
+from probml_tp.experiments.recipes import (
+    LAPLACE,
+    Recipes,
+    SwagPath,
+    fitting_order,
+    seconds_with_start,
+)
 from probml_tp.experiments.regression import (
     COLUMNS,
     Data,
@@ -33,15 +41,9 @@ from probml_tp.experiments.regression import (
     row_metrics,
     to_numpy,
 )
-from probml_tp.guides import (
-    Delta,
-    Exact,
-    Laplace,
-    LinearizedLaplace,
-    MCDropout,
-    MeanFieldNormal,
-)
+from probml_tp.guides import Exact
 from probml_tp.inference import fit, sample_nuts
+from probml_tp.inference.parallel import single_thread
 from probml_tp.metrics import regression_scores
 from probml_tp.model import BayesianModel
 from probml_tp.models import (
@@ -57,8 +59,24 @@ from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
 
 __all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
-GUIDES = ("nuts", "laplace-linearized", "laplace", "mean-field", "mc-dropout", "map")
+GUIDES = (
+    "nuts",
+    "laplace-linearized",
+    "laplace-kronecker",
+    "laplace-last-layer",
+    "laplace",
+    "mean-field",
+    "low-rank-normal",
+    "swag",
+    "multi-swag",
+    "mc-dropout",
+    "concrete-dropout",
+    "gaussian-dropout",
+    "deep-ensemble",
+    "map",
+)
 FAR_LOW, FAR_HIGH = -2.0, 3.0
+MODE_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +98,25 @@ class Config(RegressionConfig):
     )
     guides: tuple[str, ...] = option(GUIDES, "Guides of the net.", choices=GUIDES)
     epochs: int = option(
-        3000, "Gradient steps of mean-field and MC dropout.", quick=1000, full=20_000, minimum=1
+        3000,
+        "Gradient steps of the variational guides and of the ensemble.",
+        quick=1000,
+        full=20_000,
+        minimum=1,
     )
     dropout: float = option(
-        0.05, "Drop rate of the hidden units under MC dropout.", minimum=0.001, maximum=0.9
+        0.05,
+        "Drop rate of the hidden units; concrete dropout learns it from there.",
+        minimum=0.001,
+        maximum=0.9,
     )
+    rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0, maximum=10)
+    members: int = option(5, "Members of the ensembles.", quick=3, full=10, minimum=2)
+    swag_lr: float = option(
+        1e-3, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-7
+    )
+    swag_batch: int = option(10, "Points a step of SWAG, fewer than all.", minimum=1)
+    swag_epochs: int = option(300, "Passes over the data of SWAG.", quick=100, full=2000, minimum=2)
     warmup: int = option(200, "Warm-up steps of a NUTS chain.", quick=30, full=1000, minimum=1)
     chain_draws: int = option(150, "Draws of a NUTS chain.", quick=30, full=1000, minimum=4)
     tree_depth: int = option(
@@ -163,7 +195,7 @@ def mlp_model(config: Config) -> BayesianModel:
 
 
 def start_at(model: BayesianModel, posterior: Posterior) -> BayesianModel:
-    """The same model with its net at a posterior's mode, where guides and chains then start.
+    """The same model with its net at a posterior's mode, where chains then start.
 
     Args:
         model: the model.
@@ -194,69 +226,42 @@ def _fit_nuts(model: BayesianModel, data: Data, config: Config, update: Update) 
     )
 
 
-def _fit_mode(guide: Callable[[BayesianModel], Any], *, epochs: int) -> Callable[..., Posterior]:
-    """A mode by quasi-Newton steps, up to 100 of them an epoch."""
-
-    def fit_mode(model: BayesianModel, data: Data, config: Config, update: Update) -> Posterior:
-        return fit(
-            model,
-            guide,
-            data,
-            epochs=epochs,
-            optimizer="lbfgs",
-            seed=config.seed,
-            progress=update,
-        )
-
-    return fit_mode
-
-
-def _fit_variational(
-    guide: Callable[[BayesianModel, Config], Any],
-) -> Callable[..., Posterior]:
-    """An optimum of a noisy objective, by a step size that falls to zero."""
-
-    def fit_guide(model: BayesianModel, data: Data, config: Config, update: Update) -> Posterior:
-        return fit(
-            model,
-            lambda chosen: guide(chosen, config),
-            data,
-            epochs=config.epochs,
-            lr=1e-2,
-            schedule="cosine",
-            seed=config.seed,
-            progress=update,
-        )
-
-    return fit_guide
-
-
-_FITTERS: Mapping[str, Callable[[BayesianModel, Data, Config, Update], Posterior]] = {
-    "map": _fit_mode(Delta, epochs=5),
-    "nuts": _fit_nuts,
-    "laplace-linearized": _fit_mode(LinearizedLaplace, epochs=1),
-    "laplace": _fit_mode(Laplace, epochs=1),
-    "mean-field": _fit_variational(lambda model, config: MeanFieldNormal(model)),
-    "mc-dropout": _fit_variational(
-        lambda model, config: MCDropout(model, rates={"fc2": config.dropout})
-    ),
-}
+def _recipes(config: Config) -> Recipes:
+    return Recipes(
+        epochs=config.epochs,
+        lr=1e-2,
+        rounds=MODE_ROUNDS,
+        rank=config.rank,
+        rates={"fc2": config.dropout},
+        members=config.members,
+        from_mode=True,
+        swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
+        seed=config.seed,
+    )
 
 
 def _fit_net(config: Config, data: Data, progress: Progress) -> list[Row]:
-    """MAP first, and from there the guides asked for, in their order."""
-    model = mlp_model(config)
-    with progress.stage(_stage("map")) as update:
-        mode = _FITTERS["map"](model, data, config, update)
-    model, rows = start_at(model, mode), []
-    for guide in config.guides:
-        posterior, seconds = mode, mode.info.seconds
-        if guide != "map":
-            with progress.stage(_stage(guide)) as update:
-                posterior = _FITTERS[guide](model, data, config, update)
-            seconds += posterior.info.seconds
-        rows.append(Row(f"mlp-{guide}", f"mlp · {guide}", guide, posterior, seconds))
-    return rows
+    """MAP first, and from there the guides asked for."""
+    model, recipes, done = mlp_model(config), _recipes(config), dict[str, Posterior]()
+    for guide in _order(config):
+        with progress.stage(_stage(guide)) as update:
+            if guide == "nuts":
+                done[guide] = _fit_nuts(start_at(model, done["map"]), data, config, update)
+            else:
+                with single_thread():
+                    done[guide] = recipes.fit(guide, model, data, done=done, update=update)
+    return [Row(f"mlp-{g}", f"mlp · {g}", g, done[g], _seconds(g, done)) for g in config.guides]
+
+
+def _order(config: Config) -> list[str]:
+    return fitting_order(["map", *config.guides])
+
+
+def _seconds(guide: str, done: Mapping[str, Posterior]) -> float:
+    """Those of a guide's own fit, and of the mode if it started there."""
+    if guide in ("map", "deep-ensemble", "multi-swag"):
+        return seconds_with_start(guide, done)
+    return done["map"].info.seconds + done[guide].info.seconds
 
 
 # ------------------------------------------------------------------------------------- running
@@ -273,10 +278,14 @@ def stages(config: Config) -> dict[str, float]:
     """
     chains_a_core = config.chains / min(config.chains, config.jobs or 2)
     steps = 2**config.tree_depth * (config.warmup + config.chain_draws)
-    seconds = {"laplace-linearized": 0.3, "laplace": 0.3, "mean-field": 7e-4 * config.epochs}
-    seconds |= {"nuts": 1e-3 * chains_a_core * steps + 1, "mc-dropout": 9e-4 * config.epochs}
-    plan = {"bases": 1.0, _stage("map"): 1.0}
-    plan |= {_stage(guide): seconds[guide] for guide in config.guides if guide != "map"}
+    swag_steps = config.swag_epochs * config.n / config.swag_batch
+    seconds = {"map": 1.0, **dict.fromkeys(LAPLACE, 0.2)}
+    seconds |= {"nuts": 1e-3 * chains_a_core * steps + 1, "mean-field": 7e-4 * config.epochs}
+    seconds |= {"low-rank-normal": 1e-3 * config.epochs, "mc-dropout": 9e-4 * config.epochs}
+    seconds |= {"concrete-dropout": 1.2e-3 * config.epochs}
+    seconds |= {"gaussian-dropout": 1e-3 * config.epochs, "deep-ensemble": 1e-3 * config.epochs}
+    seconds |= {"swag": 4e-4 * swag_steps, "multi-swag": 1e-3 * swag_steps}
+    plan = {"bases": 1.0, **{_stage(guide): seconds[guide] for guide in _order(config)}}
     return plan | {"judge": 0.3 * (2 + len(config.guides))}
 
 

@@ -14,6 +14,7 @@ from probml_tp.config import ExperimentConfig, option
 from probml_tp.diagnostics import elbo
 from probml_tp.guides import Delta, MeanFieldNormal
 from probml_tp.guides.gaussian import StructuredNormal
+from probml_tp.guides.low_rank import LowRankPlusDiagonal
 from probml_tp.inference.empirical import Empirical
 from probml_tp.plots.regression import Band
 from probml_tp.posterior import Posterior
@@ -147,12 +148,12 @@ def evidence(posterior: Posterior, data: Data, *, num_samples: int) -> dict[str,
         num_samples: draws that the ELBO is estimated by.
 
     Returns:
-        ``"elbo"`` for guides with a density, ``"log_evidence"`` for normal ones with full
-        covariance.
+        ``"elbo"`` for guides with a density, ``"log_evidence"`` for the exact posterior and
+        Laplace; that of a last layer is the evidence given the layers before it.
     """
-    if posterior.guide.no_density:
-        return {}
-    values = {"elbo": elbo(posterior, *data, num_samples=num_samples).value}
+    values: dict[str, float] = {}
+    if not posterior.guide.no_density:
+        values["elbo"] = elbo(posterior, *data, num_samples=num_samples).value
     if isinstance(posterior.guide, StructuredNormal):
         values["log_evidence"] = posterior.guide.log_evidence()
     return values
@@ -174,7 +175,10 @@ def weight_moments(posterior: Posterior) -> tuple[Array, Array]:
     """
     guide = posterior.guide
     if isinstance(guide, StructuredNormal):
-        return to_numpy(guide.loc), to_numpy(guide.scale_tril @ guide.scale_tril.mT)
+        return to_numpy(guide.loc), to_numpy(guide.covariance())
+    if isinstance(guide, LowRankPlusDiagonal):
+        d, factor = guide.scale_and_factor()
+        return to_numpy(guide.loc), to_numpy(d.square().diag() + factor @ factor.mT)
     if isinstance(guide, MeanFieldNormal):
         return to_numpy(guide.loc), to_numpy(torch.diag((2 * guide.log_scale).exp()))
     if isinstance(guide, Delta):

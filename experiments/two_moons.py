@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
@@ -31,7 +30,6 @@ from probml_tp.experiments.common import (
     by_guide,
     chain_health,
     derived_seed,
-    fit_small,
     labels_of,
     percent,
     span,
@@ -49,8 +47,9 @@ from probml_tp.experiments.plane import (
     share_of_map,
     study_on_plane,
 )
-from probml_tp.guides import Delta, Laplace, LinearizedLaplace, MCDropout, MeanFieldNormal
-from probml_tp.inference import GuideFactory, sample_nuts
+from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath, fitting_order
+from probml_tp.inference import sample_nuts
+from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_classifier
 from probml_tp.plots.classification import (
@@ -64,7 +63,22 @@ from probml_tp.priors import NormalPrior
 __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 
 NAME = "two-moons"
-GUIDES = ("map", "laplace", "laplace-linearized", "mean-field", "mc-dropout", "nuts")
+GUIDES = (
+    "map",
+    "deep-ensemble",
+    "laplace",
+    "laplace-linearized",
+    "laplace-kronecker",
+    "laplace-last-layer",
+    "mean-field",
+    "low-rank-normal",
+    "swag",
+    "multi-swag",
+    "mc-dropout",
+    "concrete-dropout",
+    "gaussian-dropout",
+    "nuts",
+)
 CENTRE = (0.5, 0.25)
 MODE_ROUNDS = 20
 Data = tuple[Tensor, Tensor]
@@ -86,12 +100,28 @@ class Config(ExperimentConfig):
         1500, "Steps of the variational fits, on all data.", quick=500, full=10_000, minimum=1
     )
     mean_field_lr: float = option(
-        0.1, "Initial learning rate of mean-field (Adam, cosine schedule).", minimum=1e-5
+        0.1,
+        "Initial learning rate of mean-field and low-rank normals (Adam, cosine schedule).",
+        minimum=1e-5,
     )
     dropout_lr: float = option(
-        0.05, "Initial learning rate of MC dropout (Adam, cosine schedule).", minimum=1e-5
+        0.05,
+        "Initial learning rate of dropout and of the ensemble (Adam, cosine schedule).",
+        minimum=1e-5,
     )
-    rate: float = option(0.2, "Drop rate of the hidden units.", minimum=0.01, maximum=0.99)
+    rate: float = option(
+        0.2,
+        "Drop rate of the hidden units; concrete dropout learns it from there.",
+        minimum=0.01,
+        maximum=0.99,
+    )
+    rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0)
+    members: int = option(5, "Members of the ensembles.", quick=3, full=10, minimum=2)
+    swag_lr: float = option(
+        0.3, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
+    )
+    swag_batch: int = option(50, "Points a step of SWAG, fewer than all.", minimum=1)
+    swag_epochs: int = option(100, "Passes over the data of SWAG.", quick=40, full=500, minimum=2)
     num_samples: int = option(200, "Draws for each prediction.", quick=100, full=1000, minimum=2)
     nuts_chains: int = option(2, "NUTS chains.", full=4, minimum=2)
     nuts_samples: int = option(150, "Draws kept of each chain.", quick=30, full=1000, minimum=4)
@@ -107,17 +137,24 @@ class Config(ExperimentConfig):
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
     leapfrogs = (config.nuts_samples + config.nuts_warmup) * 2**config.nuts_tree_depth
+    swag_steps = config.swag_epochs * config.n / config.swag_batch
     seconds = {
         "map": 1.5,
-        "laplace": 1.5,
-        "laplace-linearized": 1.5,
+        **dict.fromkeys(LAPLACE, 0.3),
+        "deep-ensemble": 2e-3 * config.epochs,
         "mean-field": 2e-3 * config.epochs,
+        "low-rank-normal": 2e-3 * config.epochs,
+        "swag": 4e-4 * swag_steps,
+        "multi-swag": 1e-3 * swag_steps,
         "mc-dropout": 3e-3 * config.epochs,
+        "concrete-dropout": 4e-3 * config.epochs,
+        "gaussian-dropout": 3e-3 * config.epochs,
         "nuts": 3.0 + 5e-4 * leapfrogs * config.nuts_chains,
     }
     points = config.resolution**2 + Plane.num_radii * Plane.num_angles
     predict = 3e-8 * config.num_samples * len(config.guides) * points
-    return plane_stages({guide: seconds[guide] for guide in config.guides}, predict=1.0 + predict)
+    fits = {guide: seconds[guide] for guide in fitting_order(config.guides)}
+    return plane_stages(fits, predict=1.0 + predict)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -130,7 +167,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     plane = _plane(config)
     study = study_on_plane(
         config.guides,
-        lambda guide, update: _fit(guide, model, train, config, update),
+        lambda guide, done, update: _fit(guide, model, train, config, done, update),
         plane=plane,
         train=train,
         test=test,
@@ -154,8 +191,15 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
-def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: Update) -> Posterior:
-    """MAP and Laplace by L-BFGS to the mode, variational guides by Adam, NUTS by chains."""
+def _fit(
+    guide: str,
+    model: BayesianModel,
+    data: Data,
+    config: Config,
+    done: Mapping[str, Posterior],
+    update: Update,
+) -> Posterior:
+    """NUTS by chains, the others by their recipes."""
     if guide == "nuts":
         return sample_nuts(
             model,
@@ -167,23 +211,20 @@ def _fit(guide: str, model: BayesianModel, data: Data, config: Config, update: U
             seed=config.seed,
             progress=update,
         )
-    recipes: dict[str, tuple[GuideFactory, int, float]] = {
-        "map": (Delta, MODE_ROUNDS, 1.0),
-        "laplace": (Laplace, MODE_ROUNDS, 1.0),
-        "laplace-linearized": (LinearizedLaplace, MODE_ROUNDS, 1.0),
-        "mean-field": (
-            partial(MeanFieldNormal, init_scale=0.1),
-            config.epochs,
-            config.mean_field_lr,
-        ),
-        "mc-dropout": (
-            partial(MCDropout, rates={"fc2": config.rate}),
-            config.epochs,
-            config.dropout_lr,
-        ),
-    }
-    factory, epochs, lr = recipes[guide]
-    return fit_small(model, factory, data, epochs=epochs, lr=lr, seed=config.seed, update=update)
+    recipes = Recipes(
+        epochs=config.epochs,
+        lr=config.dropout_lr,
+        lrs=dict.fromkeys(("mean-field", "low-rank-normal"), config.mean_field_lr),
+        rounds=MODE_ROUNDS,
+        init_scale=0.1,
+        rank=config.rank,
+        rates={"fc2": config.rate},
+        members=config.members,
+        swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
+        seed=config.seed,
+    )
+    with single_thread():
+        return recipes.fit(guide, model, data, done=done, update=update)
 
 
 def _plane(config: Config) -> Plane:

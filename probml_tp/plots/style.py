@@ -53,7 +53,7 @@ class GuideStyle:
 
     Args:
         label: what legends and panels call it.
-        color: of the Okabe-Ito palette, or a dark one of Tol's.
+        color: of the Okabe-Ito palette, or one of Tol's.
         linestyle: of its lines, so that it is told apart without colour as well.
         marker: of its points, likewise.
     """
@@ -69,7 +69,11 @@ GUIDE_STYLES: Mapping[str, GuideStyle] = {
     "nuts": GuideStyle("NUTS", "#D55E00", (0, (6, 1.5)), "s"),
     "laplace": GuideStyle("Laplace", "#0072B2", (0, (4, 2)), "^"),
     "laplace-linearized": GuideStyle("Laplace, linearised", "#56B4E9", (0, (4, 1, 1, 1)), "v"),
+    "laplace-kronecker": GuideStyle("Laplace, Kronecker", "#222255", (0, (6, 1, 1, 1)), "8"),
+    "laplace-diagonal": GuideStyle("Laplace, diagonal", "#6699CC", (0, (2, 2)), "1"),
+    "laplace-last-layer": GuideStyle("Laplace, last layer", "#88CCEE", (0, (6, 3)), "H"),
     "mean-field": GuideStyle("Mean-field", "#009E73", (0, (2, 1)), "D"),
+    "low-rank-normal": GuideStyle("Low-rank normal", "#225522", (0, (2, 1, 4, 1)), "d"),
     "mc-dropout": GuideStyle("MC dropout", "#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "P"),
     "map": GuideStyle("MAP", "#E69F00", (0, (1, 1)), "X"),
     "deep-ensemble": GuideStyle("Deep ensemble", "#AA3377", (0, (3, 1)), "h"),
@@ -81,8 +85,8 @@ GUIDE_STYLES: Mapping[str, GuideStyle] = {
 """Guide name to its style, references first.
 
 The colours are those of Okabe and Ito (2008, "Color universal design"), which people with any
-common colour vision deficiency tell apart, and dark ones of Tol (2021, "Colour schemes"); the two
-Laplace guides share a hue.
+common colour vision deficiency tell apart, and ones of Tol (2021, "Colour schemes"); the Laplace
+guides are all blue, normals by variational inference green.
 """
 
 _SETTINGS: Any = {

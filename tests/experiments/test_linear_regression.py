@@ -14,7 +14,7 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.linear_regression import (
     EXPERIMENT,
     GUIDES,
-    NO_DROPOUT,
+    NOT_HERE,
     Config,
     linear_predictive,
     stages,
@@ -234,7 +234,7 @@ def test_findings_are_computed_from_the_numbers(results):
     text = " ".join(results.findings)
     assert f"{results.metrics['line · mean-field']['sd_distance']:.0f} %" in text
     assert f"{results.metrics['hole · nuts']['mean_distance']:.2f}" in text
-    assert results.findings[-1] == NO_DROPOUT
+    assert results.findings[-1] == NOT_HERE
     assert all(sentence.endswith(".") for sentence in results.findings)
 
 

@@ -24,11 +24,17 @@ OKABE_ITO = {
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 }  # fmt: skip
 
-TOL = {"#882255", "#661100", "#AA3377", "#332288", "#666633"}
-"""Dark colours of Tol (2021, "Colour schemes"), once those of Okabe and Ito are spent."""
+TOL = {
+    "#882255", "#661100", "#AA3377", "#332288", "#666633", "#222255", "#6699CC", "#88CCEE",
+    "#225522",
+}  # fmt: skip
+"""Colours of Tol (2021, "Colour schemes"), once those of Okabe and Ito are spent."""
 
-NOT_REGISTERED = {"nuts", "deep-ensemble", "multi-swag"}
-"""Names that an empirical distribution or a mixture takes after what it is made of."""
+NOT_REGISTERED = {"nuts", "deep-ensemble", "multi-swag"} | {
+    f"laplace-{kind}" for kind in ("kronecker", "diagonal", "last-layer")
+}
+"""What an empirical distribution or a mixture is called after what it is made of, and what
+experiments call a Laplace guide of another structure than the full one."""
 
 DEFICIENCIES = {
     "protanopia": [[0.152286, 1.052583, -0.204868],
