@@ -206,9 +206,8 @@ class Recipes:
 
     def _fit_swag(self, run: Any, start: Posterior) -> Posterior:
         """SWAG around a mode; around each mode of an ensemble a mixture of them."""
-        path = self.swag
-        mixture = isinstance(start.guide, Mixture)
-        centres = cast("list[Guide]", list(start.guide.members)) if mixture else [start.guide]
+        path, of = self.swag, start.guide
+        centres = list(of.members) if isinstance(of, Mixture) else [of]
         guides = []
         for centre in centres:
             swag = SWAG(start.model, rank=path.rank)
@@ -218,7 +217,7 @@ class Recipes:
         return cast(
             "Posterior",
             run(
-                Mixture.of(guides) if mixture else guides[0],
+                Mixture.of(guides) if isinstance(of, Mixture) else guides[0],
                 epochs=path.epochs,
                 batch_size=path.batch_size,
                 optimizer=sgd,

@@ -67,19 +67,19 @@ def kronecker_curvature(
     inputs, gradients, scale = _covariances(model, params, x, y, list(dict.fromkeys(names)), kind)
     found: dict[Factor, Curvature] = {}
     for factor in factors:
-        outer = scale * gradients[str(factor.layer)].double()
+        outer = scale * gradients[str(factor.layer)]
         if isinstance(factor, KroneckerFactor):
             b, left = _eigh(outer)
-            a, right = _eigh(inputs[str(factor.layer)].double())
+            a, right = _eigh(inputs[str(factor.layer)])
             found[factor] = KroneckerCurvature(factor.sites[0], b, left, a, right)
         else:
-            found[factor] = DenseCurvature(outer)
+            found[factor] = DenseCurvature(outer.double())
     return found
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(matrix)
-    return values.clamp_min(0), vectors
+    return values.clamp_min(0).double(), vectors
 
 
 def _covariances(

@@ -13,6 +13,7 @@ from probml_tp.plots.style import (
     figure,
     guide_style,
     house_style,
+    legend_columns,
     shared_legend,
 )
 
@@ -176,7 +177,9 @@ def confidence_panels(
     Returns:
         The figure.
     """
-    made, axes = figure(1, 2, height=3.3, sharey=True)
+    entries = 1 + len(by_radius)
+    legend_rows = -(-entries // legend_columns(entries))
+    made, axes = figure(1, 2, height=3.1 + 0.2 * legend_rows, sharey=True)
     left, right = axes[0]
     left.axvspan(0, data_radius, color=TRAINING_RANGE_COLOR, alpha=0.18, lw=0, label="data")
     plot_confidence(by_radius, at=radii, ax=left)
@@ -217,7 +220,8 @@ def map_panels(
     """
     rows = -(-len(maps) // 4)
     columns = -(-len(maps) // rows)
-    made, axes = figure(rows, columns, height=rows * PANEL_HEIGHT, sharex=True, sharey=True)
+    height = rows * (PANEL_HEIGHT if columns < 4 else 2.15)  # square maps, and their titles
+    made, axes = figure(rows, columns, height=height, sharex=True, sharey=True)
     for ax in axes.flat[len(maps) :]:
         ax.set_visible(False)
     for guide, ax in zip(maps, axes.flat, strict=False):

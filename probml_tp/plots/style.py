@@ -29,6 +29,7 @@ __all__ = [
     "figure",
     "guide_style",
     "house_style",
+    "legend_columns",
     "number",
     "order_of_magnitude",
     "shared_legend",
@@ -199,7 +200,7 @@ def shared_legend(figure: Figure, axes: Iterable[Axes], *, columns: int | None =
     Args:
         figure: the figure.
         axes: the panels whose labelled artists it lists, in their order.
-        columns: entries a row; default: all in one.
+        columns: entries a row; default: all in one if they fit, else five.
 
     Returns:
         The legend.
@@ -220,8 +221,18 @@ def shared_legend(figure: Figure, axes: Iterable[Axes], *, columns: int | None =
             list(entries.values()),
             list(entries),
             loc="outside lower center",
-            ncols=columns or max(len(entries), 1),
+            ncols=columns or legend_columns(len(entries)),
         )
+
+
+def legend_columns(entries: int) -> int:
+    """How many entries of a legend stand in a row: all of up to six, else five.
+
+    Example:
+        >>> legend_columns(4), legend_columns(14)
+        (4, 5)
+    """
+    return max(1, entries) if entries <= 6 else 5
 
 
 def number(value: float, spec: str) -> str:
