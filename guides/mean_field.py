@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
-from probml_tp.guides.weight_noise import ExampleNoise
+from probml_tp.guides.weight_noise import ExampleNoise, treatments
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
@@ -145,13 +145,14 @@ class MeanFieldNormal(Guide):
         if self.estimator == "shared":
             return
         params = self.model.constrain(self.model.layout.unravel(self.loc.detach()))
-        self._example_noise = ExampleNoise(self.model, self.estimator, params, x)
-        if not self._example_noise.layers:
+        layers = treatments(self.model, self.estimator, params, x)
+        if not layers:
             raise ValueError(
                 f"the estimator {self.estimator!r} needs at least one linear layer or convolution "
                 f"with normal weights of its own, called once on whole examples; "
                 f"{self.model.name} has none. Use estimator='shared'."
             )
+        self._example_noise = ExampleNoise(self.model, layers)
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative ELBO per data point at fresh draws."""

@@ -41,7 +41,7 @@ from probml_tp.guides.layers import (
 )
 from probml_tp.model import BayesianModel
 
-__all__ = ["ExampleNoise", "Noise"]
+__all__ = ["ExampleNoise", "Noise", "treatments"]
 
 Noise = Literal["local-reparameterization", "flipout"]
 """How examples are given weight noise of their own."""
@@ -52,22 +52,15 @@ Values = Mapping[str, Tensor]
 class ExampleNoise:
     r"""A model's net under independent normals, with weight noise drawn for each example.
 
-    A layer is treated if it is a linear layer or a convolution whose weights are its own, on the
-    real line, read by nothing else, and which is called once in a forward pass, on one row for
-    each example. The weights of other layers take the draw that the batch shares.
+    The weights of layers that are left out take the draw that the batch shares.
 
     Args:
         model: the model.
-        noise: how the layers that can be treated are.
-        params: a value of every site, at which the net is tried.
-        x: inputs; the first two are used to see how layers are called.
-
-    Attributes:
-        layers: for each layer that is treated, how.
+        layers: for each layer that is treated, how; see :func:`treatments`.
     """
 
-    def __init__(self, model: BayesianModel, noise: Noise, params: Values, x: Tensor) -> None:
-        self.layers = dict(_treatments(model, noise, params, x))
+    def __init__(self, model: BayesianModel, layers: Mapping[str, Noise]) -> None:
+        self.layers = dict(layers)
         self.layout = model.layout
         self.net = copy_sharing_tensors(model.net)
         for layer, kind in self.layers.items():
@@ -104,10 +97,35 @@ class ExampleNoise:
 # ------------------------------------------------------------------- which layers are treated, how
 
 
+def treatments(model: BayesianModel, noise: Noise, params: Values, x: Tensor) -> dict[str, Noise]:
+    """The layers that can be given noise for each example, each with how.
+
+    They are linear layers and convolutions whose weights are their own, on the real line, and read
+    by nothing else, and which are called once in a forward pass, on one row for each example.
+
+    Args:
+        model: the model.
+        noise: how layers are treated where it is exact.
+        params: a value of every site, at which the net is tried.
+        x: inputs; the first two are used to see how layers are called.
+
+    Returns:
+        Names of layers, each with its noise.
+
+    Example:
+        >>> from probml_tp import Gaussian, NormalPrior
+        >>> net = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(6, 1))
+        >>> model = BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> params, x = model.initial_params(), torch.zeros(4, 1, 5)
+        >>> treatments(model, "local-reparameterization", params, x)
+        {'0': 'flipout', '2': 'local-reparameterization'}
+    """
+    return dict(_treatments(model, noise, params, x))
+
+
 def _treatments(
     model: BayesianModel, noise: Noise, params: Values, x: Tensor
 ) -> Iterator[tuple[str, Noise]]:
-    """The layers that can be treated, each with how it is."""
     layers = [name for name, _ in model.net.named_modules() if _has_own_weights(model, name)]
     probes = [x[:1], x[:2]]
     calls = [calls_of(model.net, layers, partial(model.outputs, params, p)) for p in probes]
