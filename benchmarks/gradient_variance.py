@@ -34,13 +34,13 @@ BEGIN, END = "<!-- gradient variance: begin -->", "<!-- gradient variance: end -
 SHARED = "shared"
 LOCAL = "local reparameterisation"
 FLIPOUT = "flipout"
-LOCAL_SHARED = "local, convolutions shared"
+LOCAL_FLIPOUT = "local, convolutions by flipout"
 POSITIONS = "local at each position"
 STYLES = {
     SHARED: ("#000000", "o"),
     LOCAL: ("#0072B2", "s"),
     FLIPOUT: ("#E69F00", "^"),
-    LOCAL_SHARED: ("#009E73", "D"),
+    LOCAL_FLIPOUT: ("#009E73", "D"),
 }
 """Colours of Okabe and Ito (2008), and markers, so that none needs its colour to be told apart."""
 
@@ -50,7 +50,8 @@ class Size:
     """How much is measured.
 
     Args:
-        digits: points that LeNet is trained on; the MLP has 1,000.
+        digits: points that LeNet is trained on.
+        points: points that the MLP is trained on.
         epochs: of training, the first tenth of it up to the middle stage.
         batch: points of the minibatch, and of a training step.
         repeats: evaluations of each gradient.
@@ -60,6 +61,7 @@ class Size:
     """
 
     digits: int = 10_000
+    points: int = 1_000
     epochs: int = 40
     batch: int = 256
     repeats: int = 100
@@ -112,8 +114,8 @@ class Row:
 
 def tasks(size: Size, digits: Digits) -> Iterator[Task]:
     """LeNet on digits, and the regressor."""
-    x, y = curve(1000)
-    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    x, y = curve(size.points)
+    order = torch.randperm(size.points, generator=torch.Generator().manual_seed(0))
     regressor = mlp_model()
     yield Task("MLP 1-50-50-1", regressor, x[order], y[order], 25 * size.epochs, 5e-3, size.steps)
     steps = max(1, size.steps // 10)
@@ -131,11 +133,13 @@ def contenders(guide: MeanFieldNormal, x: Tensor, y: Tensor) -> dict[str, MeanFi
 
     made = {SHARED: at("shared"), FLIPOUT: at("flipout"), LOCAL: at("local-reparameterization")}
     params = guide.model.constrain(guide.model.layout.unravel(guide.loc.detach()))
-    layers = treatments(guide.model, "local-reparameterization", params, x)
-    if "flipout" in layers.values():
-        dense = {layer: kind for layer, kind in layers.items() if kind != "flipout"}
+    dense, layers = (
+        treatments(guide.model, noise, params, x)
+        for noise in ("local-reparameterization", "flipout")
+    )
+    if dense.keys() != layers.keys():
         everywhere = dict.fromkeys(layers, "local-reparameterization")
-        for name, chosen in ((LOCAL_SHARED, dense), (POSITIONS, everywhere)):
+        for name, chosen in ((LOCAL_FLIPOUT, layers | dense), (POSITIONS, everywhere)):
             made[name] = copy.copy(made[LOCAL])
             made[name]._example_noise = ExampleNoise(guide.model, chosen)
     return made
@@ -244,7 +248,8 @@ COLUMNS = (
     "Step (ms)",
     "Var. × time, means",
     "Var. × time, log scales",
-    "Var. over minibatches",
+    "Over minibatches: var.",
+    "var. × time",
 )
 
 
@@ -263,7 +268,8 @@ def table(rows: list[Row]) -> str:
         traces = [f"{v:.2g} ± {e:.1g}" for v, e in zip(row.variance, row.error, strict=True)]
         first = [row.task, row.stage] if row is base else ["", ""]
         cells = [*first, row.estimator, *traces, f"{1e3 * row.seconds:.3g}", *merits]
-        lines.append("| " + " | ".join([*cells, f"{row.total / base.total:.2g}"]) + " |")
+        total = row.total / base.total
+        lines.append("| " + " | ".join([*cells, f"{total:.2g}", f"{cost * total:.2g}"]) + " |")
     return "\n".join(lines)
 
 
@@ -325,8 +331,8 @@ def run(size: Size, root: Path | None) -> tuple[str, Figure]:
 
 
 BIAS = (
-    "Bias of the objective: the mean loss of LeNet at one minibatch less that of flipout, in nats a "
-    "point (± 1 standard error). *local at each position* is the published treatment of "
+    "Bias of the objective: the mean loss of LeNet at one minibatch less that of flipout, in nats "
+    "a point (± 1 standard error). *local at each position* is the published treatment of "
     "convolutions:"
 )
 
