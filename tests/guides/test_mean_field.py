@@ -389,7 +389,7 @@ def test_a_tempered_optimum_is_that_of_the_likelihood_to_the_power_1_over_t() ->
     scaled = BayesianModel(net, NormalPrior(0.8), Gaussian(scale=0.4 * T**0.5))
     gradients = []
     for model, temperature in ((tempered, T), (scaled, 1.0)):
-        guide = MeanFieldNormal(model, temperature=temperature)
+        guide = MeanFieldNormal(model, estimator="shared", temperature=temperature)
         epsilon = random_flat(model, seed=3)
         loss = guide.loss_at(epsilon, x, targets(x), size=10)
         gradients.append(torch.cat(torch.autograd.grad(loss, [guide.loc, guide.log_scale])))
