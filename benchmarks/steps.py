@@ -68,7 +68,8 @@ def mean_field_step(
 ) -> Comparison:
     """Ours, Bayes by backprop written by hand, and Pyro's AutoNormal with Trace_ELBO."""
     size = 10 * len(x)
-    guide, by_hand = MeanFieldNormal(model), BayesByBackprop(model.net, prior_scale=PRIOR_SCALE)
+    guide = MeanFieldNormal(model, estimator="shared")
+    by_hand = BayesByBackprop(model.net, prior_scale=PRIOR_SCALE)
     check_by_hand(guide, by_hand, x, y, size)
     check_pyro(guide, pyro_elbo(model, x, y, size), x, y, size)
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from probml_tp.experiment import Update
-from probml_tp.guide import Guide
 from probml_tp.guides import (
     SWAG,
     ConcreteDropout,

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.guides.sites import LOG_2PI
-from probml_tp.guides.weight_noise import ExampleNoise
+from probml_tp.guides.weight_noise import ExampleNoise, Noise, treatments
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
 __all__ = ["MeanFieldNormal", "independent_kl", "sampled_kl"]
 
-Estimator = Literal["shared", "local-reparameterization", "flipout"]
+Estimator = Literal["auto", "shared", "local-reparameterization", "flipout"]
 """Whether a batch shares a step's weight draw, or how its examples get noise of their own."""
 
 
@@ -43,7 +43,7 @@ class MeanFieldNormal(Guide):
     - ``"shared"``: one draw of the weights for the whole batch.
     - ``"local-reparameterization"`` (Kingma, Salimans & Welling 2015): the outputs of linear layers
       are drawn for each example. Convolutions, and linear layers at several positions of an
-      example, are given flipout: noise of their own at each position would be another objective.
+      example, keep the shared draw: noise of its own at each position is another objective.
     - ``"flipout"`` (Wen et al. 2018): each example has the shared perturbation under random signs.
 
     Both treat ``nn.Linear`` and convolutions with normal weights of their own (not tied, not
@@ -65,7 +65,7 @@ class MeanFieldNormal(Guide):
 
     Raises:
         ValueError: ``init_scale`` or ``temperature`` is not positive, or the estimator unknown;
-            on the first data, that it can treat no layer of the net.
+            on the first data, that one other than ``"auto"`` can treat no layer of the net.
 
     Example:
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
@@ -82,7 +82,7 @@ class MeanFieldNormal(Guide):
         model: BayesianModel,
         *,
         init_scale: float = 0.01,
-        estimator: Estimator = "shared",
+        estimator: Estimator = "auto",
         temperature: float = 1.0,
     ) -> None:
         super().__init__(model)
@@ -92,6 +92,7 @@ class MeanFieldNormal(Guide):
             raise ValueError(f"estimator must be one of {get_args(Estimator)}; got {estimator!r}.")
         self.estimator = estimator
         self._example_noise: ExampleNoise | None = None
+        self._is_prepared = False
         loc = model.layout.ravel(model.unconstrain(model.initial_params()))
         self.loc = nn.Parameter(loc)
         self.log_scale = nn.Parameter(torch.full_like(loc, init_scale).log())
@@ -141,27 +142,32 @@ class MeanFieldNormal(Guide):
         Raises:
             ValueError: none can.
         """
+        self._is_prepared = True
         if self.estimator == "shared":
             return
         params = self.model.constrain(self.model.layout.unravel(self.loc.detach()))
-        self._example_noise = ExampleNoise(self.model, self.estimator, params, x)
-        if not self._example_noise.layers:
+        auto = self.estimator == "auto"
+        noise: Noise = "flipout" if self.estimator == "flipout" else "local-reparameterization"
+        layers = treatments(self.model, noise, params, x)
+        if not layers and not auto:
+            kinds = "linear layer or convolution" if noise == "flipout" else "linear layer"
             raise ValueError(
-                f"the estimator {self.estimator!r} needs at least one linear layer or convolution "
-                f"with normal weights of its own, called once on whole examples; "
-                f"{self.model.name} has none. Use estimator='shared'."
+                f"the estimator {self.estimator!r} needs at least one {kinds} with normal weights "
+                f"of its own, called once on whole examples; {self.model.name} has none. Use "
+                f"estimator='shared'."
             )
+        self._example_noise = ExampleNoise(self.model, layers) if layers else None
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative ELBO per data point at fresh draws."""
-        if self.estimator != "shared" and self._example_noise is None:
+        if not self._is_prepared:
             self.prepare(x, y)
         return self.loss_at(torch.randn_like(self.loc), x, y, size=size)
 
     def loss_at(self, epsilon: Tensor, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         r"""The loss at the draw :math:`u = m + s \odot \varepsilon`, ``epsilon`` being ``(P,)``.
 
-        Estimators other than the shared draw take the noise of each example on top.
+        Once prepared, estimators other than the shared draw take noise of each example on top.
         """
         scale = self.log_scale.exp()
         u = self.model.layout.unravel(torch.addcmul(self.loc, scale, epsilon))

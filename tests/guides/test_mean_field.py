@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probml_tp import BayesianModel, Exact, Gaussian, MeanFieldNormal, NormalPrior, fit
 from probml_tp.guides import weight_noise
-from probml_tp.guides.weight_noise import ExampleNoise
+from probml_tp.guides.weight_noise import ExampleNoise, treatments
 
 ESTIMATORS = ("shared", "local-reparameterization", "flipout")
 NOISES = ESTIMATORS[1:]
@@ -109,32 +109,27 @@ def deviations(guide: MeanFieldNormal, case: str) -> Tensor:
 # ------------------------------------------------------------------- the same in expectation
 
 
-@pytest.mark.parametrize("estimator", NOISES)
-@pytest.mark.parametrize("case", ["mlp-heavy-tails", "lenet-small", "positive-weights", *OWN])
+@pytest.mark.parametrize(
+    ("case", "estimator"),
+    [
+        (case, estimator)
+        for case in ("mlp-heavy-tails", "lenet-small", "positive-weights", *OWN)
+        for estimator in NOISES
+        if (case, estimator) != ("grouped-conv", "local-reparameterization")
+    ],
+)
 def test_loss_and_gradient_are_those_of_the_shared_draw_in_expectation(
     case: str, estimator: str
 ) -> None:
     assert float(deviations(guide_of(case, estimator), case).max()) < 5
 
 
-def at_every_position(guide: MeanFieldNormal, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every layer independent noise at each position, as published for convolutions."""
-    right = weight_noise._treatments
-    monkeypatch.setattr(
-        weight_noise,
-        "_treatments",
-        lambda *args: ((layer, "local-reparameterization") for layer, _ in right(*args)),
-    )
-    guide.prepare(case.x, case.y)
-
-
 @pytest.mark.parametrize("case", ["lenet-small", "sequence"])
-def test_independent_noise_at_each_position_is_another_objective(
-    case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_independent_noise_at_each_position_is_another_objective(case: str) -> None:
+    """As published for convolutions."""
     guide = guide_of(case, "local-reparameterization")
-    at_every_position(guide, case_of(case), monkeypatch)
-    assert set(guide._example_noise.layers.values()) == {"local-reparameterization"}
+    layers = dict.fromkeys(guide_of(case, "flipout")._example_noise.layers, NOISES[0])
+    guide._example_noise = ExampleNoise(guide.model, layers)
     assert float(deviations(guide, case).max()) > 5
 
 
@@ -155,8 +150,10 @@ def test_flipout_has_the_variance_of_weights_shared_by_positions() -> None:
     s = torch.tensor([0.7, 0.4], dtype=F64)
     m = torch.tensor([0.2, -0.1], dtype=F64)
     params, n = model.layout.unravel(m), 4000
-    noise = ExampleNoise(model, "local-reparameterization", params, x)
-    assert noise.layers == {"fc": "flipout"}
+    assert treatments(model, "local-reparameterization", params, x) == {}
+    layers = treatments(model, "flipout", params, x)
+    assert layers == {"fc": "flipout"}
+    noise = ExampleNoise(model, layers)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         epsilon = torch.randn(n, 2, dtype=F64)
@@ -178,7 +175,7 @@ def test_local_reparameterisation_has_the_moments_of_a_linear_layer(bias: bool) 
     m, s = random_flat(model, seed=1), random_flat(model, seed=2).exp()
     x = inputs(2, 3)
     params = model.layout.unravel(m)
-    noise = ExampleNoise(model, "local-reparameterization", params, x)
+    noise = ExampleNoise(model, {"": "local-reparameterization"})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         rows = x.repeat_interleave(n, 0)
@@ -293,12 +290,12 @@ def test_layers_that_cannot_be_treated_take_the_shared_draw(estimator: str) -> N
     assert guide._example_noise.layers == {"head": estimator}
 
 
-def test_layers_with_positions_take_flipout() -> None:
-    layers = guide_of("lenet-small", "local-reparameterization")._example_noise.layers
-    local = "local-reparameterization"
-    assert layers == {"conv1": "flipout", "conv2": "flipout", "fc1": local, "fc2": local}
+def test_layers_with_positions_are_left_to_the_shared_draw_or_flipout() -> None:
+    local, flipout = (list(guide_of("lenet-small", kind)._example_noise.layers) for kind in NOISES)
+    assert local == ["fc1", "fc2"]
+    assert flipout == ["conv1", "conv2", "fc1", "fc2"]
     layers = guide_of("sequence", "local-reparameterization")._example_noise.layers
-    assert layers == {"token": "flipout", "head": local}
+    assert layers == {"head": "local-reparameterization"}
 
 
 def test_a_layer_called_by_keyword_is_treated() -> None:
@@ -317,6 +314,21 @@ def test_a_net_without_a_layer_to_treat_is_refused(estimator: str) -> None:
     case = CASES["polynomial"]()
     with pytest.raises(ValueError, match=r"at least one linear layer.*Use estimator='shared'"):
         fit(case.model, lambda m: MeanFieldNormal(m, estimator=estimator), (case.x, case.y))
+
+
+@pytest.mark.parametrize("case", ["mlp", "lenet-small", "polynomial", "grouped-conv"])
+def test_auto_is_local_reparameterisation_where_it_is_exact_else_the_shared_draw(case: str) -> None:
+    data, auto = case_of(case), guide_of(case, "auto")
+    local = auto._example_noise is not None
+    assert local == (case in ("mlp", "lenet-small"))
+    twin = guide_of(case, "local-reparameterization" if local else "shared")
+    losses = []
+    for guide in (auto, twin):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            losses.append(guide.loss(data.x, data.y, size=9))
+    assert torch.equal(*losses)
+    assert MeanFieldNormal(data.model).options()["estimator"] == "auto"
 
 
 def test_estimators_are_named() -> None:
@@ -377,7 +389,7 @@ def test_a_tempered_optimum_is_that_of_the_likelihood_to_the_power_1_over_t() ->
     scaled = BayesianModel(net, NormalPrior(0.8), Gaussian(scale=0.4 * T**0.5))
     gradients = []
     for model, temperature in ((tempered, T), (scaled, 1.0)):
-        guide = MeanFieldNormal(model, temperature=temperature)
+        guide = MeanFieldNormal(model, estimator="shared", temperature=temperature)
         epsilon = random_flat(model, seed=3)
         loss = guide.loss_at(epsilon, x, targets(x), size=10)
         gradients.append(torch.cat(torch.autograd.grad(loss, [guide.loc, guide.log_scale])))

@@ -31,7 +31,7 @@ def _delta(case: Case) -> Guide:
 
 
 def _mean_field(case: Case) -> Guide:
-    guide = MeanFieldNormal(case.model, init_scale=0.1)
+    guide = MeanFieldNormal(case.model, init_scale=0.1, estimator="shared")
     guide.loc.data = random_flat(case.model, seed=11)
     guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
     return guide
@@ -44,7 +44,6 @@ def _low_rank(case: Case) -> Guide:
         guide = LowRankNormal(case.model, rank=rank, init_scale=0.1)
     guide.loc.data = random_flat(case.model, seed=11)
     guide.log_scale.data = random_flat(case.model, seed=12) - 1.5
-    guide.factor.data *= 4
     return guide
 
 
