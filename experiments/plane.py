@@ -20,7 +20,7 @@ from probml_tp.experiments.common import (
     percent,
     span,
 )
-from probml_tp.experiments.recipes import fitting_order, seconds_with_start
+from probml_tp.experiments.recipes import Recipes
 from probml_tp.inference import Empirical
 from probml_tp.inference.parallel import single_thread
 from probml_tp.metrics import classification_metrics, total_variation
@@ -225,6 +225,7 @@ def study_on_plane(
     guides: Sequence[str],
     fit_guide: Callable[[str, Mapping[str, Posterior], Update], Posterior],
     *,
+    recipes: Recipes,
     plane: Plane,
     train: Data,
     test: Data,
@@ -237,6 +238,7 @@ def study_on_plane(
         guides: which.
         fit_guide: fits one; called with its name, with the posteriors found before, and with what
             to report progress to.
+        recipes: know the order of the fits.
         plane: where to look.
         train: training data.
         test: fresh data to judge the predictions by.
@@ -247,7 +249,7 @@ def study_on_plane(
         All that was found.
     """
     fitted: dict[str, Posterior] = {}
-    for guide in fitting_order(guides):
+    for guide in recipes.order(guides):
         with progress.stage(f"fit {guide}") as update:
             fitted[guide] = fit_guide(guide, fitted, update)
     posteriors = {guide: fitted[guide] for guide in guides}
@@ -260,7 +262,7 @@ def study_on_plane(
         rows = {
             guide: classification_metrics(posterior, *test, num_samples=draws[guide])
             | _plane_metrics(guide, views)
-            | {"seconds": seconds_with_start(guide, fitted)}
+            | {"seconds": recipes.seconds(guide, fitted)}
             for guide, posterior in posteriors.items()
         }
     with progress.stage("records for ArviZ"):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from probml_tp.plots.style import (
-    PANEL_HEIGHT,
     TRAINING_RANGE_COLOR,
     figure,
     guide_style,
     house_style,
+    label_outside,
+    panels,
     shared_legend,
 )
 
@@ -215,22 +216,13 @@ def map_panels(
     Returns:
         The figure.
     """
-    rows = -(-len(maps) // 4)
-    columns = -(-len(maps) // rows)
-    made, axes = figure(rows, columns, height=rows * PANEL_HEIGHT, sharex=True, sharey=True)
-    for ax in axes.flat[len(maps) :]:
-        ax.set_visible(False)
-    for guide, ax in zip(maps, axes.flat, strict=False):
+    made, axes, used = panels(len(maps), most=5, height=2.0, sharex=True, sharey=True)
+    for guide, ax in zip(maps, used, strict=True):
         plot(maps[guide], extent=extent, ax=ax)
         decorate(guide, ax)
         ax.set_title(guide_style(guide).label)
         ax.grid(visible=False)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("$x_2$")
-    for position, ax in enumerate(axes.flat[: len(maps)]):
-        if position + columns >= len(maps):
-            ax.set_xlabel("$x_1$")
-            ax.xaxis.set_tick_params(labelbottom=True)
+    label_outside(axes, len(maps), x="$x_1$", y="$x_2$")
     made.colorbar(axes.flat[0].images[0], ax=axes, label=label, shrink=0.9, pad=0.015)
     return made
 
