@@ -194,10 +194,11 @@ def stages(config: Config) -> dict[str, float]:
     seconds |= {"mean-field": 7e-4 * config.epochs, "low-rank-normal": 1e-3 * config.epochs}
     seconds["swag"] = 3e-4 * config.swag_epochs * config.n / config.swag_batch
     seconds["nuts"] = chains_a_core * draw + 1
+    order = _recipes(config).order(config.guides)
     plan: dict[str, float] = {SEQUENCE: 0.5}
     for name in config.data:
         plan |= {
-            _stage(name, guide): seconds[guide] for guide in _recipes(config).order(config.guides)
+            _stage(name, guide): seconds[guide] for guide in order
         }
         plan[_stage(name, "judge")] = 1e-3 * config.test_points + 1
     return plan

@@ -4,8 +4,9 @@ MAP and the variational guides (dropout with rates 0.5 before the first and 0.25
 fully connected layer; concrete dropout learns them from there) are fitted to the same log joint
 with the same optimiser, Adam with a cosine schedule. The members of the deep ensemble are fits like
 MAP's, from random starts. The Laplace guides take the curvature at MAP, under its prior, and SWAG
-goes on from there by stochastic gradient descent at a constant rate. A test digit is ordered by how many draws of the posterior vote against the majority
-(variation ratio), ties by the predictive entropy.
+goes on from there by stochastic gradient descent at a constant rate. A test digit is
+ordered by how many draws of the posterior vote against the majority (variation ratio), ties by the
+predictive entropy.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Config(ExperimentConfig):
     members: int = option(3, "Members of the ensembles.", quick=2, full=5, minimum=2)
     swag_epochs: int = option(10, "Passes over the images of SWAG.", quick=4, full=20, minimum=2)
     swag_lr: float = option(
-        0.01, "Learning rate of SWAG's gradient descent (momentum 0.9).", minimum=1e-6
+        0.03, "Learning rate of SWAG's gradient descent (momentum 0.9).", minimum=1e-6
     )
     num_samples: int = option(100, "Draws for each prediction.", quick=30, full=200, minimum=2)
 
@@ -283,9 +284,9 @@ def _information(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     }
     if not times:
         return []
+    spread = span(times, "{:.1f}".format)
     return [
-        f"The mutual information on mistakes is so many times that on hits: it runs "
-        f"{span(times, '{:.1f}'.format)}."
+        f"The mean mutual information on mistakes, as a multiple of that on hits, runs {spread}."
     ]
 
 
@@ -299,21 +300,17 @@ def _set_aside(judged: Mapping[str, _Judged]) -> list[str]:
             caught[guide] = float((~one.correct)[aside].sum() / (~one.correct).sum())
     if not caught:
         return ["No guide makes a mistake on the test images."]
-    return [
-        f"Set aside the {percent(SET_ASIDE, 0)} of images with the highest predictive entropy, and "
-        f"the share of a guide's mistakes among them runs "
-        f"{span(caught, lambda share: percent(share, 0), reference='map')}."
-    ]
+    spread = span(caught, lambda share: percent(share, 0), reference="map")
+    words = f"The {percent(SET_ASIDE, 0)} of images with the highest predictive entropy hold a"
+    return [f"{words} share of a guide's mistakes that runs {spread}."]
 
 
 def _evidence(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """What the evidence of the last layer is not."""
     if "log_evidence" not in metrics.get("laplace-last-layer", {}):
         return []
-    return [
-        "The log evidence of the last layer alone is that given the layers before it, which are "
-        "fitted: it is no rival to those of all weights."
-    ]
+    given = "The log evidence of the last layer alone is that given the layers before it, as fitted"
+    return [f"{given}: it does not compare with those of all weights."]
 
 
 def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:

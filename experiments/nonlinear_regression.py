@@ -110,7 +110,7 @@ class Config(RegressionConfig):
     rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0, maximum=10)
     members: int = option(5, "Members of the ensembles.", quick=3, full=10, minimum=2)
     swag_lr: float = option(
-        1e-3, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-7
+        0.01, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-7
     )
     swag_batch: int = option(10, "Points a step of SWAG, fewer than all.", minimum=1)
     swag_epochs: int = option(300, "Passes over the data of SWAG.", quick=100, full=2000, minimum=2)
