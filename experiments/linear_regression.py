@@ -197,9 +197,7 @@ def stages(config: Config) -> dict[str, float]:
     order = _recipes(config).order(config.guides)
     plan: dict[str, float] = {SEQUENCE: 0.5}
     for name in config.data:
-        plan |= {
-            _stage(name, guide): seconds[guide] for guide in order
-        }
+        plan |= {_stage(name, guide): seconds[guide] for guide in order}
         plan[_stage(name, "judge")] = 1e-3 * config.test_points + 1
     return plan
 

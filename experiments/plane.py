@@ -17,6 +17,7 @@ from probml_tp.experiments.common import (
     Array,
     by_guide,
     labels_of,
+    one_of_each_family,
     percent,
     span,
 )
@@ -404,6 +405,8 @@ def map_figure(
 def confidence_figure(arrays: Mapping[str, Array], guides: Sequence[str]) -> MatplotlibFigure:
     """Draw the confidence with distance from the data, and on the largest ring.
 
+    Of many guides only one of each family is drawn.
+
     Args:
         arrays: of a study.
         guides: which posteriors, in this order.
@@ -412,9 +415,10 @@ def confidence_figure(arrays: Mapping[str, Array], guides: Sequence[str]) -> Mat
         The figure.
     """
     distance = np.linalg.norm(arrays["x"] - arrays["centre"], axis=1)
+    drawn = one_of_each_family(guides)
     return confidence_panels(
-        by_guide(arrays, guides, "confidence_by_radius"),
-        by_guide(arrays, guides, "confidence_by_angle"),
+        by_guide(arrays, drawn, "confidence_by_radius"),
+        by_guide(arrays, drawn, "confidence_by_angle"),
         radii=arrays["radii"],
         angles=arrays["angles"],
         data_radius=float(distance.max()),

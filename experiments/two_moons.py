@@ -340,7 +340,7 @@ def _confidence(results: Results[Config]) -> Figure:
     caption = (
         "Left: the probability of the predicted class, averaged over a ring about the centre of "
         "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction."
+        "direction. Of many guides one of each family is drawn; the table has all."
     )
     title = far_away(results.metrics, results.config.radius)
     made = confidence_figure(results.arrays, results.config.guides)

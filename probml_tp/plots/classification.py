@@ -177,7 +177,7 @@ def confidence_panels(
     Returns:
         The figure.
     """
-    made, axes = figure(1, 2, height=3.3, sharey=True)
+    made, axes = figure(1, 2, height=3.5, sharey=True)
     left, right = axes[0]
     left.axvspan(0, data_radius, color=TRAINING_RANGE_COLOR, alpha=0.18, lw=0, label="data")
     plot_confidence(by_radius, at=radii, ax=left)
@@ -216,7 +216,7 @@ def map_panels(
     Returns:
         The figure.
     """
-    made, axes, used = panels(len(maps), most=5, height=2.0, sharex=True, sharey=True)
+    made, axes, used = panels(len(maps), most=5, height=1.85, sharex=True, sharey=True)
     for guide, ax in zip(maps, used, strict=True):
         plot(maps[guide], extent=extent, ax=ax)
         decorate(guide, ax)

@@ -185,7 +185,9 @@ def entropy_panels(entropy: Mapping[str, Array], correct: Mapping[str, Array]) -
     made, axes, used = panels(len(entropy), most=4, height=2.1, sharex=True, sharey=True)
     for guide, ax in zip(entropy, used, strict=True):
         plot_entropy(entropy[guide], correct[guide], ax=ax)
-        ax.set_title(f"{guide_style(guide).label}, {int((~correct[guide]).sum())} wrong")
+        ax.set_title(
+            f"{guide_style(guide).label}\n{int((~correct[guide]).sum())} wrong", fontsize=9
+        )
     label_outside(axes, len(entropy), x="Predictive entropy (nats)", y="Share (%)")
     shared_legend(made, used[:1])
     return made

@@ -248,7 +248,7 @@ def shared_legend(figure: Figure, axes: Iterable[Axes], *, columns: int | None =
     Args:
         figure: the figure.
         axes: the panels whose labelled artists it lists, in their order.
-        columns: entries a row; default: all in one.
+        columns: entries a row; default: five at most.
 
     Returns:
         The legend.
@@ -269,7 +269,7 @@ def shared_legend(figure: Figure, axes: Iterable[Axes], *, columns: int | None =
             list(entries.values()),
             list(entries),
             loc="outside lower center",
-            ncols=columns or max(len(entries), 1),
+            ncols=columns or min(max(len(entries), 1), 5),
         )
 
 
