@@ -22,6 +22,7 @@ __all__ = [
     "chain_health",
     "derived_seed",
     "labels_of",
+    "one_of_each_family",
     "percent",
     "span",
 ]
@@ -38,6 +39,21 @@ CLASSIFICATION_COLUMNS = {
 
 FIT_COLUMN = {"seconds": "Fit (s) ↓"}
 """Heading of the seconds that a fit took."""
+
+
+FAMILIES = (
+    (
+        "laplace-linearized",
+        "laplace-kronecker",
+        "laplace-diagonal",
+        "laplace-last-layer",
+        "laplace",
+    ),
+    ("mean-field", "low-rank-normal"),
+    ("mc-dropout", "concrete-dropout", "gaussian-dropout"),
+    ("deep-ensemble", "multi-swag", "swag"),
+)
+"""Guides that are akin, the one that stands for its family first."""
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -73,6 +89,29 @@ def labels_of(guides: Iterable[str]) -> str:
     """
     labels = [" ".join(reversed(guide_style(guide).label.split(", "))) for guide in guides]
     return " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+
+
+def one_of_each_family(guides: Iterable[str], *, most: int = 7) -> list[str]:
+    """Choose guides for a figure that could not hold all their lines.
+
+    Args:
+        guides: their names.
+        most: so many lines are drawn without choosing.
+
+    Returns:
+        All of them if they are few, else the first known guide of each family and any others that
+        belong to none.
+
+    Example:
+        >>> one_of_each_family(["swag", "map", "laplace", "laplace-linearized", "mine"], most=3)
+        ['swag', 'map', 'laplace-linearized', 'mine']
+    """
+    asked = list(guides)
+    if len(asked) <= most:
+        return asked
+    present = [[guide for guide in family if guide in asked] for family in FAMILIES]
+    left_out = {guide for family in present for guide in family[1:]}
+    return [guide for guide in asked if guide not in left_out]
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -32,8 +32,6 @@ from probml_tp.experiments.linear_regression_figures import SEQUENCE, figures, f
 from probml_tp.experiments.recipes import (
     Recipes,
     SwagPath,
-    fitting_order,
-    seconds_with_start,
 )
 from probml_tp.experiments.regression import (
     COLUMNS,
@@ -112,7 +110,7 @@ class Config(RegressionConfig):
     swag_lr: float = option(
         0.004, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
     )
-    swag_batch: int = option(5, "Points a step of SWAG, fewer than all.", minimum=1)
+    swag_batch: int = option(2, "Points a step of SWAG, fewer than all.", minimum=1)
     swag_epochs: int = option(300, "Passes over the data of SWAG.", full=2000, minimum=2)
     warmup: int = option(200, "Warm-up steps of a NUTS chain.", quick=50, full=1000, minimum=1)
     chain_draws: int = option(400, "Draws of a NUTS chain.", quick=100, full=1000, minimum=4)
@@ -196,9 +194,10 @@ def stages(config: Config) -> dict[str, float]:
     seconds |= {"mean-field": 7e-4 * config.epochs, "low-rank-normal": 1e-3 * config.epochs}
     seconds["swag"] = 3e-4 * config.swag_epochs * config.n / config.swag_batch
     seconds["nuts"] = chains_a_core * draw + 1
+    order = _recipes(config).order(config.guides)
     plan: dict[str, float] = {SEQUENCE: 0.5}
     for name in config.data:
-        plan |= {_stage(name, guide): seconds[guide] for guide in fitting_order(config.guides)}
+        plan |= {_stage(name, guide): seconds[guide] for guide in order}
         plan[_stage(name, "judge")] = 1e-3 * config.test_points + 1
     return plan
 
@@ -296,7 +295,7 @@ def _fit_all(problem: _Problem, config: Config, progress: Progress) -> list[Row]
     prior = NormalPrior.from_precision(config.prior_precision)
     model = linear_regression(LinearBasis(), prior=prior, likelihood=config.noise_scale)
     recipes, done = _recipes(config), dict[str, Posterior]()
-    for guide in fitting_order(config.guides):
+    for guide in recipes.order(config.guides):
         with progress.stage(_stage(problem.name, guide)) as update:
             if guide == "nuts":
                 done[guide] = _fit_nuts(model, problem.train, config, update)
@@ -309,7 +308,7 @@ def _fit_all(problem: _Problem, config: Config, progress: Progress) -> list[Row]
             f"{problem.name} · {guide}",
             guide,
             done[guide],
-            seconds_with_start(guide, done),
+            recipes.seconds(guide, done),
         )
         for guide in config.guides
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -219,7 +218,7 @@ def _bands_figure(results: Results[Any]) -> Figure:
         _bands_row(view, row)
         row[0].set_ylabel(f"{view.title}\ny")
     for ax, guide in zip(axes[0], guides, strict=True):
-        ax.set_title(fill(guide_style(guide).label, 11))
+        ax.set_title(guide_style(guide).label.replace(", ", ",\n"), fontsize=8.5)
     for ax in axes[-1]:
         ax.set_xlabel("x")
     band_legend(made)
@@ -333,9 +332,9 @@ def _weights_figure(results: Results[Any]) -> Figure:
         "posterior-of-weights",
         _factorised(views) if factorised else _parabola(views),
         "Marginal densities of both weights (NUTS as a histogram, MAP as a line at its point), and "
-        "the ellipse that holds 95 % of the normal with the guide's moments; densities are cut off "
-        "at four times the exact one's height. A factorised posterior cannot tilt: where the exact "
-        "one does, it shrinks to fit inside.",
+        "the ellipse that holds 95 % of the normal with the guide's moments; the narrowest leave "
+        "the panel at the top. A factorised "
+        "posterior cannot tilt: where the exact one does, it shrinks to fit inside.",
         made,
     )
 
@@ -350,9 +349,9 @@ def _marginals(view: _View, weight: int, ax: Axes) -> None:
             plot_sample_density(view.array("-nuts.weights")[:, weight], ax=ax, style=style)
         else:
             plot_normal_density(m[weight], math.sqrt(c[weight, weight]), x, ax=ax, style=style)
-    highest = 1 / (sd * math.sqrt(2 * math.pi))
-    ax.set(xlabel=("intercept w₀", "slope w₁")[weight], xlim=(x[0], x[-1]))
-    ax.set_ylim(0, min(ax.get_ylim()[1], 4 * highest))
+    peak = 1 / (sd * math.sqrt(2 * math.pi))
+    name = ("intercept w₀", "slope w₁")[weight]
+    ax.set(xlabel=name, xlim=(x[0], x[-1]), ylim=(0, 3 * peak))
 
 
 def _ellipses(view: _View, ax: Axes) -> None:

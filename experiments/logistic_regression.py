@@ -46,7 +46,7 @@ from probml_tp.experiments.plane import (
     share_of_map,
     study_on_plane,
 )
-from probml_tp.experiments.recipes import Recipes, SwagPath, fitting_order
+from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.inference import sample_nuts
 from probml_tp.inference.parallel import single_thread
@@ -98,10 +98,10 @@ class Config(ExperimentConfig):
     )
     rank: int = option(1, "Columns of the low-rank normal's factor.", minimum=0, maximum=3)
     swag_lr: float = option(
-        0.3, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
+        100.0, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
     )
-    swag_batch: int = option(40, "Points a step of SWAG, fewer than all.", minimum=1)
-    swag_epochs: int = option(200, "Passes over the data of SWAG.", quick=100, full=1000, minimum=2)
+    swag_batch: int = option(10, "Points a step of SWAG, fewer than all.", minimum=1)
+    swag_epochs: int = option(50, "Passes over the data of SWAG.", quick=20, full=500, minimum=2)
     num_samples: int = option(400, "Draws for each prediction.", quick=200, full=4000, minimum=2)
     nuts_chains: int = option(4, "NUTS chains.", quick=2, minimum=2)
     nuts_samples: int = option(400, "Draws kept of each chain.", quick=150, full=2000, minimum=10)
@@ -123,7 +123,7 @@ def stages(config: Config) -> dict[str, float]:
         "swag": 2e-4 * config.swag_epochs * config.n / config.swag_batch,
         "nuts": 2.0 + 3e-3 * steps * config.nuts_chains,
     }
-    fits = {guide: seconds[guide] for guide in fitting_order(config.guides)}
+    fits = {guide: seconds[guide] for guide in _recipes(config).order(config.guides)}
     return plane_stages(fits, predict=1.0 + 0.6 * len(config.guides))
 
 
@@ -137,6 +137,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     study = study_on_plane(
         config.guides,
         lambda guide, done, update: _fit(guide, model, train, config, done, update),
+        recipes=_recipes(config),
         plane=plane,
         train=train,
         test=test,
@@ -163,6 +164,19 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
+def _recipes(config: Config) -> Recipes:
+    return Recipes(
+        epochs=config.epochs,
+        lr=config.lr,
+        rounds=MODE_ROUNDS,
+        init_scale=0.1,
+        rank=config.rank,
+        swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
+        from_mode=("low-rank-normal",),
+        seed=config.seed,
+    )
+
+
 def _fit(
     guide: str,
     model: BayesianModel,
@@ -183,17 +197,8 @@ def _fit(
             seed=config.seed,
             progress=update,
         )
-    recipes = Recipes(
-        epochs=config.epochs,
-        lr=config.lr,
-        rounds=MODE_ROUNDS,
-        init_scale=0.1,
-        rank=config.rank,
-        swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
-        seed=config.seed,
-    )
     with single_thread():
-        return recipes.fit(guide, model, data, done=done, update=update)
+        return _recipes(config).fit(guide, model, data, done=done, update=update)
 
 
 def _plane(config: Config) -> Plane:

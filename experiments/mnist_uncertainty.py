@@ -1,9 +1,12 @@
 r"""LeNet on handwritten digits: accuracy, calibration, and the digits it is least sure of.
 
-MAP, mean-field and MC dropout (drop rates 0.5 before the first and 0.25 before the second fully
-connected layer) are fitted to the same log joint with the same optimiser, Adam with a cosine
-schedule. A test digit is ordered by how many draws of the posterior vote against the majority
-(variation ratio), ties by the predictive entropy.
+MAP and the variational guides (dropout with rates 0.5 before the first and 0.25 before the second
+fully connected layer; concrete dropout learns them from there) are fitted to the same log joint
+with the same optimiser, Adam with a cosine schedule. The members of the deep ensemble are fits like
+MAP's, from random starts. The Laplace guides take the curvature at MAP, under its prior, and SWAG
+goes on from there by stochastic gradient descent at a constant rate. A test digit is
+ordered by how many draws of the posterior vote against the majority (variation ratio), ties by the
+predictive entropy.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +27,6 @@ from probml_tp.experiment import (
     Figure,
     Progress,
     Results,
-    Update,
     option,
 )
 from probml_tp.experiments import EXPERIMENTS
@@ -34,13 +35,12 @@ from probml_tp.experiments.common import (
     FIT_COLUMN,
     Array,
     by_guide,
-    labels_of,
     percent,
+    span,
 )
-from probml_tp.guides import Delta, MCDropout, MeanFieldNormal
-from probml_tp.inference import GuideFactory, fit
+from probml_tp.experiments.recipes import Recipes, SwagPath
+from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.metrics import classification_scores
-from probml_tp.model import BayesianModel
 from probml_tp.models import LENET_DROPOUT, lenet
 from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
 from probml_tp.plots.style import guide_style
@@ -56,7 +56,23 @@ __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 
 NAME = "mnist-uncertainty"
 TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-GUIDES = ("map", "mean-field", "mc-dropout")
+GUIDES = (
+    "map",
+    "deep-ensemble",
+    "laplace-kronecker",
+    "laplace-diagonal",
+    "laplace-last-layer",
+    "mean-field",
+    "low-rank-normal",
+    "swag",
+    "mc-dropout",
+    "concrete-dropout",
+    "gaussian-dropout",
+)
+ALL_GUIDES = (*GUIDES, "multi-swag")
+SHOWN = ("laplace-kronecker", "mean-field", "mc-dropout")
+"""Whose most and least certain images are shown: one guide of each family."""
+
 MOST, LEAST = 8, 16
 """How many of the most and the least certain images are shown."""
 
@@ -64,7 +80,7 @@ SET_ASIDE = 0.05
 """The share of images set aside as the most uncertain."""
 
 RECORD_SITES = ("fc2.bias", "fc2.weight")
-RECORD_SIZE, RECORD_SAMPLES = 500, 100
+RECORD_SIZE, RECORD_SAMPLES = 200, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,31 +92,58 @@ class Config(ExperimentConfig):
         None, "Folder of the data in torchvision's layout; none for the user's cache folder."
     )
     train_size: int = option(
-        60_000, "Training images, at most; a stratified subset.", quick=4_000, minimum=100
+        20_000,
+        "Training images, at most; a stratified subset.",
+        quick=2_000,
+        full=60_000,
+        minimum=100,
     )
     test_size: int = option(
-        10_000, "Test images, at most; a stratified subset.", quick=1_000, minimum=LEAST + MOST
+        2_000,
+        "Test images, at most; a stratified subset.",
+        quick=500,
+        full=10_000,
+        minimum=LEAST + MOST,
     )
-    guides: tuple[str, ...] = option(GUIDES, "Which posteriors to compare.", choices=GUIDES)
+    guides: tuple[str, ...] = option(
+        GUIDES, "Which posteriors to compare.", full=ALL_GUIDES, choices=ALL_GUIDES
+    )
     epochs: int = option(5, "Passes over the training images.", quick=4, full=20, minimum=1)
     batch_size: int = option(100, "Images a step.", minimum=1)
     lr: float = option(1e-3, "Initial learning rate of Adam.", minimum=1e-6)
     prior_variance: float = option(
         2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
     )
+    rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0)
+    low_rank_lr: float = option(
+        1e-4, "Initial learning rate of the low-rank normal, from MAP (Adam).", minimum=1e-7
+    )
+    members: int = option(3, "Members of the ensembles.", quick=2, full=5, minimum=2)
+    swag_epochs: int = option(10, "Passes over the images of SWAG.", quick=4, full=20, minimum=2)
+    swag_lr: float = option(
+        0.03, "Learning rate of SWAG's gradient descent (momentum 0.9).", minimum=1e-6
+    )
     num_samples: int = option(100, "Draws for each prediction.", quick=30, full=200, minimum=2)
 
 
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
-    fitting = 1.5e-4 * config.epochs * config.train_size
-    per_image = {"map": 4e-5, "mean-field": 2e-5, "mc-dropout": 2e-6}
-    draws = {"map": 1, "mean-field": config.num_samples, "mc-dropout": config.num_samples}
+    image_epochs = config.epochs * config.train_size
+    fits = dict.fromkeys(ALL_GUIDES, 0.00015 * image_epochs)
+    fits["deep-ensemble"] = 1e-4 * config.members * image_epochs + 3
+    fits["swag"] = 1.5e-4 * config.swag_epochs * config.train_size
+    fits["multi-swag"] = config.members * fits["swag"]
+    curvature = {"kronecker": 2.7e-3, "diagonal": 1.4e-3, "last-layer": 3e-4}
+    fits |= {f"laplace-{kind}": cost * config.train_size for kind, cost in curvature.items()}
+    draws = dict.fromkeys(ALL_GUIDES, 2e-5 * config.num_samples)
+    draws |= dict.fromkeys(("mc-dropout", "concrete-dropout", "gaussian-dropout"), 4e-4)
+    draws |= {"map": 4e-5, "deep-ensemble": 2e-5 * config.members}
+    draws |= {"laplace-kronecker": 4e-3, "laplace-diagonal": 3e-3, "laplace-last-layer": 4e-4}
     plan = {"load images": 1.0}
+    plan |= {f"fit {guide}": fits[guide] for guide in _recipes(config).order(config.guides)}
     for guide in config.guides:
-        plan[f"fit {guide}"] = fitting
-        plan[f"predict {guide}"] = 0.2 + per_image[guide] * draws[guide] * config.test_size
-    return {**plan, "records for ArviZ": 2.0 * len(config.guides)}
+        plan[f"predict {guide}"] = 0.2 + draws[guide] * config.test_size
+    return {**plan, "records for ArviZ": 1.0 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -110,7 +153,8 @@ class _Judged:
     posterior: Posterior
     predictive: ClassificationPredictive
     correct: Array
-    seconds: float
+    fit_seconds: float
+    predict_seconds: float
 
     @property
     def has_draws(self) -> bool:
@@ -125,16 +169,19 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         x_train, x_test = train.normalized(), test.normalized()
     prior = FanInNormalPrior(scale=config.prior_variance**0.5)
     model = lenet(prior=prior, num_classes=len(train.classes), seed=config.seed)
+    recipes, data = _recipes(config), (x_train, train.labels)
     judged: dict[str, _Judged] = {}
-    for guide in config.guides:
+    done: dict[str, Posterior] = {}
+    for guide in recipes.order(config.guides):
         with progress.stage(f"fit {guide}") as update:
-            posterior = _fit(guide, model, (x_train, train.labels), config, update)
+            done[guide] = recipes.fit(guide, model, data, done=done, update=update)
+    for guide in config.guides:
         with progress.stage(f"predict {guide}"):
             start = time.perf_counter()
-            predictive = posterior.predict(x_test, num_samples=config.num_samples)
-            seconds = time.perf_counter() - start
+            predictive = done[guide].predict(x_test, num_samples=config.num_samples)
+            times = recipes.seconds(guide, done), time.perf_counter() - start
             correct = (predictive.predicted_class == test.labels).numpy()
-            judged[guide] = _Judged(posterior, predictive, correct, seconds)
+            judged[guide] = _Judged(done[guide], predictive, correct, *times)
     with progress.stage("records for ArviZ"):
         records = {
             guide: _record(one.posterior, (x_test, test.labels)) for guide, one in judged.items()
@@ -161,24 +208,24 @@ def _load(config: Config, split: str, size: int) -> ImageDataset:
     )
 
 
-def _fit(
-    guide: str, model: BayesianModel, data: tuple[Tensor, Tensor], config: Config, update: Update
-) -> Posterior:
-    factories: dict[str, GuideFactory] = {
-        "map": Delta,
-        "mean-field": MeanFieldNormal,
-        "mc-dropout": partial(MCDropout, rates=LENET_DROPOUT),
-    }
-    return fit(
-        model,
-        factories[guide],
-        data,
+def _recipes(config: Config) -> Recipes:
+    return Recipes(
         epochs=config.epochs,
-        batch_size=config.batch_size,
         lr=config.lr,
-        schedule="cosine",
+        lrs={"low-rank-normal": config.low_rank_lr},
+        from_mode=("low-rank-normal",),
+        batch_size=config.batch_size,
+        rank=config.rank,
+        rates=LENET_DROPOUT,
+        members=config.members,
+        apart=True,
+        swag=SwagPath(
+            lr=config.swag_lr,
+            epochs=config.swag_epochs,
+            batch_size=config.batch_size,
+            momentum=0.9,
+        ),
         seed=config.seed,
-        progress=update,
     )
 
 
@@ -194,7 +241,9 @@ def _metrics(one: _Judged, test: ImageDataset) -> dict[str, float]:
         information = one.predictive.mutual_information.numpy()
         groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
         row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
-    return row | {"seconds": one.posterior.info.seconds, "predict_seconds": one.seconds}
+    if isinstance(one.posterior.guide, StructuredNormal):
+        row["log_evidence"] = one.posterior.guide.log_evidence()
+    return row | {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
 
 
 def _columns() -> dict[str, str]:
@@ -202,6 +251,7 @@ def _columns() -> dict[str, str]:
         **CLASSIFICATION_COLUMNS,
         "mi_hits": "Mutual information on hits (nats)",
         "mi_mistakes": "Mutual information on mistakes (nats)",
+        "log_evidence": "Log evidence (nats)",
         **FIT_COLUMN,
         "predict_seconds": "Predict (s) ↓",
     }
@@ -210,51 +260,70 @@ def _columns() -> dict[str, str]:
 def _findings(
     judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
-    found = [_accuracy(judged, metrics)]
-    for guide, row in metrics.items():
-        if {"mi_hits", "mi_mistakes"} <= set(row):
-            found.append(
-                f"{guide_style(guide).label}: the mutual information averages "
-                f"{row['mi_mistakes']:.3f} nats on mistakes and {row['mi_hits']:.4f} on hits."
-            )
-    return found + [_set_aside(guide, one) for guide, one in judged.items()]
+    return [
+        _accuracy(judged, metrics),
+        *_information(metrics),
+        *_set_aside(judged),
+        *_evidence(metrics),
+    ]
 
 
 def _accuracy(judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]) -> str:
-    ranked = sorted(metrics, key=lambda guide: -metrics[guide]["accuracy"])
-    values = ", ".join(
-        f"{labels_of([guide])} {percent(metrics[guide]['accuracy'], 2)} "
-        f"(NLL {metrics[guide]['nll']:.4f} nats)"
-        for guide in ranked
-    )
-    size = len(judged[ranked[0]].correct)
-    p = metrics[ranked[0]]["accuracy"]
-    error = (p * (1 - p) / size) ** 0.5
+    accuracy, nll = ({g: row[name] for g, row in metrics.items()} for name in ("accuracy", "nll"))
+    size, best = len(next(iter(judged.values())).correct), max(accuracy.values())
+    error = (best * (1 - best) / size) ** 0.5
     return (
-        f"Accuracy on {size:,} test images: {values}. The standard error of the first from the "
-        f"choice of test images is {percent(error, 2)}."
+        f"Accuracy on {size:,} test images runs "
+        f"{span(accuracy, lambda share: percent(share, 2), reference='map')}, with a standard "
+        f"error of {percent(error, 2)} from the choice of test images; the NLL runs "
+        f"{span(nll, '{:.4f}'.format, reference='map')}, in nats."
     )
 
 
-def _set_aside(guide: str, one: _Judged) -> str:
-    """How many mistakes the most uncertain images hold."""
-    mistakes = ~one.correct
-    if not mistakes.any():
-        return f"{guide_style(guide).label} makes no mistake on the test images."
-    entropy = one.predictive.predictive_entropy.numpy()
-    aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
-    caught = int(mistakes[aside].sum())
-    return (
-        f"{guide_style(guide).label}: the {percent(SET_ASIDE, 0)} of images with the highest "
-        f"predictive entropy hold {caught} of its {int(mistakes.sum())} mistakes."
-    )
+def _information(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """How much more mutual information mistakes have than hits."""
+    times = {
+        guide: row["mi_mistakes"] / row["mi_hits"]
+        for guide, row in metrics.items()
+        if "mi_mistakes" in row and row.get("mi_hits", 0.0) > 0
+    }
+    if not times:
+        return []
+    spread = span(times, "{:.1f}".format)
+    return [
+        f"The mean mutual information on mistakes, as a multiple of that on hits, runs {spread}."
+    ]
+
+
+def _set_aside(judged: Mapping[str, _Judged]) -> list[str]:
+    """Which share of the mistakes the most uncertain images hold."""
+    caught: dict[str, float] = {}
+    for guide, one in judged.items():
+        entropy = one.predictive.predictive_entropy.numpy()
+        aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
+        if not one.correct.all():
+            caught[guide] = float((~one.correct)[aside].sum() / (~one.correct).sum())
+    if not caught:
+        return ["No guide makes a mistake on the test images."]
+    spread = span(caught, lambda share: percent(share, 0), reference="map")
+    words = f"The {percent(SET_ASIDE, 0)} of images with the highest predictive entropy hold a"
+    return [f"{words} share of a guide's mistakes that runs {spread}."]
+
+
+def _evidence(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What the evidence of the last layer is not."""
+    if "log_evidence" not in metrics.get("laplace-last-layer", {}):
+        return []
+    given = "The log evidence of the last layer alone is that given the layers before it, as fitted"
+    return [f"{given}: it does not compare with those of all weights."]
 
 
 def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:
     arrays: dict[str, Array] = {"classes": np.array(test.classes)}
     for guide, one in judged.items():
         predictive = one.predictive
-        arrays[f"{guide}.losses"] = np.array(one.posterior.info.losses)
+        if one.posterior.info.losses:
+            arrays[f"{guide}.losses"] = np.array(one.posterior.info.losses)
         arrays[f"{guide}.correct"] = one.correct
         arrays[f"{guide}.entropy"] = predictive.predictive_entropy.numpy()
         if one.has_draws:
@@ -283,8 +352,8 @@ def _shown(predictive: ClassificationPredictive, test: ImageDataset) -> dict[str
 
 def figures(results: Results[Config]) -> Iterator[Figure]:
     """Draw the images, the entropies and the losses."""
-    voted = by_guide(results.arrays, results.config.guides, "certain.images")
-    for guide in voted:
+    voted = list(by_guide(results.arrays, results.config.guides, "certain.images"))
+    for guide in [guide for guide in voted if guide in SHOWN] or voted[:1]:
         yield _digits(guide, results)
     yield _entropies(results)
     yield _losses(results)
@@ -320,14 +389,15 @@ def _entropies(results: Results[Config]) -> Figure:
     arrays, guides = results.arrays, results.config.guides
     entropy, correct = (by_guide(arrays, guides, name) for name in ("entropy", "correct"))
     made = entropy_panels(entropy, correct)
-    medians = [
-        f"{labels_of([guide])} {np.median(entropy[guide][~correct[guide]]):.2g} against "
-        f"{np.median(entropy[guide][correct[guide]]):.2g}"
-        for guide in guides
-        if 0 < correct[guide].mean() < 1
-    ]
-    listed = ", ".join(medians) or "no guide makes a mistake"
-    title = f"Median predictive entropy on mistakes against hits, in nats: {listed}"
+    apart = {
+        guide: float(np.median(entropy[guide][~right]) / np.median(entropy[guide][right]))
+        for guide, right in correct.items()
+        if 0 < right.mean() < 1 and np.median(entropy[guide][right]) > 0
+    }
+    title = "No guide makes a mistake"
+    if apart:
+        spread = span(apart, "{:,.0f}".format)
+        title = f"Median predictive entropy on mistakes over that on hits runs {spread}"
     caption = (
         "Distribution of the predictive entropy over the test images that a guide gets right and "
         "wrong, on a logarithmic axis; entropies below 0.0001 nats stand at the left edge."
@@ -340,16 +410,16 @@ def _losses(results: Results[Config]) -> Figure:
     last = {
         guide: (values[-2] - values[-1]) / (values[0] - values[-1])
         for guide, values in losses.items()
-        if len(values) > 2 and values[0] != values[-1]
+        if len(values) > 2 and values[0] != values[-1] and "swag" not in guide
     }
-    shares = [f"{labels_of([guide])} {percent(share)}" for guide, share in last.items()]
-    listed = ", ".join(shares) or "too few epochs to tell"
+    spread = f"runs {span(last, percent)}" if last else "cannot be told from so few epochs"
     caption = (
         "The objective of each guide by epoch, the negative ELBO (for MAP the negative log joint) "
         "per training image. The constants of the prior differ between guides: compare shapes, "
-        "not levels."
+        "not levels. SWAG wanders at a constant learning rate from where MAP ended; Laplace needs "
+        "no training."
     )
-    title = f"Share of the whole fall in loss that the last epoch brought: {listed}"
+    title = f"The share of the whole fall in loss that the last epoch brought {spread}"
     return Figure("training-loss", title, caption, loss_panels(losses))
 
 

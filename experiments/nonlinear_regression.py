@@ -12,7 +12,6 @@ start at its MAP estimate, but for the members of the ensembles, which start at 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +26,6 @@ from probml_tp.experiments.recipes import (
     LAPLACE,
     Recipes,
     SwagPath,
-    fitting_order,
-    seconds_with_start,
 )
 from probml_tp.experiments.regression import (
     COLUMNS,
@@ -113,7 +110,7 @@ class Config(RegressionConfig):
     rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0, maximum=10)
     members: int = option(5, "Members of the ensembles.", quick=3, full=10, minimum=2)
     swag_lr: float = option(
-        1e-3, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-7
+        0.01, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-7
     )
     swag_batch: int = option(10, "Points a step of SWAG, fewer than all.", minimum=1)
     swag_epochs: int = option(300, "Passes over the data of SWAG.", quick=100, full=2000, minimum=2)
@@ -234,7 +231,7 @@ def _recipes(config: Config) -> Recipes:
         rank=config.rank,
         rates={"fc2": config.dropout},
         members=config.members,
-        from_mode=True,
+        from_mode=set(GUIDES) - {"map", "deep-ensemble"},
         swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
         seed=config.seed,
     )
@@ -243,25 +240,16 @@ def _recipes(config: Config) -> Recipes:
 def _fit_net(config: Config, data: Data, progress: Progress) -> list[Row]:
     """MAP first, and from there the guides asked for."""
     model, recipes, done = mlp_model(config), _recipes(config), dict[str, Posterior]()
-    for guide in _order(config):
+    for guide in recipes.order(config.guides):
         with progress.stage(_stage(guide)) as update:
             if guide == "nuts":
                 done[guide] = _fit_nuts(start_at(model, done["map"]), data, config, update)
             else:
                 with single_thread():
                     done[guide] = recipes.fit(guide, model, data, done=done, update=update)
-    return [Row(f"mlp-{g}", f"mlp · {g}", g, done[g], _seconds(g, done)) for g in config.guides]
-
-
-def _order(config: Config) -> list[str]:
-    return fitting_order(["map", *config.guides])
-
-
-def _seconds(guide: str, done: Mapping[str, Posterior]) -> float:
-    """Those of a guide's own fit, and of the mode if it started there."""
-    if guide in ("map", "deep-ensemble", "multi-swag"):
-        return seconds_with_start(guide, done)
-    return done["map"].info.seconds + done[guide].info.seconds
+    return [
+        Row(f"mlp-{g}", f"mlp · {g}", g, done[g], recipes.seconds(g, done)) for g in config.guides
+    ]
 
 
 # ------------------------------------------------------------------------------------- running
@@ -285,7 +273,10 @@ def stages(config: Config) -> dict[str, float]:
     seconds |= {"concrete-dropout": 1.2e-3 * config.epochs}
     seconds |= {"gaussian-dropout": 1e-3 * config.epochs, "deep-ensemble": 1e-3 * config.epochs}
     seconds |= {"swag": 4e-4 * swag_steps, "multi-swag": 1e-3 * swag_steps}
-    plan = {"bases": 1.0, **{_stage(guide): seconds[guide] for guide in _order(config)}}
+    plan = {
+        "bases": 1.0,
+        **{_stage(guide): seconds[guide] for guide in _recipes(config).order(config.guides)},
+    }
     return plan | {"judge": 0.3 * (2 + len(config.guides))}
 
 

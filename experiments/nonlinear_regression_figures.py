@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probml_tp.experiment import Figure, Results
+from probml_tp.experiments.common import one_of_each_family
 from probml_tp.plots.regression import (
     Band,
     band_legend,
@@ -23,8 +24,10 @@ from probml_tp.plots.style import (
     figure,
     guide_style,
     house_style,
+    label_outside,
     number,
     order_of_magnitude,
+    panels,
     shared_legend,
 )
 
@@ -202,19 +205,12 @@ def _panel(results: Results[Any], row: str, guide: str, ax: Axes) -> None:
 @house_style()
 def _net_figure(results: Results[Any]) -> Figure:
     guides = results.config.guides
-    columns = min(3, len(guides))
-    rows = -(-len(guides) // columns)
-    made, axes = figure(rows, columns, height=2.5 * rows + 0.3, sharex=True, sharey=True)
-    for ax, guide in zip(axes.flat, guides, strict=False):
+    made, axes, used = panels(len(guides), most=5, height=2.0, sharex=True, sharey=True)
+    for ax, guide in zip(used, guides, strict=True):
         _panel(results, f"mlp-{guide}", guide, ax)
         nll = _metric(results, guide, "nll")
-        ax.set_title(f"{guide_style(guide).label}: NLL {number(nll, '.2f')}")
-    for ax in axes.flat[len(guides) :]:
-        ax.set_visible(False)
-    for row in axes:
-        row[0].set_ylabel("y")
-    for ax in axes[-1]:
-        ax.set_xlabel("x")
+        ax.set_title(f"{guide_style(guide).label}\nNLL {number(nll, '.2f')}", fontsize=9)
+    label_outside(axes, len(guides), x="x", y="y")
     band_legend(made)
     return Figure(
         "net-by-guide",
@@ -232,7 +228,7 @@ def _far_figure(results: Results[Any]) -> Figure:
     left, right = axes[0]
     for name, style in BASES.items():
         _plot_variance(_band(results, f"{name}-exact"), style, left)
-    for guide in results.config.guides:
+    for guide in one_of_each_family(results.config.guides):
         _plot_variance(_band(results, f"mlp-{guide}"), guide_style(guide), right)
     limit = results.config.noise**2
     for ax in axes[0]:
@@ -247,7 +243,8 @@ def _far_figure(results: Results[Any]) -> Figure:
         _net_far(results) if set(results.config.guides) - {"map"} else _bases_far(results),
         "Total predictive variance on a range five times that of the training data (grey bar), on "
         "a logarithmic axis. The dotted line is the variance of the noise: a model that reaches it "
-        "far out claims to know the function there.",
+        "far out claims to know the function there. Of many guides one of each family is drawn; "
+        "the table has all.",
         made,
     )
 

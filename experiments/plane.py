@@ -17,10 +17,11 @@ from probml_tp.experiments.common import (
     Array,
     by_guide,
     labels_of,
+    one_of_each_family,
     percent,
     span,
 )
-from probml_tp.experiments.recipes import fitting_order, seconds_with_start
+from probml_tp.experiments.recipes import Recipes
 from probml_tp.inference import Empirical
 from probml_tp.inference.parallel import single_thread
 from probml_tp.metrics import classification_metrics, total_variation
@@ -225,6 +226,7 @@ def study_on_plane(
     guides: Sequence[str],
     fit_guide: Callable[[str, Mapping[str, Posterior], Update], Posterior],
     *,
+    recipes: Recipes,
     plane: Plane,
     train: Data,
     test: Data,
@@ -237,6 +239,7 @@ def study_on_plane(
         guides: which.
         fit_guide: fits one; called with its name, with the posteriors found before, and with what
             to report progress to.
+        recipes: know the order of the fits.
         plane: where to look.
         train: training data.
         test: fresh data to judge the predictions by.
@@ -247,7 +250,7 @@ def study_on_plane(
         All that was found.
     """
     fitted: dict[str, Posterior] = {}
-    for guide in fitting_order(guides):
+    for guide in recipes.order(guides):
         with progress.stage(f"fit {guide}") as update:
             fitted[guide] = fit_guide(guide, fitted, update)
     posteriors = {guide: fitted[guide] for guide in guides}
@@ -260,7 +263,7 @@ def study_on_plane(
         rows = {
             guide: classification_metrics(posterior, *test, num_samples=draws[guide])
             | _plane_metrics(guide, views)
-            | {"seconds": seconds_with_start(guide, fitted)}
+            | {"seconds": recipes.seconds(guide, fitted)}
             for guide, posterior in posteriors.items()
         }
     with progress.stage("records for ArviZ"):
@@ -402,6 +405,8 @@ def map_figure(
 def confidence_figure(arrays: Mapping[str, Array], guides: Sequence[str]) -> MatplotlibFigure:
     """Draw the confidence with distance from the data, and on the largest ring.
 
+    Of many guides only one of each family is drawn.
+
     Args:
         arrays: of a study.
         guides: which posteriors, in this order.
@@ -410,9 +415,10 @@ def confidence_figure(arrays: Mapping[str, Array], guides: Sequence[str]) -> Mat
         The figure.
     """
     distance = np.linalg.norm(arrays["x"] - arrays["centre"], axis=1)
+    drawn = one_of_each_family(guides)
     return confidence_panels(
-        by_guide(arrays, guides, "confidence_by_radius"),
-        by_guide(arrays, guides, "confidence_by_angle"),
+        by_guide(arrays, drawn, "confidence_by_radius"),
+        by_guide(arrays, drawn, "confidence_by_angle"),
         radii=arrays["radii"],
         angles=arrays["angles"],
         data_radius=float(distance.max()),

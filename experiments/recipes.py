@@ -7,7 +7,7 @@ curvature.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -33,7 +33,7 @@ from probml_tp.inference import GuideFactory, fit, fit_ensemble
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
-__all__ = ["LAPLACE", "Recipes", "SwagPath", "fitting_order", "seconds_with_start"]
+__all__ = ["LAPLACE", "Recipes", "SwagPath"]
 
 LAPLACE: Mapping[str, GuideFactory] = {
     "laplace": Laplace,
@@ -53,46 +53,16 @@ STARTS: Mapping[str, str] = {
 Data = tuple[Tensor, Tensor]
 
 
-def fitting_order(guides: Iterable[str]) -> list[str]:
-    """The guides to fit: each after the one that it starts from, which may have no row itself.
-
-    Args:
-        guides: those asked for.
-
-    Returns:
-        Their names and those of their starts, each once.
-
-    Example:
-        >>> fitting_order(["nuts", "swag", "map"])
-        ['map', 'nuts', 'swag']
-    """
-    asked = list(guides)
-    starts = [STARTS[guide] for guide in asked if guide in STARTS]
-    return list(dict.fromkeys([*starts, *asked]))
-
-
-def seconds_with_start(guide: str, posteriors: Mapping[str, Posterior]) -> float:
-    """The seconds that a fit took, with those of the fit that it started from.
-
-    Args:
-        guide: which.
-        posteriors: by guide, that start included.
-
-    Returns:
-        Seconds.
-    """
-    own = posteriors[guide].info.seconds
-    return own + posteriors[STARTS[guide]].info.seconds if guide in STARTS else own
-
-
 @dataclass(frozen=True, kw_only=True)
 class SwagPath:
     r"""The stochastic gradient descent that SWAG looks at, from a mode at a constant rate.
 
-    Its spread is that of the iterates, so the learning rate decides it. For gradients ``g`` of the
-    loss per data point, in batches of ``S`` of ``N`` points, plain SGD comes nearest to the
-    posterior at :math:`2 S P / (N\, E\|g_n\|^2)` (Mandt, Hoffman & Blei 2017, eq. 18), as long as
-    it is stable there: below 2 over the largest curvature.
+    Its spread is that of the iterates, so the learning rate decides it. Were batches of ``S`` of
+    ``N`` points drawn independently, plain SGD would come nearest to the posterior at
+    :math:`2 S P / (N\, E\|g_n\|^2)`, ``g`` the gradients of the loss per point (Mandt, Hoffman &
+    Blei 2017), if it is stable there: below 2 over the largest curvature. Here every epoch passes
+    over all points once and ends in a snapshot, so that the noise of an epoch cancels in part: the
+    spread is less.
 
     Args:
         lr: the learning rate.
@@ -128,7 +98,7 @@ class Recipes:
             concrete dropout.
         members: of ensembles.
         apart: fit the members of an ensemble apart, in processes, instead of all at once.
-        from_mode: start the variational guides at the MAP estimate as well, if it is there.
+        from_mode: more guides that start at the MAP estimate, besides Laplace and SWAG.
         swag: the path of SWAG.
         seed: determines each fit.
     """
@@ -144,8 +114,43 @@ class Recipes:
     rates: Mapping[str, float] = field(default_factory=dict)
     members: int = 5
     apart: bool = False
-    from_mode: bool = False
+    from_mode: Collection[str] = ()
     seed: int = 0
+
+    def start(self, guide: str) -> str | None:
+        """The guide whose posterior another one starts from; ``None`` for the net's own values."""
+        return STARTS.get(guide, "map" if guide in self.from_mode else None)
+
+    def order(self, guides: Iterable[str]) -> list[str]:
+        """The guides to fit: each after the one that it starts from, which may have no row itself.
+
+        Args:
+            guides: those asked for.
+
+        Returns:
+            Their names and those of their starts, each once.
+
+        Example:
+            >>> recipes = Recipes(epochs=9, lr=0.1, swag=SwagPath(lr=0.1, epochs=9, batch_size=9))
+            >>> recipes.order(["nuts", "swag", "map"])
+            ['map', 'nuts', 'swag']
+        """
+        asked = list(guides)
+        starts = [start for guide in asked if (start := self.start(guide))]
+        return list(dict.fromkeys([*starts, *asked]))
+
+    def seconds(self, guide: str, done: Mapping[str, Posterior]) -> float:
+        """The seconds that a fit took, with those of the fit that it started from.
+
+        Args:
+            guide: which.
+            done: the posteriors by guide, that start included.
+
+        Returns:
+            Seconds.
+        """
+        start = self.start(guide)
+        return done[guide].info.seconds + (done[start].info.seconds if start else 0.0)
 
     def fit(
         self,
@@ -186,8 +191,8 @@ class Recipes:
         if guide == "deep-ensemble" and self.apart:
             options |= {"seed": self.seed, "progress": update}
             return fit_ensemble(model, Delta, data, members=self.members, **options)
-        if self.from_mode and guide not in ("map", "deep-ensemble"):
-            options["init"] = done.get("map")
+        if start := self.start(guide):
+            options["init"] = done[start]
         return cast("Posterior", run(self._factory(guide), **options))
 
     def _factory(self, guide: str) -> GuideFactory:

@@ -47,7 +47,7 @@ from probml_tp.experiments.plane import (
     share_of_map,
     study_on_plane,
 )
-from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath, fitting_order
+from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath
 from probml_tp.inference import sample_nuts
 from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
@@ -101,7 +101,12 @@ class Config(ExperimentConfig):
     )
     mean_field_lr: float = option(
         0.1,
-        "Initial learning rate of mean-field and low-rank normals (Adam, cosine schedule).",
+        "Initial learning rate of mean-field (Adam, cosine schedule).",
+        minimum=1e-5,
+    )
+    low_rank_lr: float = option(
+        0.03,
+        "Initial learning rate of the low-rank normal, from MAP (Adam, cosine schedule).",
         minimum=1e-5,
     )
     dropout_lr: float = option(
@@ -118,7 +123,7 @@ class Config(ExperimentConfig):
     rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0)
     members: int = option(5, "Members of the ensembles.", quick=3, full=10, minimum=2)
     swag_lr: float = option(
-        0.3, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
+        1.0, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
     )
     swag_batch: int = option(50, "Points a step of SWAG, fewer than all.", minimum=1)
     swag_epochs: int = option(100, "Passes over the data of SWAG.", quick=40, full=500, minimum=2)
@@ -153,7 +158,7 @@ def stages(config: Config) -> dict[str, float]:
     }
     points = config.resolution**2 + Plane.num_radii * Plane.num_angles
     predict = 3e-8 * config.num_samples * len(config.guides) * points
-    fits = {guide: seconds[guide] for guide in fitting_order(config.guides)}
+    fits = {guide: seconds[guide] for guide in _recipes(config).order(config.guides)}
     return plane_stages(fits, predict=1.0 + predict)
 
 
@@ -168,6 +173,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     study = study_on_plane(
         config.guides,
         lambda guide, done, update: _fit(guide, model, train, config, done, update),
+        recipes=_recipes(config),
         plane=plane,
         train=train,
         test=test,
@@ -191,6 +197,22 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
+def _recipes(config: Config) -> Recipes:
+    return Recipes(
+        epochs=config.epochs,
+        lr=config.dropout_lr,
+        lrs={"mean-field": config.mean_field_lr, "low-rank-normal": config.low_rank_lr},
+        rounds=MODE_ROUNDS,
+        init_scale=0.1,
+        rank=config.rank,
+        rates={"fc2": config.rate},
+        members=config.members,
+        swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
+        from_mode=("low-rank-normal",),
+        seed=config.seed,
+    )
+
+
 def _fit(
     guide: str,
     model: BayesianModel,
@@ -211,20 +233,8 @@ def _fit(
             seed=config.seed,
             progress=update,
         )
-    recipes = Recipes(
-        epochs=config.epochs,
-        lr=config.dropout_lr,
-        lrs=dict.fromkeys(("mean-field", "low-rank-normal"), config.mean_field_lr),
-        rounds=MODE_ROUNDS,
-        init_scale=0.1,
-        rank=config.rank,
-        rates={"fc2": config.rate},
-        members=config.members,
-        swag=SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch),
-        seed=config.seed,
-    )
     with single_thread():
-        return recipes.fit(guide, model, data, done=done, update=update)
+        return _recipes(config).fit(guide, model, data, done=done, update=update)
 
 
 def _plane(config: Config) -> Plane:
@@ -330,7 +340,7 @@ def _confidence(results: Results[Config]) -> Figure:
     caption = (
         "Left: the probability of the predicted class, averaged over a ring about the centre of "
         "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction."
+        "direction. Of many guides one of each family is drawn; the table has all."
     )
     title = far_away(results.metrics, results.config.radius)
     made = confidence_figure(results.arrays, results.config.guides)

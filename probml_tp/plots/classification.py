@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from probml_tp.plots.style import (
-    PANEL_HEIGHT,
     TRAINING_RANGE_COLOR,
     figure,
     guide_style,
     house_style,
-    legend_columns,
+    label_outside,
+    panels,
     shared_legend,
 )
 
@@ -177,9 +177,7 @@ def confidence_panels(
     Returns:
         The figure.
     """
-    entries = 1 + len(by_radius)
-    legend_rows = -(-entries // legend_columns(entries))
-    made, axes = figure(1, 2, height=3.1 + 0.2 * legend_rows, sharey=True)
+    made, axes = figure(1, 2, height=3.5, sharey=True)
     left, right = axes[0]
     left.axvspan(0, data_radius, color=TRAINING_RANGE_COLOR, alpha=0.18, lw=0, label="data")
     plot_confidence(by_radius, at=radii, ax=left)
@@ -218,23 +216,13 @@ def map_panels(
     Returns:
         The figure.
     """
-    rows = -(-len(maps) // 4)
-    columns = -(-len(maps) // rows)
-    height = rows * (PANEL_HEIGHT if columns < 4 else 2.15)  # square maps, and their titles
-    made, axes = figure(rows, columns, height=height, sharex=True, sharey=True)
-    for ax in axes.flat[len(maps) :]:
-        ax.set_visible(False)
-    for guide, ax in zip(maps, axes.flat, strict=False):
+    made, axes, used = panels(len(maps), most=5, height=1.85, sharex=True, sharey=True)
+    for guide, ax in zip(maps, used, strict=True):
         plot(maps[guide], extent=extent, ax=ax)
         decorate(guide, ax)
         ax.set_title(guide_style(guide).label)
         ax.grid(visible=False)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("$x_2$")
-    for position, ax in enumerate(axes.flat[: len(maps)]):
-        if position + columns >= len(maps):
-            ax.set_xlabel("$x_1$")
-            ax.xaxis.set_tick_params(labelbottom=True)
+    label_outside(axes, len(maps), x="$x_1$", y="$x_2$")
     made.colorbar(axes.flat[0].images[0], ax=axes, label=label, shrink=0.9, pad=0.015)
     return made
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probml_tp.plots.style import WIDTH, figure, guide_style, house_style, shared_legend
+from probml_tp.plots.style import (
+    WIDTH,
+    guide_style,
+    house_style,
+    label_outside,
+    panels,
+    shared_legend,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -175,10 +182,12 @@ def entropy_panels(entropy: Mapping[str, Array], correct: Mapping[str, Array]) -
     Returns:
         The figure.
     """
-    made, axes = figure(1, len(entropy), height=3.0, sharey=True)
-    for guide, ax in zip(entropy, axes[0], strict=True):
+    made, axes, used = panels(len(entropy), most=4, height=2.1, sharex=True, sharey=True)
+    for guide, ax in zip(entropy, used, strict=True):
         plot_entropy(entropy[guide], correct[guide], ax=ax)
-        ax.set_title(f"{guide_style(guide).label}, {int((~correct[guide]).sum())} wrong")
-    axes[0, 0].set_ylabel("Share of each group (%)")
-    shared_legend(made, axes[0])
+        ax.set_title(
+            f"{guide_style(guide).label}\n{int((~correct[guide]).sum())} wrong", fontsize=9
+        )
+    label_outside(axes, len(entropy), x="Predictive entropy (nats)", y="Share (%)")
+    shared_legend(made, used[:1])
     return made

@@ -29,9 +29,10 @@ __all__ = [
     "figure",
     "guide_style",
     "house_style",
-    "legend_columns",
+    "label_outside",
     "number",
     "order_of_magnitude",
+    "panels",
     "shared_legend",
 ]
 
@@ -194,13 +195,60 @@ def figure(
     return made, axes
 
 
+def panels(
+    count: int, *, most: int, height: float, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, np.ndarray[tuple[int, int], Any], list[Axes]]:
+    """Make a figure with so many panels, in rows as even as can be.
+
+    Args:
+        count: how many.
+        most: panels in a row, at most.
+        height: of a row, in inches.
+        sharex: whether all panels share their x axis.
+        sharey: whether all panels share their y axis.
+
+    Returns:
+        The figure, all its axes ``(rows, columns)``, and those that are used, in their order; the
+        rest is hidden.
+
+    Example:
+        >>> made, axes, used = panels(5, most=4, height=2.0)
+        >>> axes.shape, len(used)
+        ((2, 3), 5)
+    """
+    rows = -(-count // most)
+    columns = -(-count // rows)
+    made, axes = figure(rows, columns, height=rows * height + 0.4, sharex=sharex, sharey=sharey)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return made, axes, list(axes.flat[:count])
+
+
+def label_outside(axes: np.ndarray[tuple[int, int], Any], count: int, *, x: str, y: str) -> None:
+    """Label the axes of a grid of panels along its left edge and below the lowest of each column.
+
+    Args:
+        axes: all panels ``(rows, columns)``.
+        count: how many of them are used.
+        x: label of the x axes.
+        y: label of the y axes.
+    """
+    columns = axes.shape[1]
+    for place, ax in enumerate(axes.flat[:count]):
+        lowest = place + columns >= count
+        ax.set_xlabel(x if lowest else "")
+        ax.set_ylabel(y if place % columns == 0 else "")
+        if lowest:
+            ax.xaxis.set_tick_params(labelbottom=True)
+
+
 def shared_legend(figure: Figure, axes: Iterable[Axes], *, columns: int | None = None) -> Legend:
     """Put one legend for all panels below them, each label once.
 
     Args:
         figure: the figure.
         axes: the panels whose labelled artists it lists, in their order.
-        columns: entries a row; default: all in one if they fit, else five.
+        columns: entries a row; default: five at most.
 
     Returns:
         The legend.
@@ -221,18 +269,8 @@ def shared_legend(figure: Figure, axes: Iterable[Axes], *, columns: int | None =
             list(entries.values()),
             list(entries),
             loc="outside lower center",
-            ncols=columns or legend_columns(len(entries)),
+            ncols=columns or min(max(len(entries), 1), 5),
         )
-
-
-def legend_columns(entries: int) -> int:
-    """How many entries of a legend stand in a row: all of up to six, else five.
-
-    Example:
-        >>> legend_columns(4), legend_columns(14)
-        (4, 5)
-    """
-    return max(1, entries) if entries <= 6 else 5
 
 
 def number(value: float, spec: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from probml_tp.plots.style import figure, guide_style, house_style
+from probml_tp.plots.style import guide_style, house_style, label_outside, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +49,8 @@ def loss_panels(losses: Mapping[str, Array]) -> Figure:
     Returns:
         The figure.
     """
-    made, axes = figure(1, len(losses))
-    for guide, ax in zip(losses, axes[0], strict=True):
+    made, axes, used = panels(len(losses), most=4, height=2.1)
+    for guide, ax in zip(losses, used, strict=True):
         plot_loss(losses[guide], guide=guide, ax=ax)
-    axes[0, 0].set_ylabel("Loss (nats per data point)")
+    label_outside(axes, len(losses), x="Epoch", y="Loss (nats/point)")
     return made
