@@ -98,6 +98,7 @@ class Row:
         error: their standard errors.
         total: the same over minibatches drawn anew, means and log scales together.
         seconds: median of a step.
+        cost: its time over the shared draw's, the median of the ratios within each round.
     """
 
     task: str
@@ -107,6 +108,7 @@ class Row:
     error: tuple[float, float]
     total: float
     seconds: float
+    cost: float
 
 
 # ------------------------------------------------------------------------------- what is compared
@@ -232,7 +234,8 @@ def measure(size: Size, digits: Digits) -> tuple[list[Row], dict[str, dict[str, 
             for name, twin in guides.items():
                 if name in STYLES:
                     figures = variances(twin, task, size)
-                    rows.append(Row(task.name, stage, name, *figures, seconds.median(name)))
+                    times = seconds.median(name), 1 / seconds.ratio(name)
+                    rows.append(Row(task.name, stage, name, *figures, *times))
             if POSITIONS in guides:
                 biases[stage] = bias(guides, task, size)
             click.echo(f"{time.perf_counter() - start:4.0f} s  {task.name}, {stage}", err=True)
@@ -263,13 +266,14 @@ def table(rows: list[Row]) -> str:
         base = next(
             r for r in rows if (r.task, r.stage, r.estimator) == (row.task, row.stage, SHARED)
         )
-        cost = row.seconds / base.seconds
-        merits = [f"{cost * v / b:.2g}" for v, b in zip(row.variance, base.variance, strict=True)]
+        merits = [
+            f"{row.cost * v / b:.2g}" for v, b in zip(row.variance, base.variance, strict=True)
+        ]
         traces = [f"{v:.2g} ± {e:.1g}" for v, e in zip(row.variance, row.error, strict=True)]
         first = [row.task, row.stage] if row is base else ["", ""]
         cells = [*first, row.estimator, *traces, f"{1e3 * row.seconds:.3g}", *merits]
         total = row.total / base.total
-        lines.append("| " + " | ".join([*cells, f"{total:.2g}", f"{cost * total:.2g}"]) + " |")
+        lines.append("| " + " | ".join([*cells, f"{total:.2g}", f"{row.cost * total:.2g}"]) + " |")
     return "\n".join(lines)
 
 

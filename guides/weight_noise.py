@@ -17,7 +17,7 @@ hold is the law of *all* that one example sees of a layer's weights:
 At several positions of one example the outputs share the weights, hence are correlated.
 Independent noise at each position, as local reparameterisation of a convolution has it (Shridhar
 et al. 2019), is another law, and its objective not the ELBO: on a trained LeNet it is lower by
-0.011 nats a point (5 standard errors; docs/benchmarks.md). So local reparameterisation leaves
+0.009 nats a point (5 standard errors; docs/benchmarks.md). So local reparameterisation leaves
 convolutions, and linear layers applied to sequences, to the draw that the batch shares; flipout
 would be as exact there, but costs a second convolution, more time than its variance saves.
 """

@@ -35,10 +35,10 @@ def test_the_trace_is_that_of_the_covariance(bench):
 
 
 def test_figures_are_relative_to_the_shared_draw_of_the_same_stage(bench):
-    shared = bench.Row("m", "end", bench.SHARED, (4.0, 8.0), (0.1, 0.1), 10.0, 0.001)
-    other = bench.Row("m", "end", bench.FLIPOUT, (1.0, 1.0), (0.1, 0.1), 5.0, 0.002)
+    shared = bench.Row("m", "end", bench.SHARED, (4.0, 8.0), (0.1, 0.1), 10.0, 0.001, 1.0)
+    other = bench.Row("m", "end", bench.FLIPOUT, (1.0, 1.0), (0.1, 0.1), 5.0, 0.003, 2.0)
     line = bench.table([shared, other]).splitlines()[-1]
-    assert line == "|  |  | flipout | 1 ± 0.1 | 1 ± 0.1 | 2 | 0.5 | 0.25 | 0.5 | 1 |"
+    assert line == "|  |  | flipout | 1 ± 0.1 | 1 ± 0.1 | 3 | 0.5 | 0.25 | 0.5 | 1 |"
 
 
 def test_the_page_has_the_markers(bench):
