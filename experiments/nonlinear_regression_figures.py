@@ -243,8 +243,8 @@ def _far_figure(results: Results[Any]) -> Figure:
         _net_far(results) if set(results.config.guides) - {"map"} else _bases_far(results),
         "Total predictive variance on a range five times that of the training data (grey bar), on "
         "a logarithmic axis. The dotted line is the variance of the noise: a model that reaches it "
-        "far out claims to know the function there. Of many guides one of each family is drawn; the "
-        "table has all.",
+        "far out claims to know the function there. Of many guides one of each family is drawn; "
+        "the table has all.",
         made,
     )
 
