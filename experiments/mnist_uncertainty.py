@@ -115,9 +115,6 @@ class Config(ExperimentConfig):
         2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
     )
     rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0)
-    low_rank_lr: float = option(
-        1e-4, "Initial learning rate of the low-rank normal, from MAP (Adam).", minimum=1e-7
-    )
     members: int = option(3, "Members of the ensembles.", quick=2, full=5, minimum=2)
     swag_epochs: int = option(10, "Passes over the images of SWAG.", quick=4, full=20, minimum=2)
     swag_lr: float = option(
@@ -212,7 +209,6 @@ def _recipes(config: Config) -> Recipes:
     return Recipes(
         epochs=config.epochs,
         lr=config.lr,
-        lrs={"low-rank-normal": config.low_rank_lr},
         from_mode=("low-rank-normal",),
         batch_size=config.batch_size,
         rank=config.rank,
