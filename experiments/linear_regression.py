@@ -111,7 +111,7 @@ class Config(RegressionConfig):
         0.004, "Learning rate of SWAG's gradient descent, on the mean loss.", minimum=1e-6
     )
     swag_batch: int = option(2, "Points a step of SWAG, fewer than all.", minimum=1)
-    swag_epochs: int = option(300, "Passes over the data of SWAG.", full=2000, minimum=2)
+    swag_epochs: int = option(300, "Passes over the data of SWAG.", quick=100, full=2000, minimum=2)
     warmup: int = option(200, "Warm-up steps of a NUTS chain.", quick=50, full=1000, minimum=1)
     chain_draws: int = option(400, "Draws of a NUTS chain.", quick=100, full=1000, minimum=4)
 
@@ -192,7 +192,7 @@ def stages(config: Config) -> dict[str, float]:
     draw = 4e-3 * (config.warmup + config.chain_draws)
     seconds = dict.fromkeys(("exact", "laplace", "laplace-diagonal", "map"), 0.1)
     seconds |= {"mean-field": 7e-4 * config.epochs, "low-rank-normal": 1e-3 * config.epochs}
-    seconds["swag"] = 3e-4 * config.swag_epochs * config.n / config.swag_batch
+    seconds["swag"] = 4e-4 * config.swag_epochs * config.n / config.swag_batch
     seconds["nuts"] = chains_a_core * draw + 1
     order = _recipes(config).order(config.guides)
     plan: dict[str, float] = {SEQUENCE: 0.5}

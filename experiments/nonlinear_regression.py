@@ -271,7 +271,7 @@ def stages(config: Config) -> dict[str, float]:
     seconds |= {"nuts": 1e-3 * chains_a_core * steps + 1, "mean-field": 7e-4 * config.epochs}
     seconds |= {"low-rank-normal": 1e-3 * config.epochs, "mc-dropout": 9e-4 * config.epochs}
     seconds |= {"concrete-dropout": 1.2e-3 * config.epochs}
-    seconds |= {"gaussian-dropout": 1e-3 * config.epochs, "deep-ensemble": 1e-3 * config.epochs}
+    seconds |= {"gaussian-dropout": 1e-3 * config.epochs, "deep-ensemble": 1.5e-3 * config.epochs}
     seconds |= {"swag": 4e-4 * swag_steps, "multi-swag": 1e-3 * swag_steps}
     plan = {
         "bases": 1.0,

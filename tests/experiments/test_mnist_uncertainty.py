@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from probml_tp.datasets import DataFallbackWarning, embedded_digits
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import percent
 from probml_tp.experiments.mnist_uncertainty import (
+    ALL_GUIDES,
     EXPERIMENT,
     GUIDES,
     LEAST,
@@ -23,7 +25,7 @@ from probml_tp.experiments.mnist_uncertainty import (
 )
 from probml_tp.results import read_results, write_results
 
-TINY = Config.preset("quick", train_size=2000, test_size=200, batch_size=50, num_samples=10)
+TINY = Config.preset("quick", train_size=1000, test_size=200, batch_size=20, num_samples=10)
 REAL = Path(os.environ.get("PROBML_TP_DATA", "nowhere"))
 
 
@@ -50,6 +52,7 @@ def test_the_full_size_is_the_published_one():
     full = Config.preset("full")
     assert (full.epochs, full.train_size, full.test_size) == (20, 60_000, 10_000)
     assert (full.batch_size, full.lr) == (100, 1e-3)
+    assert full.guides == ALL_GUIDES
 
 
 def test_every_planned_stage_is_run_and_timed(results):
@@ -102,15 +105,33 @@ def test_the_images_shown_are_test_images(results):
 def test_the_records_hold_the_last_layer_on_test_images(results):
     record = results.inference_data["mc-dropout"]
     assert tuple(record.posterior.data_vars) == RECORD_SITES
-    assert record.log_likelihood["y"].shape == (1, 100, TINY.test_size)
+    assert record.log_likelihood["y"].shape == (1, 50, TINY.test_size)
 
 
 def test_the_findings_quote_the_numbers(results):
     text = " ".join(results.findings)
-    for row in results.metrics.values():
-        assert f"{percent(row['accuracy'], 2)} (NLL {row['nll']:.4f} nats)" in text
-    wrong = int((~results.arrays["map.correct"]).sum())
-    assert f"of its {wrong} mistakes" in text
+    for name, write in (("accuracy", lambda p: percent(p, 2)), ("nll", "{:.4f}".format)):
+        values = [row[name] for row in results.metrics.values()]
+        assert write(min(values)) in text and write(max(values)) in text
+    entropy, wrong = results.arrays["swag.entropy"], ~results.arrays["swag.correct"]
+    aside = np.argsort(-entropy, kind="stable")[:10]
+    assert 0 < wrong[aside].mean() <= 1
+    assert "of images with the highest predictive entropy hold a share" in text
+
+
+def test_laplace_is_post_hoc_and_only_it_has_an_evidence(results):
+    mode = results.posteriors["map"].guide.loc
+    rows = {guide for guide, row in results.metrics.items() if "log_evidence" in row}
+    assert rows == {guide for guide in GUIDES if guide.startswith("laplace")}
+    for guide in rows:
+        assert torch.equal(results.posteriors[guide].guide.loc, mode)
+        assert results.metrics[guide]["seconds"] > results.metrics["map"]["seconds"]
+    assert results.posteriors["laplace-last-layer"].guide.random_sites == ["fc2.weight", "fc2.bias"]
+
+
+def test_each_member_of_the_ensemble_predicts_once(results):
+    votes = results.arrays["deep-ensemble.uncertain.votes"]
+    assert (votes.sum(1) == TINY.members).all()
 
 
 def test_a_run_without_mistakes_or_draws_is_told_and_drawn(results):
@@ -122,13 +143,14 @@ def test_a_run_without_mistakes_or_draws_is_told_and_drawn(results):
     alone = replace(results, config=replace(results.config, guides=("map",)), arrays=arrays)
     entropies, losses = EXPERIMENT.figures(alone)
     assert entropies.name == "entropy-of-hits-and-mistakes"
-    assert entropies.title.endswith("no guide makes a mistake")
-    assert losses.title.endswith("too few epochs to tell")
+    assert entropies.title == "No guide makes a mistake"
+    assert losses.title.endswith("cannot be told from so few epochs")
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
     assert [figure.name for figure in saved.figures] == [
+        "certain-and-uncertain-laplace-kronecker",
         "certain-and-uncertain-mean-field",
         "certain-and-uncertain-mc-dropout",
         "entropy-of-hits-and-mistakes",

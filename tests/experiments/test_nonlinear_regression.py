@@ -21,6 +21,7 @@ from probml_tp.experiments.nonlinear_regression import (
     start_at,
 )
 from probml_tp.experiments.nonlinear_regression_figures import doubtful_range
+from probml_tp.experiments.recipes import LAPLACE
 from probml_tp.models import linear_regression
 from probml_tp.plots.regression import Band
 from probml_tp.posterior import Posterior
@@ -31,6 +32,8 @@ TINY = Config(
     draws=60,
     hidden=5,
     epochs=300,
+    members=2,
+    swag_epochs=20,
     warmup=15,
     chain_draws=20,
     tree_depth=3,
@@ -148,7 +151,25 @@ def test_laplace_sits_at_the_mode_and_counts_its_time(results):
         at_mode, at_laplace = (model.log_joint_flat(u, *data) for u in (mode, laplace))
     assert at_laplace >= at_mode - 1e-6
     seconds = {guide: results.metrics[f"mlp · {guide}"]["seconds"] for guide in GUIDES}
-    assert all(seconds[guide] > seconds["map"] for guide in GUIDES if guide != "map")
+    own = {"map", "deep-ensemble", "multi-swag"}
+    assert all(seconds[guide] > seconds["map"] for guide in GUIDES if guide not in own)
+    assert seconds["multi-swag"] > seconds["deep-ensemble"]
+
+
+def test_every_laplace_is_around_the_map_estimate(results):
+    mode = results.posteriors["mlp-map"].guide.loc
+    for guide in LAPLACE.keys() & set(GUIDES):
+        assert torch.equal(results.posteriors[f"mlp-{guide}"].guide.loc, mode)
+
+
+def test_multi_swag_wanders_about_the_members_of_the_ensemble(results):
+    ensemble, swag = (
+        results.posteriors[f"mlp-{guide}"].guide.members
+        for guide in ("deep-ensemble", "multi-swag")
+    )
+    assert len(ensemble) == len(swag) == TINY.members
+    distances = torch.stack([torch.stack([(s.loc - m.loc).norm() for m in ensemble]) for s in swag])
+    assert distances.argmin(1).tolist() == list(range(TINY.members))
 
 
 def test_only_map_has_no_epistemic_uncertainty(results):
@@ -164,7 +185,17 @@ def test_the_linearised_net_predicts_like_the_mode(results):
 
 def test_only_guides_with_a_density_have_an_elbo(results):
     has = {guide for guide in GUIDES if "elbo" in results.metrics[f"mlp · {guide}"]}
-    assert has == {"laplace", "laplace-linearized", "mean-field"}
+    assert has == {
+        "laplace",
+        "laplace-linearized",
+        "laplace-kronecker",
+        "mean-field",
+        "low-rank-normal",
+        "swag",
+        "multi-swag",
+    }
+    evidence = {g for g in GUIDES if "log_evidence" in results.metrics[f"mlp · {g}"]}
+    assert evidence == LAPLACE.keys() & set(GUIDES)
 
 
 def test_the_stages_are_those_foretold(results, recorder):

@@ -86,7 +86,7 @@ def test_entropies_are_shares_of_each_group(ax):
 def test_entropies_without_a_mistake_are_drawn():
     entropy, correct = np.array([0.1, 0.2]), np.array([True, True])
     made = entropy_panels({"map": entropy}, {"map": correct})
-    assert made.axes[0].get_title() == "MAP, 0 wrong"
+    assert made.axes[0].get_title() == "MAP\n0 wrong"
     assert made.axes[0].get_xlabel() == "Predictive entropy (nats)"
     made.draw_without_rendering()
 
@@ -97,5 +97,5 @@ def test_losses_have_a_panel_a_guide_on_whole_epochs():
     (line,) = made.axes[1].lines
     np.testing.assert_array_equal(line.get_xydata(), [[1, 5], [2, 4], [3, 3]])
     assert line.get_color() == guide_style("mean-field").color
-    assert made.axes[0].get_ylabel() == "Loss (nats per data point)"
+    assert made.axes[0].get_ylabel() == "Loss (nats/point)"
     assert all(tick == round(tick) for tick in made.axes[0].get_xticks())
