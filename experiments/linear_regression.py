@@ -63,6 +63,9 @@ __all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
+LOW_RANK_LR = 0.1
+"""The factor starts a tenth as large as the posterior is wide: it has some way to go."""
+
 GUIDES = (
     "exact",
     "nuts",
@@ -176,7 +179,15 @@ def _fit_nuts(model: BayesianModel, data: Data, config: Config, update: Update) 
 
 def _recipes(config: Config) -> Recipes:
     swag = SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch)
-    return Recipes(epochs=config.epochs, lr=1e-2, rounds=3, rank=1, swag=swag, seed=config.seed)
+    return Recipes(
+        epochs=config.epochs,
+        lr=1e-2,
+        rounds=3,
+        lrs={"low-rank-normal": LOW_RANK_LR},
+        rank=1,
+        swag=swag,
+        seed=config.seed,
+    )
 
 
 def stages(config: Config) -> dict[str, float]:
