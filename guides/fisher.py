@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, combinations_with_replacement
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -204,7 +204,7 @@ def generalised_gauss_newton(model: BayesianModel, flat: Tensor, x: Tensor) -> T
     everything = DenseFactor(model, list(model.sites))
     data, scalars = _scalars(model, flat, x, x, "ggn")
     found = _accumulate(model, flat.detach(), x, data, scalars, [everything])[everything]
-    return found.matrix if isinstance(found, DenseCurvature) else found  # type: ignore[return-value]
+    return cast("DenseCurvature", found).matrix
 
 
 def prior_precision(model: BayesianModel, flat: Tensor) -> Tensor:
