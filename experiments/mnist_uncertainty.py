@@ -11,7 +11,6 @@ predictive entropy.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,35 +18,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from probml_tp.datasets import ImageDataset, load_images
+from probml_tp.datasets import ImageDataset
 from probml_tp.diagnostics import to_inference_data
-from probml_tp.experiment import (
-    Experiment,
-    ExperimentConfig,
-    Figure,
-    Progress,
-    Results,
-    option,
-)
+from probml_tp.experiment import Experiment, Figure, Progress, Results, option
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import (
     CLASSIFICATION_COLUMNS,
     FIT_COLUMN,
     Array,
     by_guide,
+    over_seeds,
     percent,
     span,
 )
-from probml_tp.experiments.recipes import Recipes, SwagPath
+from probml_tp.experiments.image_classifiers import (
+    ALL_GUIDES,
+    TITLES,
+    ImageClassifiers,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    pass_seconds,
+    seeds,
+)
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.metrics import classification_scores
-from probml_tp.models import LENET_DROPOUT, lenet
 from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
 from probml_tp.plots.style import guide_style
 from probml_tp.plots.training import loss_panels
 from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive
-from probml_tp.priors import FanInNormalPrior
 
 if TYPE_CHECKING:
     import arviz as az
@@ -55,21 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 
 NAME = "mnist-uncertainty"
-TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-GUIDES = (
-    "map",
-    "deep-ensemble",
-    "laplace-kronecker",
-    "laplace-diagonal",
-    "laplace-last-layer",
-    "mean-field",
-    "low-rank-normal",
-    "swag",
-    "mc-dropout",
-    "concrete-dropout",
-    "gaussian-dropout",
-)
-ALL_GUIDES = (*GUIDES, "multi-swag")
+GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
 SHOWN = ("laplace-kronecker", "mean-field", "mc-dropout")
 """Whose most and least certain images are shown: one guide of each family."""
 
@@ -84,63 +70,20 @@ RECORD_SIZE, RECORD_SAMPLES = 200, 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ExperimentConfig):
+class Config(ImageConfig):
     """Options of the experiment."""
 
-    dataset: str = option("mnist", "Which images.", choices=tuple(TITLES))
-    data_root: str | None = option(
-        None, "Folder of the data in torchvision's layout; none for the user's cache folder."
-    )
-    train_size: int = option(
-        15_000,
-        "Training images, at most; a stratified subset.",
-        quick=2_000,
-        full=60_000,
-        minimum=100,
-    )
-    test_size: int = option(
-        2_000,
-        "Test images, at most; a stratified subset.",
-        quick=500,
-        full=10_000,
-        minimum=LEAST + MOST,
-    )
     guides: tuple[str, ...] = option(
         GUIDES, "Which posteriors to compare.", full=ALL_GUIDES, choices=ALL_GUIDES
     )
-    epochs: int = option(5, "Passes over the training images.", quick=4, full=20, minimum=1)
-    batch_size: int = option(100, "Images a step.", minimum=1)
-    lr: float = option(1e-3, "Initial learning rate of Adam.", minimum=1e-6)
-    prior_variance: float = option(
-        2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
-    )
-    rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0)
-    members: int = option(3, "Members of the ensembles.", quick=2, full=5, minimum=2)
-    swag_epochs: int = option(10, "Passes over the images of SWAG.", quick=4, full=20, minimum=2)
-    swag_lr: float = option(
-        0.03, "Learning rate of SWAG's gradient descent (momentum 0.9).", minimum=1e-6
-    )
-    num_samples: int = option(100, "Draws for each prediction.", quick=30, full=200, minimum=2)
 
 
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
-    image_epochs = config.epochs * config.train_size
-    fits = dict.fromkeys(ALL_GUIDES, 1.8e-4 * image_epochs)
-    fits["low-rank-normal"] = 2.5e-4 * image_epochs
-    fits["deep-ensemble"] = 1.5e-4 * config.members * image_epochs + 1
-    fits["swag"] = 1.5e-4 * config.swag_epochs * config.train_size
-    fits["multi-swag"] = config.members * fits["swag"]
-    curvature = {"kronecker": 1.4e-3, "diagonal": 1.2e-3, "last-layer": 6e-4}
-    fits |= {f"laplace-{kind}": cost * config.train_size for kind, cost in curvature.items()}
-    draws = dict.fromkeys(ALL_GUIDES, 9e-5 * config.num_samples)
-    draws |= dict.fromkeys(("mc-dropout", "concrete-dropout", "gaussian-dropout"), 2e-4)
-    draws |= {"map": 1e-4, "deep-ensemble": 1e-4 * config.members}
-    draws |= {"laplace-kronecker": 1.3e-3, "laplace-diagonal": 1e-3, "laplace-last-layer": 2e-4}
-    plan = {"load images": 1.0}
-    plan |= {f"fit {guide}": fits[guide] for guide in _recipes(config).order(config.guides)}
+    plan = fit_stages(config, config.guides)
     for guide in config.guides:
-        plan[f"predict {guide}"] = 0.2 + draws[guide] * config.test_size
+        seconds = pass_seconds(config, guide, config.test_size)
+        plan[f"predict {guide}"] = seconds * config.seeds
     return {**plan, "records for ArviZ": 0.5 * len(config.guides)}
 
 
@@ -161,30 +104,20 @@ class _Judged:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
-    with progress.stage("load images"):
-        train = _load(config, "train", config.train_size)
-        test = _load(config, "test", config.test_size)
-        x_train, x_test = train.normalized(), test.normalized()
-    prior = FanInNormalPrior(scale=config.prior_variance**0.5)
-    model = lenet(prior=prior, num_classes=len(train.classes), seed=config.seed)
-    recipes, data = _recipes(config), (x_train, train.labels)
-    judged: dict[str, _Judged] = {}
-    done: dict[str, Posterior] = {}
-    for guide in recipes.order(config.guides):
-        with progress.stage(f"fit {guide}") as update:
-            done[guide] = recipes.fit(guide, model, data, done=done, update=update)
+    runs = [fit_all(config, config.guides, seed, progress) for seed in seeds(config)]
+    metrics_of_seeds: list[dict[str, dict[str, float]]] = [{} for _ in runs]
     for guide in config.guides:
         with progress.stage(f"predict {guide}"):
-            start = time.perf_counter()
-            predictive = done[guide].predict(x_test, num_samples=config.num_samples)
-            times = recipes.seconds(guide, done), time.perf_counter() - start
-            correct = (predictive.predicted_class == test.labels).numpy()
-            judged[guide] = _Judged(done[guide], predictive, correct, *times)
+            for row, classifiers in zip(metrics_of_seeds, runs, strict=True):
+                row[guide] = _metrics(_judge(classifiers, guide), classifiers.test)
+    first, test = runs[0], runs[0].test
+    judged = {guide: _judge(first, guide) for guide in config.guides}
     with progress.stage("records for ArviZ"):
         records = {
-            guide: _record(one.posterior, (x_test, test.labels)) for guide, one in judged.items()
+            guide: _record(one.posterior, (first.normalized(test), test.labels))
+            for guide, one in judged.items()
         }
-    metrics = {guide: _metrics(one, test) for guide, one in judged.items()}
+    metrics, intervals = over_seeds(metrics_of_seeds)
     return Results(
         experiment=NAME,
         title=f"LeNet on {TITLES[config.dataset]}",
@@ -192,38 +125,20 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         metrics=metrics,
         columns=_columns(),
         findings=_findings(config, judged, metrics),
-        data_source=f"Trained on {train.source}; tested on {test.source}",
-        data_is_fallback=train.is_fallback or test.is_fallback,
+        data_source=first.data_source,
+        data_is_fallback=first.is_fallback,
+        intervals=intervals,
         arrays=_arrays(judged, test),
         posteriors={guide: one.posterior for guide, one in judged.items()},
         inference_data=dict(records),
     )
 
 
-def _load(config: Config, split: str, size: int) -> ImageDataset:
-    return load_images(
-        config.dataset, split, root=config.data_root, max_size=size, seed=config.seed
-    )
-
-
-def _recipes(config: Config) -> Recipes:
-    return Recipes(
-        epochs=config.epochs,
-        lr=config.lr,
-        from_mode=("low-rank-normal",),
-        batch_size=config.batch_size,
-        rank=config.rank,
-        rates=LENET_DROPOUT,
-        members=config.members,
-        apart=True,
-        swag=SwagPath(
-            lr=config.swag_lr,
-            epochs=config.swag_epochs,
-            batch_size=config.batch_size,
-            momentum=0.9,
-        ),
-        seed=config.seed,
-    )
+def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
+    run = classifiers.network_pass(guide, classifiers.test)
+    correct = (run.predictive.predicted_class == classifiers.test.labels).numpy()
+    times = classifiers.seconds(guide), run.seconds
+    return _Judged(classifiers.posterior(guide), run.predictive, correct, *times)
 
 
 def _record(posterior: Posterior, data: tuple[Tensor, Tensor]) -> az.InferenceData:

@@ -8,9 +8,10 @@ so that no pass is made twice for two scores.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypedDict, cast
 
 import torch
@@ -37,6 +38,7 @@ class NetworkPass:
         features: the inputs of the last layer, flattened, ``(N, d)``: for a guide of finitely many
             points those at each of them side by side, for a linearised net those at the mode, else
             their mean over the draws; ``None`` if they were not asked for.
+        seconds: the wall time that it took.
 
     Example:
         See :func:`network_pass`.
@@ -46,6 +48,7 @@ class NetworkPass:
     inputs: Tensor
     predictive: ClassificationPredictive
     features: Tensor | None
+    seconds: float = 0.0
 
     def __len__(self) -> int:
         """The number of points."""
@@ -140,14 +143,21 @@ def network_pass(
     positive_integer("batch_size", batch_size)
     seed = posterior.seed if seed is None else seed
     options: _Options = {"num_samples": num_samples, "batch_size": batch_size, "seed": seed}
+    start = time.perf_counter()
+    run = _run(posterior, inputs, features=features, options=options)
+    return replace(run, seconds=time.perf_counter() - start)
+
+
+def _run(posterior: Posterior, inputs: Tensor, *, features: bool, options: _Options) -> NetworkPass:
     if not features:
         return NetworkPass(posterior, inputs, posterior.predict(inputs, **options), None)
-    layer = last_layer(model, inputs[:1])
+    layer = last_layer(posterior.model, inputs[:1])
     if posterior.guide.function_moments(inputs[:1]) is None:
         return _with_features(posterior, inputs, layer, **options)
     predictive = posterior.predict(inputs, **options)
-    parts = [_features_at_centre(posterior, layer, part) for part in inputs.split(batch_size)]
-    return NetworkPass(posterior, inputs, predictive, torch.cat(parts))
+    parts = inputs.split(options["batch_size"])
+    features_at = [_features_at_centre(posterior, layer, part) for part in parts]
+    return NetworkPass(posterior, inputs, predictive, torch.cat(features_at))
 
 
 @torch.no_grad()
