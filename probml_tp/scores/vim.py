@@ -63,7 +63,8 @@ class ViM:
 
         Raises:
             ValueError: there are no features, the guide has no centre (an ensemble), ``dim`` is not
-                below ``d``, or the features have nothing outside the usual space.
+                below ``d``, the features have nothing outside the usual space, or the largest
+                logits are negative on average.
         """
         z = run.require_features().double()
         weight, bias = _last_layer_at_centre(run.posterior, run.inputs[:1])
@@ -78,7 +79,14 @@ class ViM:
                 f"training features must have a part outside their usual space; there is none "
                 f"outside the {dim} largest of {z.shape[1]} directions. Pass a smaller dim."
             )
-        return cls(origin, residual, float(run.logits.amax(-1).double().mean()) / length)
+        largest = float(run.logits.amax(-1).double().mean())
+        if largest <= 0:
+            raise ValueError(
+                f"a virtual logit is matched to the largest one, which must be positive; on the "
+                f"training data the mean of the largest logits is {largest:.3g}. Train the net "
+                f"longer, or use another score of features."
+            )
+        return cls(origin, residual, largest / length)
 
     def __call__(self, run: NetworkPass) -> Tensor:
         """The confidence in nats, ``(N,)``, float64."""

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from score_cases import GUIDES, classifier
+from score_cases import X as ALL
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,29 +17,16 @@ from probml_tp import (
     Bernoulli,
     Categorical,
     Delta,
-    LinearizedLaplace,
     MCDropout,
-    MeanFieldNormal,
     Mixture,
     NormalPrior,
     Posterior,
 )
-from probml_tp.models import lenet, mlp_classifier
+from probml_tp.models import lenet
 from probml_tp.scores import Odin, choose_odin, input_gradient, network_pass, perturbed
 
-X = 2 * torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+X = ALL[:12]
 IMAGES = torch.rand(4, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def mlp(num_classes=3, activation="tanh"):
-    return mlp_classifier(
-        2,
-        hidden=(7,),
-        num_classes=num_classes,
-        activation=activation,
-        prior=NormalPrior(1.0),
-        dtype=torch.float64,
-    )
 
 
 def linear(weight, likelihood=None, dtype=torch.float64):
@@ -47,27 +36,6 @@ def linear(weight, likelihood=None, dtype=torch.float64):
     net.weight.data = weight
     likelihood = likelihood or Categorical(len(weight))
     return Posterior(Delta(BayesianModel(net, NormalPrior(1.0), likelihood)))
-
-
-def ensemble(model):
-    guide = Mixture(model, member=Delta, members=2)
-    guide.members[1].loc.data = 0.8 * guide.members[0].loc.data.flip(0)
-    return guide
-
-
-def linearized(model):
-    guide = LinearizedLaplace(model, structure="diagonal")
-    guide.finalize(X, torch.arange(12) % 3)
-    return guide
-
-
-GUIDES = {
-    "map": Delta,
-    "dropout": lambda m: MCDropout(m, rates=0.3),
-    "mean-field": lambda m: MeanFieldNormal(m, init_scale=0.5),
-    "ensemble": ensemble,
-    "linearised": linearized,
-}
 
 
 def log_mean_probability(posterior, x, labels, temperature, num_samples):
@@ -101,7 +69,7 @@ def test_one_logit_is_two_classes():
 
 @pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
 def test_the_gradient_is_that_of_finite_differences(make):
-    posterior = Posterior(make(mlp()), seed=2)
+    posterior = Posterior(make(classifier()), seed=2)
     run = network_pass(posterior, X, num_samples=6)
     gradient = input_gradient(run, temperature=3.0, num_samples=6)
     labels, h = run.predictive.predicted_class, 1e-5
@@ -121,7 +89,7 @@ def test_the_gradient_is_that_of_finite_differences(make):
 @pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
 @pytest.mark.parametrize("temperature", [1.0, 1000.0])
 def test_draws_are_differentiated_through_their_mean(make, temperature):
-    posterior = Posterior(make(mlp()), seed=5)
+    posterior = Posterior(make(classifier()), seed=5)
     run = network_pass(posterior, X, num_samples=4)
     x = X.clone().requires_grad_()
     labels = run.predictive.predicted_class
@@ -225,7 +193,7 @@ def test_a_pixel_that_the_net_ignores_moves_by_the_sign_of_zero(sign, second):
 
 
 def test_the_step_is_in_units_of_the_raw_inputs():
-    run = network_pass(Posterior(Delta(mlp())), X)
+    run = network_pass(Posterior(Delta(classifier())), X)
     scaled = Odin(5.0, 0.01, std=0.25)(run)
     torch.testing.assert_close(scaled, Odin(5.0, 0.04)(run))
     assert (scaled - Odin(5.0, 0.01)(run)).abs().max() > 1e-4
@@ -239,7 +207,7 @@ def test_each_channel_has_its_own_standard_deviation():
 
 
 def test_a_step_down_the_loss_raises_the_score():
-    run = network_pass(Posterior(Delta(mlp())), X)
+    run = network_pass(Posterior(Delta(classifier())), X)
     scores = Odin(10.0).at_epsilons(run, [0.0, 1e-3, 2e-3])
     assert (scores.diff(dim=0) > 0).all()
 
@@ -257,7 +225,7 @@ def count_passes(model, function):
 
 
 def test_a_point_needs_no_pass_without_a_step_and_two_with_one():
-    run = network_pass(Posterior(Delta(mlp())), X)
+    run = network_pass(Posterior(Delta(classifier())), X)
     model = run.posterior.model
     assert count_passes(model, lambda: Odin(epsilon=0.0)(run)) == 0
     assert count_passes(model, lambda: Odin()(run)) == 2
@@ -269,13 +237,13 @@ def test_a_point_needs_no_pass_without_a_step_and_two_with_one():
 
 def test_no_step_and_a_tiny_step_agree():
     for make in GUIDES.values():
-        run = network_pass(Posterior(make(mlp())), X)
+        run = network_pass(Posterior(make(classifier())), X)
         zero, tiny = Odin(2.0).at_epsilons(run, [0.0, 1e-9])
         torch.testing.assert_close(zero, tiny, rtol=1e-6, atol=1e-8)
 
 
 def test_gradients_are_taken_even_where_they_are_switched_off():
-    run = network_pass(Posterior(Delta(mlp())), X)
+    run = network_pass(Posterior(Delta(classifier())), X)
     with torch.no_grad():
         inside = Odin()(run)
     assert torch.equal(inside, Odin()(run))
@@ -283,7 +251,7 @@ def test_gradients_are_taken_even_where_they_are_switched_off():
 
 
 def test_the_mean_score_chooses_the_step():
-    run = network_pass(Posterior(Delta(mlp(activation="relu"))), X)
+    run = network_pass(Posterior(Delta(classifier(activation="relu"))), X)
     epsilons = [0.0, 0.1, 0.5, 3.0, 20.0]
     like = Odin(2.0, std=0.5)
     choice = choose_odin(run, epsilons=epsilons, like=like)
@@ -295,7 +263,7 @@ def test_the_mean_score_chooses_the_step():
 
 
 def test_the_auroc_chooses_step_and_temperature():
-    posterior = Posterior(Delta(mlp()))
+    posterior = Posterior(Delta(classifier()))
     inside, outside = network_pass(posterior, X), network_pass(posterior, X / 10)
     grid = {"temperatures": [1.0, 100.0], "epsilons": [0.0, 0.1]}
     choice = choose_odin(inside, out_validation=outside, **grid)
@@ -312,7 +280,7 @@ def test_the_auroc_chooses_step_and_temperature():
 
 
 def test_bad_arguments_are_refused():
-    run = network_pass(Posterior(Delta(mlp())), X)
+    run = network_pass(Posterior(Delta(classifier())), X)
     for options, message in (
         ({"temperature": 0.0}, "temperature must be a positive"),
         ({"epsilon": -0.1}, "epsilon must be a finite number of at least 0"),
@@ -329,7 +297,7 @@ def test_bad_arguments_are_refused():
         choose_odin(run, temperatures=[1.0, 10.0])
     with pytest.raises(ValueError, match="to choose from"):
         choose_odin(run, epsilons=[])
-    other = network_pass(Posterior(Delta(mlp())), X)
+    other = network_pass(Posterior(Delta(classifier())), X)
     with pytest.raises(ValueError, match="one posterior"):
         choose_odin(run, out_validation=other)
 
