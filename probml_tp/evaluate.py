@@ -190,6 +190,14 @@ def split_net(guide: Guide, forward: Forward) -> tuple[Forward, Forward]:
     Returns:
         Two functions of the whole net's parameters that make up ``forward``: the first is to be run
         once, at any draw, the second once for each draw.
+
+    Example:
+        >>> from probml_tp import BayesianModel, Delta, Gaussian, NormalPrior
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> guide = Delta(BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1)))
+        >>> prefix, suffix = split_net(guide, guide.outputs)  # of a point: all is run once
+        >>> prefix(guide.centre(), torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
     """
     net = guide.model.net
     sequential = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward

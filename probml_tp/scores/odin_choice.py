@@ -47,7 +47,9 @@ def choose_odin(
     Without out-of-distribution data, by Generalized ODIN's rule (Hsu et al. 2020): the step that
     maximises the mean score :math:`\tfrac1N\sum_n \max_c p_T(c \mid \tilde x_n)` of in-distribution
     validation data. It compares steps at one temperature only: the mean score falls as ``T`` grows
-    whatever the data, so that more than one temperature is refused.
+    whatever the data, so that more than one temperature is refused. Where the mean score still
+    grows at the largest step, as it does for small nets, the list of steps has chosen rather than
+    the data, and the detector may be worse than with the default: look at ``values``.
 
     With out-of-distribution *validation* data, as in the ODIN paper, by the AUROC of telling the
     two apart, over all pairs. Those data must be of another kind than the out-of-distribution
