@@ -28,6 +28,8 @@ NUMERICS = {
     "predictive",
     "layout",
     "metrics",
+    "detection",
+    "selective",
     "links",
     "moments",
 }
