@@ -30,6 +30,7 @@ NUMERICS = {
     "metrics",
     "detection",
     "selective",
+    "calibration",
     "links",
     "moments",
 }
