@@ -31,6 +31,7 @@ NUMERICS = {
     "detection",
     "selective",
     "calibration",
+    "conformal",
     "links",
     "moments",
 }
