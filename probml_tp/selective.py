@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def aurc(confidence: object, correct: object) -> float:
         0.14583333333333331
     """
     _, accepted, wrong = _accepted(*_checked(confidence, correct))
-    return float(area_of_selective_risk(accepted, wrong))
+    return area_of_selective_risk(accepted, wrong)
 
 
 def excess_aurc(confidence: object, correct: object) -> float:
@@ -157,7 +158,7 @@ def augrc(confidence: object, correct: object) -> float:
         0.09375
     """
     _, accepted, wrong = _accepted(*_checked(confidence, correct))
-    return float(area_of_generalised_risk(accepted, wrong))
+    return area_of_generalised_risk(accepted, wrong)
 
 
 @dataclass(frozen=True)
@@ -243,42 +244,47 @@ def selective_threshold(
     )
 
 
-def area_of_selective_risk(accepted: Array, wrong: Array) -> Array:
-    r"""The AURC from counts at each distinct confidence, highest first, along the first axis.
+def area_of_selective_risk(accepted: Array, wrong: Array) -> float:
+    r"""The AURC from counts at each distinct confidence.
 
-    A group of ``m`` tied points with error rate ``rho`` that follows ``n`` points with ``w``
+    A group of ``m`` tied points with error rate :math:`\rho` that follows ``n`` points with ``w``
     errors adds :math:`\sum_{j=1}^m \frac{w + j\rho}{n + j} = m\rho + (w - n\rho)(H_{n+m} - H_n)`,
     with the harmonic numbers ``H``.
 
     Args:
-        accepted: integer number of points down to each confidence, ``(K, ...)``.
-        wrong: integer number of errors among them, ``(K, ...)``.
+        accepted: points down to each confidence, highest first, ``(K,)``.
+        wrong: errors among them, ``(K,)``.
 
     Returns:
-        The area, of the shape of the other axes.
+        The area.
     """
-    n, w = (np.concatenate([np.zeros_like(c[:1]), c[:-1]]) for c in (accepted, wrong))
-    m = accepted - n
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, accepted[-1].max() + 1))])
-    rho = (wrong - w) / np.maximum(m, 1)
-    spread = (w - n * rho) * (harmonic[accepted] - harmonic[n])
-    area: Array = (m * rho + spread).sum(0) / accepted[-1]
-    return area
+    m, errors = np.diff(accepted, prepend=0), np.diff(wrong, prepend=0)
+    n, w = accepted - m, wrong - errors
+    harmonic = _harmonic_numbers(int(accepted[-1]))
+    rho = errors / np.maximum(m, 1)
+    spread = np.dot(w - n * rho, harmonic[accepted] - harmonic[n])
+    return float((wrong[-1] + spread) / accepted[-1])
 
 
-def area_of_generalised_risk(accepted: Array, wrong: Array) -> Array:
-    """The AUGRC from counts at each distinct confidence, highest first, along the first axis.
+def area_of_generalised_risk(accepted: Array, wrong: Array) -> float:
+    """The AUGRC from counts at each distinct confidence.
 
     Args:
-        accepted: integer number of points down to each confidence, ``(K, ...)``.
-        wrong: integer number of errors among them, ``(K, ...)``.
+        accepted: points down to each confidence, highest first, ``(K,)``.
+        wrong: errors among them, ``(K,)``.
 
     Returns:
-        The area, of the shape of the other axes.
+        The area.
     """
-    n, w = (np.concatenate([np.zeros_like(c[:1]), c[:-1]]) for c in (accepted, wrong))
-    area: Array = ((accepted - n) * (wrong + w)).sum(0) / 2 / accepted[-1].astype(float) ** 2
-    return area
+    m = np.diff(accepted, prepend=0)
+    doubled = np.dot(m, 2 * wrong - np.diff(wrong, prepend=0))
+    return float(doubled / (2 * accepted[-1] ** 2))
+
+
+@lru_cache(maxsize=4)
+def _harmonic_numbers(n: int) -> Array:
+    """``H_0`` to ``H_n``."""
+    return np.append(0.0, np.cumsum(1 / np.arange(1, n + 1)))
 
 
 def _checked(confidence: object, correct: object) -> tuple[Array, Array]:

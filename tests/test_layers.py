@@ -32,6 +32,8 @@ NUMERICS = {
     "selective",
     "calibration",
     "conformal",
+    "resampling",
+    "comparison",
     "links",
     "moments",
 }
