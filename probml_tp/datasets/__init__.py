@@ -2,7 +2,8 @@
 
 Toy sets, each returning ``(x, y)``: :func:`linear_data`, :func:`linear_data_with_hole`,
 :func:`sine_data`, :func:`blobs` and :func:`two_moons`. Image sets, each an :class:`ImageDataset`
-that says where it came from: :func:`load_images`, :func:`letters` and :func:`embedded_digits`.
+that says where it came from: :func:`load_images`, :func:`letters`, :func:`embedded_digits` and
+:func:`noise_images`; shifted by :func:`corrupt` and :func:`rotated`.
 
 Example:
     >>> from probml_tp.datasets import load_images, two_moons
@@ -14,6 +15,14 @@ Example:
 
 from __future__ import annotations
 
+from probml_tp.datasets.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    Corruption,
+    corrupt,
+    noise_images,
+    rotated,
+)
 from probml_tp.datasets.embedded import embedded_digits, letters
 from probml_tp.datasets.image_dataset import NORMALIZATION, ImageDataset
 from probml_tp.datasets.images import (
@@ -31,17 +40,23 @@ from probml_tp.datasets.toy import (
 )
 
 __all__ = [
+    "CORRUPTIONS",
     "IMAGE_DATASETS",
     "NORMALIZATION",
+    "SEVERITIES",
+    "Corruption",
     "DataFallbackWarning",
     "ImageDataset",
     "blobs",
+    "corrupt",
     "default_root",
     "embedded_digits",
     "letters",
     "linear_data",
     "linear_data_with_hole",
     "load_images",
+    "noise_images",
+    "rotated",
     "sine_data",
     "two_moons",
 ]
