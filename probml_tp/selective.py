@@ -267,15 +267,7 @@ def area_of_selective_risk(accepted: Array, wrong: Array) -> float:
 
 
 def area_of_generalised_risk(accepted: Array, wrong: Array) -> float:
-    """The AUGRC from counts at each distinct confidence.
-
-    Args:
-        accepted: points down to each confidence, highest first, ``(K,)``.
-        wrong: errors among them, ``(K,)``.
-
-    Returns:
-        The area.
-    """
+    """The AUGRC from the same counts."""
     m = np.diff(accepted, prepend=0)
     doubled = np.dot(m, 2 * wrong - np.diff(wrong, prepend=0))
     return float(doubled / (2 * accepted[-1] ** 2))
