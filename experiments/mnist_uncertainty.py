@@ -4,17 +4,18 @@ MAP and the variational guides (dropout with rates 0.5 before the first and 0.25
 fully connected layer; concrete dropout learns them from there) are fitted to the same log joint
 with the same optimiser, Adam with a cosine schedule. The members of the deep ensemble are fits like
 MAP's, from random starts. The Laplace guides take the curvature at MAP, under its prior, and SWAG
-goes on from there by stochastic gradient descent at a constant rate. A test digit is
-ordered by how many draws of the posterior vote against the majority (variation ratio), ties by the
-predictive entropy.
+goes on from there by stochastic gradient descent at a constant rate. The test digits are ordered
+by each of three measures of uncertainty, ties by the predictive entropy: the share of the draws
+that vote against the majority (variation ratio), the predictive entropy and the mutual information.
+A few digits are looked at draw by draw.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from torch import Tensor
@@ -24,27 +25,29 @@ from probml_tp.diagnostics import to_inference_data
 from probml_tp.experiment import (
     Experiment,
     ExperimentConfig,
-    Figure,
     Progress,
     Results,
     option,
 )
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.common import (
-    CLASSIFICATION_COLUMNS,
-    FIT_COLUMN,
-    Array,
-    by_guide,
-    percent,
-    span,
+from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array
+from probml_tp.experiments.digit_uncertainty import (
+    LEAST,
+    MOST,
+    PAIRS,
+    choose,
+    extremes,
+    lead_guide,
+    measures_of,
+    rank_correlation,
 )
+from probml_tp.experiments.mnist_uncertainty_figures import figures
+from probml_tp.experiments.mnist_uncertainty_findings import findings
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.guides.gaussian import StructuredNormal
+from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.metrics import classification_scores
 from probml_tp.models import LENET_DROPOUT, lenet
-from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
-from probml_tp.plots.style import guide_style
-from probml_tp.plots.training import loss_panels
 from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive
 from probml_tp.priors import FanInNormalPrior
@@ -52,7 +55,7 @@ from probml_tp.priors import FanInNormalPrior
 if TYPE_CHECKING:
     import arviz as az
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+__all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
 NAME = "mnist-uncertainty"
 TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
@@ -70,15 +73,6 @@ GUIDES = (
     "gaussian-dropout",
 )
 ALL_GUIDES = (*GUIDES, "multi-swag")
-SHOWN = ("laplace-kronecker", "mean-field", "mc-dropout")
-"""Whose most and least certain images are shown: one guide of each family."""
-
-MOST, LEAST = 8, 16
-"""How many of the most and the least certain images are shown."""
-
-SET_ASIDE = 0.05
-"""The share of images set aside as the most uncertain."""
-
 RECORD_SITES = ("fc2.bias", "fc2.weight")
 RECORD_SIZE, RECORD_SAMPLES = 200, 50
 
@@ -121,6 +115,11 @@ class Config(ExperimentConfig):
         0.03, "Learning rate of SWAG's gradient descent (momentum 0.9).", minimum=1e-6
     )
     num_samples: int = option(100, "Draws for each prediction.", quick=30, full=200, minimum=2)
+    digit: int | None = option(
+        None,
+        "Index of the test image to look at draw by draw; none for the least certain.",
+        minimum=0,
+    )
 
 
 def stages(config: Config) -> dict[str, float]:
@@ -141,6 +140,8 @@ def stages(config: Config) -> dict[str, float]:
     plan |= {f"fit {guide}": fits[guide] for guide in _recipes(config).order(config.guides)}
     for guide in config.guides:
         plan[f"predict {guide}"] = 0.2 + draws[guide] * config.test_size
+    if lead_guide(config.guides):
+        plan["draws of single images"] = 1.5e-3 * config.num_samples
     return {**plan, "records for ArviZ": 0.5 * len(config.guides)}
 
 
@@ -150,13 +151,14 @@ class _Judged:
 
     posterior: Posterior
     predictive: ClassificationPredictive
+    measures: dict[str, Array]
     correct: Array
     fit_seconds: float
     predict_seconds: float
 
     @property
     def has_draws(self) -> bool:
-        return self.predictive.num_samples > 1
+        return "variation_ratio" in self.measures
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -165,6 +167,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         train = _load(config, "train", config.train_size)
         test = _load(config, "test", config.test_size)
         x_train, x_test = train.normalized(), test.normalized()
+        _check_digit(config, test)
     prior = FanInNormalPrior(scale=config.prior_variance**0.5)
     model = lenet(prior=prior, num_classes=len(train.classes), seed=config.seed)
     recipes, data = _recipes(config), (x_train, train.labels)
@@ -179,25 +182,39 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             predictive = done[guide].predict(x_test, num_samples=config.num_samples)
             times = recipes.seconds(guide, done), time.perf_counter() - start
             correct = (predictive.predicted_class == test.labels).numpy()
-            judged[guide] = _Judged(done[guide], predictive, correct, *times)
+            measures = measures_of(predictive)
+            judged[guide] = _Judged(done[guide], predictive, measures, correct, *times)
+    arrays = _arrays(judged, test)
+    if lead := lead_guide(config.guides):
+        with progress.stage("draws of single images"):
+            arrays |= _chosen(judged[lead], test, config)
     with progress.stage("records for ArviZ"):
         records = {
             guide: _record(one.posterior, (x_test, test.labels)) for guide, one in judged.items()
         }
-    metrics = {guide: _metrics(one, test) for guide, one in judged.items()}
-    return Results(
+    results = Results(
         experiment=NAME,
         title=f"LeNet on {TITLES[config.dataset]}",
         config=config,
-        metrics=metrics,
+        metrics={guide: _metrics(one, test, judged) for guide, one in judged.items()},
         columns=_columns(),
-        findings=_findings(config, judged, metrics),
+        findings=[],
         data_source=f"Trained on {train.source}; tested on {test.source}",
         data_is_fallback=train.is_fallback or test.is_fallback,
-        arrays=_arrays(judged, test),
+        arrays=arrays,
         posteriors={guide: one.posterior for guide, one in judged.items()},
         inference_data=dict(records),
     )
+    results.findings = findings(results)
+    return results
+
+
+def _check_digit(config: Config, test: ImageDataset) -> None:
+    if config.digit is not None and config.digit >= len(test):
+        raise ValueError(
+            f"Option digit must be an index into the {len(test):,} test images used; got "
+            f"{config.digit}. Give a smaller one, or raise test_size."
+        )
 
 
 def _load(config: Config, split: str, size: int) -> ImageDataset:
@@ -232,15 +249,30 @@ def _record(posterior: Posterior, data: tuple[Tensor, Tensor]) -> az.InferenceDa
     return to_inference_data(posterior, x, y, sites=RECORD_SITES, num_samples=RECORD_SAMPLES)
 
 
-def _metrics(one: _Judged, test: ImageDataset) -> dict[str, float]:
+def _metrics(one: _Judged, test: ImageDataset, judged: Mapping[str, _Judged]) -> dict[str, float]:
     row = classification_scores(one.predictive, test.labels)
     if one.has_draws:
-        information = one.predictive.mutual_information.numpy()
+        information = one.measures["mutual_information"]
         groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
         row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
+    row |= _agreement(one, [other for other in judged.values() if other is not one])
     if isinstance(one.posterior.guide, StructuredNormal):
         row["log_evidence"] = one.posterior.guide.log_evidence()
     return row | {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
+
+
+def _agreement(one: _Judged, others: Sequence[_Judged]) -> dict[str, float]:
+    """Rank correlations between a guide's measures, and of its entropy with other guides'."""
+    row = {
+        metric: rank_correlation(one.measures[a], one.measures[b])
+        for metric, (a, b) in PAIRS.items()
+        if one.has_draws
+    }
+    entropy = one.measures["entropy"]
+    if others:
+        rho = [rank_correlation(entropy, other.measures["entropy"]) for other in others]
+        row["rank_others"] = float(np.mean(rho))
+    return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
 def _columns() -> dict[str, str]:
@@ -248,177 +280,48 @@ def _columns() -> dict[str, str]:
         **CLASSIFICATION_COLUMNS,
         "mi_hits": "Mutual information on hits (nats)",
         "mi_mistakes": "Mutual information on mistakes (nats)",
+        "rank_entropy_mi": "Rank corr. of entropy, MI",
+        "rank_entropy_ratio": "Rank corr. of entropy, variation ratio",
+        "rank_mi_ratio": "Rank corr. of MI, variation ratio",
+        "rank_others": "Rank corr. of entropy, other guides (mean)",
         "log_evidence": "Log evidence (nats)",
         **FIT_COLUMN,
         "predict_seconds": "Predict (s) ↓",
     }
 
 
-def _findings(
-    config: Config, judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]
-) -> list[str]:
-    found = [_accuracy(judged, metrics), *_information(metrics), *_set_aside(judged)]
-    if "swag" in metrics:
-        found.append(
-            f"SWAG trains on for {config.swag_epochs} epochs from where the {config.epochs} of MAP "
-            f"end: what it gains over MAP is longer training as well as averaging."
-        )
-    return [*found, *_evidence(metrics)]
-
-
-def _accuracy(judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]) -> str:
-    accuracy, nll = ({g: row[name] for g, row in metrics.items()} for name in ("accuracy", "nll"))
-    size, best = len(next(iter(judged.values())).correct), max(accuracy.values())
-    error = (best * (1 - best) / size) ** 0.5
-    return (
-        f"Accuracy on {size:,} test images runs "
-        f"{span(accuracy, lambda share: percent(share, 2), reference='map')}, with a standard "
-        f"error of {percent(error, 2)} from the choice of test images; the NLL runs "
-        f"{span(nll, '{:.4f}'.format, reference='map')}, in nats."
-    )
-
-
-def _information(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """How much more mutual information mistakes have than hits."""
-    times = {
-        guide: row["mi_mistakes"] / row["mi_hits"]
-        for guide, row in metrics.items()
-        if "mi_mistakes" in row and row.get("mi_hits", 0.0) > 0
-    }
-    if not times:
-        return []
-    spread = span(times, "{:.1f}".format)
-    return [
-        f"The mean mutual information on mistakes, as a multiple of that on hits, runs {spread}."
-    ]
-
-
-def _set_aside(judged: Mapping[str, _Judged]) -> list[str]:
-    """Which share of the mistakes the most uncertain images hold."""
-    caught: dict[str, float] = {}
-    for guide, one in judged.items():
-        entropy = one.predictive.predictive_entropy.numpy()
-        aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
-        if not one.correct.all():
-            caught[guide] = float((~one.correct)[aside].sum() / (~one.correct).sum())
-    if not caught:
-        return ["No guide makes a mistake on the test images."]
-    spread = span(caught, lambda share: percent(share, 0), reference="map")
-    words = f"The {percent(SET_ASIDE, 0)} of images with the highest predictive entropy hold a"
-    return [f"{words} share of a guide's mistakes that runs {spread}."]
-
-
-def _evidence(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What the evidence of the last layer is not."""
-    if "log_evidence" not in metrics.get("laplace-last-layer", {}):
-        return []
-    given = "The log evidence of the last layer alone is that given the layers before it, as fitted"
-    return [f"{given}: it does not compare with those of all weights."]
-
-
 def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:
-    arrays: dict[str, Array] = {"classes": np.array(test.classes)}
+    """Measures and votes of every test image, and the pixels of those that are shown."""
+    arrays = {"classes": np.array(test.classes), "labels": test.labels.numpy()}
+    shown = [np.empty(0, dtype=np.int64)]
     for guide, one in judged.items():
-        predictive = one.predictive
+        own = {"correct": one.correct, "predicted": one.predictive.predicted_class.numpy()}
         if one.posterior.info.losses:
-            arrays[f"{guide}.losses"] = np.array(one.posterior.info.losses)
-        arrays[f"{guide}.correct"] = one.correct
-        arrays[f"{guide}.entropy"] = predictive.predictive_entropy.numpy()
+            own["losses"] = np.array(one.posterior.info.losses)
         if one.has_draws:
-            arrays[f"{guide}.mutual_information"] = predictive.mutual_information.numpy()
-            arrays[f"{guide}.variation_ratio"] = predictive.variation_ratio.numpy()
-            arrays |= {f"{guide}.{n}": v for n, v in _shown(predictive, test).items()}
+            index = extremes(one.measures)
+            shown += index.values()
+            own |= index | {"votes": one.predictive.require_votes().numpy().astype(np.uint16)}
+        arrays |= {f"{guide}.{name}": values for name, values in (own | one.measures).items()}
+    arrays["shown.index"] = np.unique(np.concatenate(shown))
+    arrays["shown.images"] = test.images.numpy()[arrays["shown.index"]]
     return arrays
 
 
-def _shown(predictive: ClassificationPredictive, test: ImageDataset) -> dict[str, Array]:
-    """The most and the least certain images, by variation ratio, then by entropy."""
-    entropy, ratio = predictive.predictive_entropy.numpy(), predictive.variation_ratio.numpy()
-    order = np.lexsort((entropy, ratio))
-    parts = {"certain": order[:MOST], "uncertain": order[::-1][:LEAST]}
-    shown: dict[str, Array] = {}
-    for part, index in parts.items():
-        shown[f"{part}.index"] = index
-        shown[f"{part}.images"] = test.images.numpy()[index]
-        shown[f"{part}.labels"] = test.labels.numpy()[index]
-        shown[f"{part}.votes"] = predictive.require_votes().numpy()[index]
-    return shown
-
-
-# --------------------------------------------------------------------------------------- figures
-
-
-def figures(results: Results[Config]) -> Iterator[Figure]:
-    """Draw the images, the entropies and the losses."""
-    voted = list(by_guide(results.arrays, results.config.guides, "certain.images"))
-    for guide in [guide for guide in voted if guide in SHOWN] or voted[:1]:
-        yield _digits(guide, results)
-    yield _entropies(results)
-    yield _losses(results)
-
-
-def _digits(guide: str, results: Results[Config]) -> Figure:
-    arrays, label = results.arrays, guide_style(guide).label
-    groups = {
-        part: VotedImages(
-            heading,
-            images=arrays[f"{guide}.{part}.images"],
-            labels=arrays[f"{guide}.{part}.labels"],
-            votes=arrays[f"{guide}.{part}.votes"],
-        )
-        for part, heading in (("certain", "Most certain"), ("uncertain", "Least certain"))
+def _chosen(one: _Judged, data: ImageDataset, config: Config) -> dict[str, Array]:
+    """A few test images at every draw: the draws are those of all predictions."""
+    chosen = choose(one.measures, one.correct, digit=config.digit)
+    index = np.array(list(chosen))
+    predictive = one.posterior.predict(
+        data.normalized()[index], num_samples=config.num_samples, keep_outputs=True
+    )
+    likelihood = cast("ClassificationLikelihood", one.posterior.model.likelihood)
+    return {
+        "chosen.index": index,
+        "chosen.rules": np.array(list(chosen.values())),
+        "chosen.images": data.images.numpy()[index],
+        "chosen.probs": likelihood.log_probs(predictive.require_outputs()).exp().numpy(),
     }
-    made = vote_panels(list(groups.values()), classes=arrays["classes"].tolist())
-    doubtful = groups["uncertain"]
-    outvoted = int((doubtful.votes.argmax(1) != doubtful.labels).sum())
-    agreed = int((groups["certain"].votes.max(1) == groups["certain"].votes.sum(1)).sum())
-    title = (
-        f"{label}: the majority is wrong on {outvoted} of the {LEAST} least certain images, and "
-        f"all draws agree on {agreed} of the {MOST} most certain"
-    )
-    caption = (
-        "Test images with the share of draws that vote for each class: blue the true class, orange "
-        "a majority for another one. Ordered by variation ratio, then by predictive entropy."
-    )
-    return Figure(f"certain-and-uncertain-{guide}", title, caption, made)
-
-
-def _entropies(results: Results[Config]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    entropy, correct = (by_guide(arrays, guides, name) for name in ("entropy", "correct"))
-    made = entropy_panels(entropy, correct)
-    apart = {
-        guide: float(np.median(entropy[guide][~right]) / np.median(entropy[guide][right]))
-        for guide, right in correct.items()
-        if 0 < right.mean() < 1 and np.median(entropy[guide][right]) > 0
-    }
-    title = "No guide makes a mistake"
-    if apart:
-        spread = span(apart, "{:,.0f}".format)
-        title = f"Median predictive entropy on mistakes over that on hits runs {spread}"
-    caption = (
-        "Distribution of the predictive entropy over the test images that a guide gets right and "
-        "wrong, on a logarithmic axis; entropies below 0.0001 nats stand at the left edge."
-    )
-    return Figure("entropy-of-hits-and-mistakes", title, caption, made)
-
-
-def _losses(results: Results[Config]) -> Figure:
-    losses = by_guide(results.arrays, results.config.guides, "losses")
-    last = {
-        guide: (values[-2] - values[-1]) / (values[0] - values[-1])
-        for guide, values in losses.items()
-        if len(values) > 2 and values[0] != values[-1] and "swag" not in guide
-    }
-    spread = f"runs {span(last, percent)}" if last else "cannot be told from so few epochs"
-    caption = (
-        "The objective of each guide by epoch, the negative ELBO (for MAP the negative log joint) "
-        "per training image. The constants of the prior differ between guides: compare shapes, "
-        "not levels. SWAG wanders at a constant learning rate from where MAP ended; Laplace needs "
-        "no training."
-    )
-    title = f"The share of the whole fall in loss that the last epoch brought {spread}"
-    return Figure("training-loss", title, caption, loss_panels(losses))
 
 
 EXPERIMENT = Experiment(
