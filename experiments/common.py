@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probml_tp.comparison import mean_interval
 from probml_tp.plots.style import guide_style
 
 if TYPE_CHECKING:
@@ -18,16 +19,25 @@ __all__ = [
     "FIT_COLUMN",
     "Array",
     "ChainHealth",
+    "Intervals",
+    "Rows",
     "by_guide",
     "chain_health",
     "derived_seed",
     "labels_of",
     "one_of_each_family",
+    "over_seeds",
     "percent",
     "span",
 ]
 
 Array = np.ndarray[Any, Any]
+
+Rows = dict[str, dict[str, float]]
+"""Row to metric to value."""
+
+Intervals = dict[str, dict[str, tuple[float, float]]]
+"""Row to metric to the ends of its interval."""
 
 CLASSIFICATION_COLUMNS = {
     "accuracy": "Accuracy ↑",
@@ -157,6 +167,37 @@ def span(
     if reference is not None and reference in set(values) - {low, high}:
         text += f"; {labels_of([reference])}: {write(values[reference])}"
     return text
+
+
+def over_seeds(
+    runs: Sequence[Mapping[str, Mapping[str, float]]], *, level: float = 0.95
+) -> tuple[Rows, Intervals]:
+    """Average metrics over runs from several seeds, with Student's t intervals of the means.
+
+    Args:
+        runs: of each seed: row to metric to value.
+        level: of the intervals.
+
+    Returns:
+        Row to metric to mean, over the runs that have it; and to the ends of its interval, where
+        there are at least two.
+
+    Example:
+        >>> means, intervals = over_seeds([{"map": {"nll": 1.0}}, {"map": {"nll": 3.0}}])
+        >>> means, [round(end, 1) for end in intervals["map"]["nll"]]
+        ({'map': {'nll': 2.0}}, [-10.7, 14.7])
+    """
+    means: Rows = {}
+    intervals: Intervals = {}
+    for row in dict.fromkeys(name for run in runs for name in run):
+        cells = [run[row] for run in runs if row in run]
+        for metric in dict.fromkeys(name for cell in cells for name in cell):
+            values = [cell[metric] for cell in cells if metric in cell]
+            found = mean_interval(values, level=level)
+            means.setdefault(row, {})[metric] = found.mean
+            if found.interval is not None:
+                intervals.setdefault(row, {})[metric] = found.interval
+    return means, intervals
 
 
 def by_guide(arrays: Mapping[str, Array], guides: Iterable[str], name: str) -> dict[str, Array]:

@@ -12,7 +12,6 @@ A few digits are looked at draw by draw.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -20,20 +19,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from torch import Tensor
 
-from probml_tp.datasets import ImageDataset, load_images
+from probml_tp.datasets import ImageDataset
 from probml_tp.diagnostics import to_inference_data
-from probml_tp.experiment import (
-    Experiment,
-    ExperimentConfig,
-    Progress,
-    Results,
-    option,
-)
+from probml_tp.experiment import Experiment, Progress, Results, Table, option
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array
+from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array, Rows, over_seeds
 from probml_tp.experiments.digit_uncertainty import (
-    LEAST,
-    MOST,
+    MEASURES,
     PAIRS,
     choose,
     extremes,
@@ -41,16 +33,23 @@ from probml_tp.experiments.digit_uncertainty import (
     measures_of,
     rank_correlation,
 )
+from probml_tp.experiments.image_classifiers import (
+    ALL_GUIDES,
+    TITLES,
+    ImageClassifiers,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    pass_seconds,
+    seeds,
+)
 from probml_tp.experiments.mnist_uncertainty_figures import figures
 from probml_tp.experiments.mnist_uncertainty_findings import findings
-from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.metrics import classification_scores
-from probml_tp.models import LENET_DROPOUT, lenet
 from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive
-from probml_tp.priors import FanInNormalPrior
 
 if TYPE_CHECKING:
     import arviz as az
@@ -58,90 +57,50 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
 NAME = "mnist-uncertainty"
-TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-GUIDES = (
-    "map",
-    "deep-ensemble",
-    "laplace-kronecker",
-    "laplace-diagonal",
-    "laplace-last-layer",
-    "mean-field",
-    "low-rank-normal",
-    "swag",
-    "mc-dropout",
-    "concrete-dropout",
-    "gaussian-dropout",
-)
-ALL_GUIDES = (*GUIDES, "multi-swag")
+GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
 RECORD_SITES = ("fc2.bias", "fc2.weight")
 RECORD_SIZE, RECORD_SAMPLES = 200, 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ExperimentConfig):
+class Config(ImageConfig):
     """Options of the experiment."""
 
-    dataset: str = option("mnist", "Which images.", choices=tuple(TITLES))
-    data_root: str | None = option(
-        None, "Folder of the data in torchvision's layout; none for the user's cache folder."
-    )
-    train_size: int = option(
-        15_000,
-        "Training images, at most; a stratified subset.",
-        quick=2_000,
-        full=60_000,
-        minimum=100,
-    )
-    test_size: int = option(
-        2_000,
-        "Test images, at most; a stratified subset.",
-        quick=500,
-        full=10_000,
-        minimum=LEAST + MOST,
-    )
     guides: tuple[str, ...] = option(
         GUIDES, "Which posteriors to compare.", full=ALL_GUIDES, choices=ALL_GUIDES
     )
-    epochs: int = option(5, "Passes over the training images.", quick=4, full=20, minimum=1)
-    batch_size: int = option(100, "Images a step.", minimum=1)
-    lr: float = option(1e-3, "Initial learning rate of Adam.", minimum=1e-6)
-    prior_variance: float = option(
-        2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
-    )
-    rank: int = option(10, "Columns of the low-rank normal's factor.", minimum=0)
-    members: int = option(3, "Members of the ensembles.", quick=2, full=5, minimum=2)
-    swag_epochs: int = option(10, "Passes over the images of SWAG.", quick=4, full=20, minimum=2)
-    swag_lr: float = option(
-        0.03, "Learning rate of SWAG's gradient descent (momentum 0.9).", minimum=1e-6
-    )
-    num_samples: int = option(100, "Draws for each prediction.", quick=30, full=200, minimum=2)
     digit: int | None = option(
         None,
         "Index of the test image to look at draw by draw; none for the least certain.",
         minimum=0,
     )
 
+    def __post_init__(self) -> None:
+        """Check the index as well.
+
+        Raises:
+            ValueError: an option breaks a rule, or there are not so many test images.
+        """
+        super().__post_init__()
+        _check_digit(self, self.test_size)
+
+
+def _check_digit(config: Config, test_size: int) -> None:
+    if config.digit is not None and config.digit >= test_size:
+        raise ValueError(
+            f"Option digit must be an index into the {test_size:,} test images; got "
+            f"{config.digit}. Give a smaller one, or raise test_size."
+        )
+
 
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
-    image_epochs = config.epochs * config.train_size
-    fits = dict.fromkeys(ALL_GUIDES, 1.8e-4 * image_epochs)
-    fits["low-rank-normal"] = 2.5e-4 * image_epochs
-    fits["deep-ensemble"] = 1.5e-4 * config.members * image_epochs + 1
-    fits["swag"] = 1.5e-4 * config.swag_epochs * config.train_size
-    fits["multi-swag"] = config.members * fits["swag"]
-    curvature = {"kronecker": 1.4e-3, "diagonal": 1.2e-3, "last-layer": 6e-4}
-    fits |= {f"laplace-{kind}": cost * config.train_size for kind, cost in curvature.items()}
-    draws = dict.fromkeys(ALL_GUIDES, 9e-5 * config.num_samples)
-    draws |= dict.fromkeys(("mc-dropout", "concrete-dropout", "gaussian-dropout"), 2e-4)
-    draws |= {"map": 1e-4, "deep-ensemble": 1e-4 * config.members}
-    draws |= {"laplace-kronecker": 1.3e-3, "laplace-diagonal": 1e-3, "laplace-last-layer": 2e-4}
-    plan = {"load images": 1.0}
-    plan |= {f"fit {guide}": fits[guide] for guide in _recipes(config).order(config.guides)}
+    plan = fit_stages(config, config.guides)
     for guide in config.guides:
-        plan[f"predict {guide}"] = 0.2 + draws[guide] * config.test_size
+        seconds = pass_seconds(config, guide, config.test_size)
+        plan[f"predict {guide}"] = seconds * config.seeds
     if lead_guide(config.guides):
-        plan["draws of single images"] = 1.5e-3 * config.num_samples
+        plan["draws of single images"] = 0.2 + 1.5e-3 * config.num_samples
     return {**plan, "records for ArviZ": 0.5 * len(config.guides)}
 
 
@@ -163,44 +122,34 @@ class _Judged:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
-    with progress.stage("load images"):
-        train = _load(config, "train", config.train_size)
-        test = _load(config, "test", config.test_size)
-        x_train, x_test = train.normalized(), test.normalized()
-        _check_digit(config, test)
-    prior = FanInNormalPrior(scale=config.prior_variance**0.5)
-    model = lenet(prior=prior, num_classes=len(train.classes), seed=config.seed)
-    recipes, data = _recipes(config), (x_train, train.labels)
-    judged: dict[str, _Judged] = {}
-    done: dict[str, Posterior] = {}
-    for guide in recipes.order(config.guides):
-        with progress.stage(f"fit {guide}") as update:
-            done[guide] = recipes.fit(guide, model, data, done=done, update=update)
+    runs = [fit_all(config, config.guides, seed, progress) for seed in seeds(config)]
+    judged_of_seeds: list[dict[str, _Judged]] = [{} for _ in runs]
     for guide in config.guides:
         with progress.stage(f"predict {guide}"):
-            start = time.perf_counter()
-            predictive = done[guide].predict(x_test, num_samples=config.num_samples)
-            times = recipes.seconds(guide, done), time.perf_counter() - start
-            correct = (predictive.predicted_class == test.labels).numpy()
-            measures = measures_of(predictive)
-            judged[guide] = _Judged(done[guide], predictive, measures, correct, *times)
-    arrays = _arrays(judged, test)
+            for judged, classifiers in zip(judged_of_seeds, runs, strict=True):
+                judged[guide] = _judge(classifiers, guide)
+    first, judged = runs[0], judged_of_seeds[0]
+    arrays = _arrays(judged, first.test)
     if lead := lead_guide(config.guides):
         with progress.stage("draws of single images"):
-            arrays |= _chosen(judged[lead], test, config)
+            arrays |= _single_images(judged[lead], first, config)
     with progress.stage("records for ArviZ"):
-        records = {
-            guide: _record(one.posterior, (x_test, test.labels)) for guide, one in judged.items()
-        }
+        data = first.normalized(first.test), first.test.labels
+        records = {guide: _record(one.posterior, data) for guide, one in judged.items()}
+    metrics, intervals = over_seeds(
+        [_metrics(by_guide, first.test) for by_guide in judged_of_seeds]
+    )
     results = Results(
         experiment=NAME,
         title=f"LeNet on {TITLES[config.dataset]}",
         config=config,
-        metrics={guide: _metrics(one, test, judged) for guide, one in judged.items()},
+        metrics=metrics,
         columns=_columns(),
         findings=[],
-        data_source=f"Trained on {train.source}; tested on {test.source}",
-        data_is_fallback=train.is_fallback or test.is_fallback,
+        data_source=first.data_source,
+        data_is_fallback=first.is_fallback,
+        intervals=intervals,
+        tables=_agreement(judged_of_seeds),
         arrays=arrays,
         posteriors={guide: one.posterior for guide, one in judged.items()},
         inference_data=dict(records),
@@ -209,38 +158,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     return results
 
 
-def _check_digit(config: Config, test: ImageDataset) -> None:
-    if config.digit is not None and config.digit >= len(test):
-        raise ValueError(
-            f"Option digit must be an index into the {len(test):,} test images used; got "
-            f"{config.digit}. Give a smaller one, or raise test_size."
-        )
-
-
-def _load(config: Config, split: str, size: int) -> ImageDataset:
-    return load_images(
-        config.dataset, split, root=config.data_root, max_size=size, seed=config.seed
-    )
-
-
-def _recipes(config: Config) -> Recipes:
-    return Recipes(
-        epochs=config.epochs,
-        lr=config.lr,
-        from_mode=("low-rank-normal",),
-        batch_size=config.batch_size,
-        rank=config.rank,
-        rates=LENET_DROPOUT,
-        members=config.members,
-        apart=True,
-        swag=SwagPath(
-            lr=config.swag_lr,
-            epochs=config.swag_epochs,
-            batch_size=config.batch_size,
-            momentum=0.9,
-        ),
-        seed=config.seed,
-    )
+def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
+    run = classifiers.network_pass(guide, classifiers.test)
+    correct = (run.predictive.predicted_class == classifiers.test.labels).numpy()
+    times = classifiers.seconds(guide), run.seconds
+    measures = measures_of(run.predictive)
+    return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
 
 
 def _record(posterior: Posterior, data: tuple[Tensor, Tensor]) -> az.InferenceData:
@@ -249,30 +172,19 @@ def _record(posterior: Posterior, data: tuple[Tensor, Tensor]) -> az.InferenceDa
     return to_inference_data(posterior, x, y, sites=RECORD_SITES, num_samples=RECORD_SAMPLES)
 
 
-def _metrics(one: _Judged, test: ImageDataset, judged: Mapping[str, _Judged]) -> dict[str, float]:
+def _metrics(judged: Mapping[str, _Judged], test: ImageDataset) -> Rows:
+    return {guide: _row(one, test) for guide, one in judged.items()}
+
+
+def _row(one: _Judged, test: ImageDataset) -> dict[str, float]:
     row = classification_scores(one.predictive, test.labels)
     if one.has_draws:
         information = one.measures["mutual_information"]
         groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
         row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
-    row |= _agreement(one, [other for other in judged.values() if other is not one])
     if isinstance(one.posterior.guide, StructuredNormal):
         row["log_evidence"] = one.posterior.guide.log_evidence()
     return row | {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
-
-
-def _agreement(one: _Judged, others: Sequence[_Judged]) -> dict[str, float]:
-    """Rank correlations between a guide's measures, and of its entropy with other guides'."""
-    row = {
-        metric: rank_correlation(one.measures[a], one.measures[b])
-        for metric, (a, b) in PAIRS.items()
-        if one.has_draws
-    }
-    entropy = one.measures["entropy"]
-    if others:
-        rho = [rank_correlation(entropy, other.measures["entropy"]) for other in others]
-        row["rank_others"] = float(np.mean(rho))
-    return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
 def _columns() -> dict[str, str]:
@@ -280,14 +192,44 @@ def _columns() -> dict[str, str]:
         **CLASSIFICATION_COLUMNS,
         "mi_hits": "Mutual information on hits (nats)",
         "mi_mistakes": "Mutual information on mistakes (nats)",
-        "rank_entropy_mi": "Rank corr. of entropy, MI",
-        "rank_entropy_ratio": "Rank corr. of entropy, variation ratio",
-        "rank_mi_ratio": "Rank corr. of MI, variation ratio",
-        "rank_others": "Rank corr. of entropy, other guides (mean)",
         "log_evidence": "Log evidence (nats)",
         **FIT_COLUMN,
         "predict_seconds": "Predict (s) ↓",
     }
+
+
+def _agreement(judged_of_seeds: Sequence[Mapping[str, _Judged]]) -> list[Table]:
+    """Rank correlations between the measures of a guide, and with those of other guides."""
+    rows = [{g: _ranks(g, judged) for g in judged} for judged in judged_of_seeds]
+    metrics, intervals = over_seeds(rows)
+    columns = {
+        metric: " and ".join(MEASURES[m].label for m in pair).capitalize()
+        for metric, pair in PAIRS.items()
+    }
+    columns |= {
+        f"others_{name}": f"{measure.label}, with other guides (mean)"
+        for name, measure in MEASURES.items()
+    }
+    title = "Spearman's rank correlation of measures of uncertainty over the test images"
+    return [Table(title, "Posterior", metrics, columns, intervals)]
+
+
+def _ranks(guide: str, judged: Mapping[str, _Judged]) -> dict[str, float]:
+    """A guide's row of that table."""
+    own = judged[guide].measures
+    row = {
+        metric: rank_correlation(own[a], own[b])
+        for metric, (a, b) in PAIRS.items()
+        if judged[guide].has_draws
+    }
+    for name, values in own.items():
+        others = [
+            rank_correlation(values, one.measures[name])
+            for other, one in judged.items()
+            if other != guide and name in one.measures
+        ]
+        row[f"others_{name}"] = float(np.mean(others)) if others else np.nan
+    return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
 def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:
@@ -308,18 +250,24 @@ def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Arra
     return arrays
 
 
-def _chosen(one: _Judged, data: ImageDataset, config: Config) -> dict[str, Array]:
-    """A few test images at every draw: the draws are those of all predictions."""
+def _single_images(one: _Judged, classifiers: ImageClassifiers, config: Config) -> dict[str, Array]:
+    """A few test images at every draw.
+
+    The draws are those of the predictions, except for the linearised Laplace guides, which predict
+    by the moments of the outputs: theirs are other draws from the same distribution.
+    """
+    test = classifiers.test
+    _check_digit(config, len(test))  # images that stand in for those asked for may be fewer
     chosen = choose(one.measures, one.correct, digit=config.digit)
     index = np.array(list(chosen))
     predictive = one.posterior.predict(
-        data.normalized()[index], num_samples=config.num_samples, keep_outputs=True
+        classifiers.normalized(test)[index], num_samples=config.num_samples, keep_outputs=True
     )
     likelihood = cast("ClassificationLikelihood", one.posterior.model.likelihood)
     return {
         "chosen.index": index,
         "chosen.rules": np.array(list(chosen.values())),
-        "chosen.images": data.images.numpy()[index],
+        "chosen.images": test.images.numpy()[index],
         "chosen.probs": likelihood.log_probs(predictive.require_outputs()).exp().numpy(),
     }
 

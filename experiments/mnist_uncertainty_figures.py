@@ -159,9 +159,7 @@ def _votes(guide: str, view: View) -> Figure:
 
 
 def _agreement_of_measures(guides: list[str], view: View) -> Figure:
-    correlations = [
-        [view.column(metric).get(guide, np.nan) for guide in guides] for metric in PAIRS
-    ]
+    correlations = [[view.correlation(guide, pair) for guide in guides] for pair in PAIRS.values()]
     shared = [[view.shared(guide, list(pair)) for guide in guides] for pair in PAIRS.values()]
     pairs = [pair_of(metric) for metric in PAIRS]
     tables = {
@@ -169,7 +167,7 @@ def _agreement_of_measures(guides: list[str], view: View) -> Figure:
         f"Share in common of the {AS_LEAST}": np.array(shared),
     }
     medians_of = [
-        f"{percent(float(np.median(row)), 0)} for {pair}"
+        f"{percent(float(np.median(row)), 0)} ({pair})"
         for pair, row in zip(pairs, shared, strict=True)
     ]
     caption = (
@@ -179,7 +177,10 @@ def _agreement_of_measures(guides: list[str], view: View) -> Figure:
         f"ensembles of a few members have few levels of it. In the lower table its ties are in the "
         f"order of the predictive entropy. Colours run from 0 (white) to 1 (dark)."
     )
-    title = f"Two measures share of their {AS_LEAST}, in the median guide, {', '.join(medians_of)}"
+    title = (
+        f"In the median guide, two measures share of their {AS_LEAST} {', '.join(medians_of[:-1])} "
+        f"and {medians_of[-1]}"
+    )
     made = agreement_rows(
         tables, rows=[pair.replace(" and ", ",\n") for pair in pairs], guides=guides
     )

@@ -17,6 +17,7 @@ from probml_tp.experiments.digit_uncertainty import (
     between_guides,
     by_certainty,
     lead_guide,
+    rank_correlation,
     shared_least,
 )
 from probml_tp.plots.style import guide_style, number
@@ -126,6 +127,10 @@ class View:
         """The image that a rule chose."""
         return next(one for one in self.chosen if rule in one.rules)
 
+    def correlation(self, guide: str, pair: tuple[str, str]) -> float:
+        """The rank correlation of two measures of a guide."""
+        return rank_correlation(self.of(guide, pair[0]), self.of(guide, pair[1]))
+
     def shared(self, guide: str, names: list[str]) -> float:
         """Of a guide's least certain images by some measures, the share that they have in common.
 
@@ -226,14 +231,14 @@ def _confident_mistake(view: View) -> list[str]:
 
 
 def _between_measures(view: View) -> list[str]:
-    ratios, columns = view.each("variation_ratio"), {name: view.column(name) for name in PAIRS}
+    ratios = view.each("variation_ratio")
     if not ratios:
         return []
-    runs = [
-        f"for {pair_of(metric)} {span(column, lambda rho: number(rho, '.2f'))}"
-        for metric, column in columns.items()
-        if column
-    ]
+    runs = []
+    for metric, pair in PAIRS.items():
+        rho = {guide: view.correlation(guide, pair) for guide in ratios}
+        if known := {guide: value for guide, value in rho.items() if np.isfinite(value)}:
+            runs.append(f"for {pair_of(metric)} {span(known, lambda rho: number(rho, '.2f'))}")
     ties = {guide: float((ratio == 0).mean()) for guide, ratio in ratios.items()}
     shared = {guide: view.shared(guide, list(MEASURES)) for guide in ratios}
     correlations = (

@@ -43,6 +43,23 @@ class Delta(Guide):
         super().__init__(model)
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
 
+    @classmethod
+    def at_centre(cls, guide: Guide) -> Delta:
+        """The point mass at the centre of another guide: of dropout, the net with dropout off.
+
+        Args:
+            guide: a guide with a centre.
+
+        Returns:
+            A guide of the same model.
+
+        Raises:
+            ValueError: the guide has no centre.
+        """
+        point = cls(guide.model)
+        point.start_at(guide.centre())
+        return point
+
     def _point(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         u = self.model.layout.unravel(self.loc)
         return u, self.model.constrain(u)

@@ -277,14 +277,16 @@ def _check_jobs(jobs: list[_Job], settings: _Settings) -> None:
 
 
 def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[SavedResults]:
-    from probml_tp.progress import show_progress
+    from probml_tp.progress import show_progress, without_repeats
     from probml_tp.results import require_writable
 
     require_writable(settings.results)
-    plan = {
-        job.experiment.name: {**job.experiment.stages(job.config), SAVING: SAVING_SECONDS}
-        for job in jobs
-    }
+    plan = without_repeats(
+        {
+            job.experiment.name: {**job.experiment.stages(job.config), SAVING: SAVING_SECONDS}
+            for job in jobs
+        }
+    )
     console = _console(sys.stderr)
     with show_progress(plan, console=console, visible=settings.progress) as progress:
         return [

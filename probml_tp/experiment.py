@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -36,8 +36,11 @@ __all__ = [
     "Results",
     "SavesNetcdf",
     "SavesTensors",
+    "SharedStage",
     "Size",
+    "Table",
     "Update",
+    "no_update",
     "option",
     "run_experiment",
 ]
@@ -77,11 +80,33 @@ class NullProgress:
         Yields:
             A function that does nothing.
         """
-        yield _ignore
+        yield no_update
 
 
-def _ignore(done: int, total: int, message: str = "") -> None:
-    pass
+def no_update(done: int, total: int, message: str = "") -> None:
+    """Take a report of progress that nobody watches."""
+
+
+class SharedStage(str):
+    """The name of a stage whose work later experiments of the same run find done.
+
+    Args:
+        name: as shown.
+        key: all that the work depends on; stages of one name and key are the same work.
+
+    Example:
+        >>> stage = SharedStage("fit map", key=("lenet", 0))
+        >>> stage, stage.key
+        ('fit map', ('lenet', 0))
+    """
+
+    key: Hashable
+
+    def __new__(cls, name: str, *, key: Hashable) -> SharedStage:
+        """Make a text with a key."""
+        stage = super().__new__(cls, name)
+        stage.key = key
+        return stage
 
 
 class SavesTensors(Protocol):
@@ -117,6 +142,10 @@ class Results(Generic[ConfigT]):
         posteriors: file name (a guide's) to posterior; saved as safetensors.
         inference_data: file name (a guide's) to ArviZ record; saved as netCDF.
         timings: stage to seconds; :func:`run_experiment` fills in the stages that are missing.
+        intervals: row to metric to the two ends of its interval, for those that have one; the
+            findings or the headings say which interval it is.
+        row_heading: what the rows of ``metrics`` are.
+        tables: more tables, shown below the first.
     """
 
     experiment: str
@@ -131,6 +160,28 @@ class Results(Generic[ConfigT]):
     posteriors: dict[str, SavesTensors] = field(default_factory=dict)
     inference_data: dict[str, SavesNetcdf] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    row_heading: str = "Posterior"
+    tables: list[Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of numbers, with intervals where there are some.
+
+    Attributes:
+        title: a line above it.
+        row_heading: what the rows are.
+        metrics: row to metric to value, as in :class:`Results`.
+        columns: metric to heading.
+        intervals: row to metric to the two ends of its interval.
+    """
+
+    title: str
+    row_heading: str
+    metrics: dict[str, dict[str, float]]
+    columns: dict[str, str]
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

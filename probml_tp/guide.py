@@ -145,6 +145,23 @@ class Guide(nn.Module, ABC):
             )
         loc.data = self.model.layout.ravel(self.model.unconstrain(params)).to(loc)
 
+    def centre(self) -> dict[str, Tensor]:
+        """The value of every site at the guide's centre, ``{site: shape}``, without gradients.
+
+        That is the mode of MAP and Laplace, the mean of a normal, and of a dropout guide the
+        weights with dropout off: a mask has mean 1.
+
+        Raises:
+            ValueError: the guide has no centre.
+        """
+        loc = getattr(self, "loc", None)
+        if not isinstance(loc, Tensor):
+            raise ValueError(
+                f"this needs a guide with a centre; the {self.name} guide has none. Choose a "
+                f"guide such as MAP, Laplace, a normal or dropout, or one member of a mixture."
+            )
+        return self.model.constrain(self.model.layout.unravel(loc.detach().clone()))
+
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Called once before optimisation, with all the data."""
 

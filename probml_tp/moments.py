@@ -3,6 +3,7 @@ r"""Predictions from outputs that are normal with known moments, without draws o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,6 +63,7 @@ def predict_from_moments(
         expected_entropy=torch.cat(entropies).to(dtype) if entropies else None,
         votes=None,
         log_probs=log_probs,
+        mean_outputs=torch.cat([mean for mean, _ in moments]),
     )
 
 
@@ -89,7 +91,11 @@ def _sampled(
             accumulator.update(DrawBatch(slice(first, first + len(part)), points, {}, outputs))
             first += len(part)
         start = points.stop
-    return accumulator.result()
+    predictive = accumulator.result()
+    if isinstance(predictive, ClassificationPredictive):
+        exact = torch.cat([mean for mean, _ in moments])
+        predictive = replace(predictive, mean_outputs=exact)
+    return predictive
 
 
 def _normal(likelihood: Gaussian, mean: Tensor, covariance: Tensor) -> RegressionPredictive:

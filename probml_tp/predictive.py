@@ -68,12 +68,15 @@ class ClassificationPredictive(Predictive):
         votes: how many draws have each class on top, ``(N, C)``; ``None`` where none were taken.
         log_probs: :math:`\log\bar p` in float64, ``(N, C)``, summed in log space: finite where
             ``probs`` has underflowed to 0. By default the logarithm of ``probs``.
+        mean_outputs: the mean over draws of the net's outputs, ``(N, k)``: for scores of logits
+            such as the energy, never for probabilities; ``None`` where it is not known.
     """
 
     probs: Tensor
     expected_entropy: Tensor | None
     votes: Tensor | None
     log_probs: Tensor = field(default_factory=lambda: torch.empty(0))
+    mean_outputs: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Fill in the log probabilities."""
@@ -338,9 +341,11 @@ class ClassificationAccumulator(Accumulator):
             )
             self.entropy = probs.new_zeros(self.num_points)
             self.votes = torch.zeros(shape, dtype=torch.long, device=probs.device)
+            self.sum_outputs = probs.new_zeros(self.num_points, batch.outputs.shape[-1])
         total = _log_sum(probs, log_probs)
         self.log_probs[batch.points] = torch.logaddexp(self.log_probs[batch.points], total)
         self.entropy[batch.points] += torch.special.entr(probs).sum((0, -1))
+        self.sum_outputs[batch.points] += batch.outputs.sum(0)
         index = log_probs.argmax(-1)
         self.votes[batch.points].scatter_add_(1, index.mT, torch.ones_like(index.mT))
 
@@ -354,6 +359,7 @@ class ClassificationAccumulator(Accumulator):
             expected_entropy=self.entropy / self.num_samples,
             votes=self.votes,
             log_probs=log_probs,
+            mean_outputs=self.sum_outputs / self.num_samples,
         )
 
 

@@ -8,23 +8,49 @@ each stage prints one plain line as it begins.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from probml_tp.experiment import Progress, Update
+from probml_tp.experiment import Progress, SharedStage, Update
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Task
     from rich.text import Text
 
-__all__ = ["Plan", "RunProgress", "Timeline", "show_progress"]
+__all__ = ["Plan", "RunProgress", "Timeline", "show_progress", "without_repeats"]
 
 Plan = Mapping[str, Mapping[str, float]]
 
 PRIOR_SECONDS = 5.0
 """How long the weights are believed before the pace of this machine counts as much."""
+
+
+def without_repeats(plan: Plan) -> dict[str, dict[str, float]]:
+    """Let work that several experiments share cost its time in the first of them only.
+
+    Args:
+        plan: experiment to stage to expected seconds, in the order of the run.
+
+    Returns:
+        The same, with the repeated ones among the :class:`SharedStage` stages at no cost.
+
+    Example:
+        >>> fit = SharedStage("fit", key="net")
+        >>> without_repeats({"one": {fit: 9.0}, "two": {fit: 9.0, "predict": 1.0}})
+        {'one': {'fit': 9.0}, 'two': {'fit': 0.0, 'predict': 1.0}}
+    """
+    met: set[tuple[str, Hashable]] = set()
+    thinned: dict[str, dict[str, float]] = {}
+    for experiment, stages in plan.items():
+        thinned[experiment] = {}
+        for stage, seconds in stages.items():
+            key = (str(stage), stage.key) if isinstance(stage, SharedStage) else None
+            thinned[experiment][stage] = 0.0 if key in met else seconds
+            if key is not None:
+                met.add(key)
+    return thinned
 
 
 class Timeline:

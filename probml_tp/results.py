@@ -26,11 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probml_tp.environment import describe_environment
+from probml_tp.experiment import Table
 
 if TYPE_CHECKING:
     from probml_tp.experiment import Experiment, Figure, Results
 
 __all__ = [
+    "MAIN_TABLE",
     "SavedFigure",
     "SavedResults",
     "read_results",
@@ -40,9 +42,10 @@ __all__ = [
     "write_results",
 ]
 
-FORMAT = 1
+FORMAT = 2
 DPI = 150
 MANIFEST = "manifest.json"
+MAIN_TABLE = "Metrics"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -82,6 +85,9 @@ class SavedResults:
         data_is_fallback: whether they stand in for the data meant.
         timings: stage to seconds.
         figures: the figures, in the experiment's order.
+        intervals: row to metric to the two ends of its interval.
+        row_heading: what the rows of the metrics are.
+        tables: more tables.
     """
 
     folder: Path
@@ -98,6 +104,15 @@ class SavedResults:
     data_is_fallback: bool
     timings: dict[str, float]
     figures: tuple[SavedFigure, ...]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    row_heading: str
+    tables: tuple[Table, ...]
+
+    @property
+    def all_tables(self) -> tuple[Table, ...]:
+        """The metrics as a table, and those that follow it."""
+        main = Table(MAIN_TABLE, self.row_heading, self.metrics, self.columns, self.intervals)
+        return (main, *self.tables)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Load the arrays that the figures were drawn from.
@@ -191,9 +206,21 @@ def _check(results: Results[Any], experiment: Experiment[Any]) -> None:
         )
     for name in (results.experiment, *results.posteriors, *results.inference_data):
         _check_file_name(name)
-    for row, metrics in results.metrics.items():
-        for metric, value in metrics.items():
-            _check_metric(row, metric, value, results.columns)
+    for table in _tables(results):
+        for row, metrics in table.metrics.items():
+            for metric, value in metrics.items():
+                _check_metric(row, metric, value, table.columns)
+        for row, ends in table.intervals.items():
+            for metric, pair in ends.items():
+                for value in (table.metrics.get(row, {}).get(metric, math.nan), *pair):
+                    _check_metric(row, metric, value, table.columns)
+
+
+def _tables(results: Results[Any]) -> list[Table]:
+    main = Table(
+        MAIN_TABLE, results.row_heading, results.metrics, results.columns, results.intervals
+    )
+    return [main, *results.tables]
 
 
 def _check_file_name(name: str) -> None:
@@ -232,6 +259,32 @@ def _plain_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict
     return {row: {name: float(v) for name, v in cells.items()} for row, cells in metrics.items()}
 
 
+def _plain_intervals(
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> dict[str, dict[str, list[float]]]:
+    return {
+        row: {name: [float(end) for end in ends] for name, ends in cells.items()}
+        for row, cells in intervals.items()
+    }
+
+
+def _plain_table(table: Table) -> dict[str, Any]:
+    return {
+        **vars(table),
+        "metrics": _plain_metrics(table.metrics),
+        "intervals": _plain_intervals(table.intervals),
+    }
+
+
+def _read_intervals(
+    stored: Mapping[str, Mapping[str, list[float]]],
+) -> dict[str, dict[str, tuple[float, float]]]:
+    return {
+        row: {name: (ends[0], ends[1]) for name, ends in cells.items()}
+        for row, cells in stored.items()
+    }
+
+
 def _manifest(
     results: Results[Any], experiment: Experiment[Any], figures: list[dict[str, str]]
 ) -> dict[str, Any]:
@@ -247,6 +300,9 @@ def _manifest(
         "data_is_fallback": results.data_is_fallback,
         "timings": results.timings,
         "figures": figures,
+        "intervals": _plain_intervals(results.intervals),
+        "row_heading": results.row_heading,
+        "tables": [_plain_table(table) for table in results.tables],
     }
 
 
@@ -316,6 +372,11 @@ def _read(folder: Path) -> SavedResults:
     manifest["figures"] = tuple(
         SavedFigure(**entry, path=folder / "figures" / f"{entry['name']}.png")
         for entry in manifest["figures"]
+    )
+    manifest["intervals"] = _read_intervals(manifest["intervals"])
+    manifest["tables"] = tuple(
+        Table(**{**entry, "intervals": _read_intervals(entry["intervals"])})
+        for entry in manifest["tables"]
     )
     parts: dict[str, Any] = {
         part: _load(folder / f"{part}.json") for part in ("config", "environment", "metrics")

@@ -348,8 +348,7 @@ def _build(model: BayesianModel, guide: Guide | AutoGuide | GuideFactory) -> Gui
 
 def _centre(posterior: Posterior, model: BayesianModel) -> dict[str, Tensor]:
     """The values of the sites at a posterior's centre, to start another fit from."""
-    loc = getattr(posterior.guide, "loc", None)
-    if not isinstance(loc, Tensor):
+    if not isinstance(getattr(posterior.guide, "loc", None), Tensor):
         raise ValueError(
             f"init must be a posterior with a centre, such as MAP's; the {posterior.name} "
             f"posterior has none. Fit Delta first, and pass that."
@@ -360,8 +359,7 @@ def _centre(posterior: Posterior, model: BayesianModel) -> dict[str, Tensor]:
             f"whose net, prior or likelihood differs from that of {model.name!r}. Fit Delta to "
             f"this model first."
         )
-    theirs = posterior.model
-    return theirs.constrain(theirs.layout.unravel(loc.detach()))
+    return posterior.guide.centre()
 
 
 def _make_optimizer(guide: Guide, options: _Options) -> Optimizer:

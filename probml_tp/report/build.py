@@ -31,7 +31,7 @@ class _Section:
     """One experiment, as the template shows it."""
 
     results: SavedResults
-    table: MetricTable
+    tables: tuple[MetricTable, ...]
     figures: tuple[_Figure, ...]
     environment: dict[str, Any]
     seconds: float
@@ -77,13 +77,14 @@ def _render(sections: list[_Section]) -> str:
     environment.filters["plain"] = _plain
     environment.filters["day"] = _day
     environment.filters["keep_arrow"] = _keep_arrow
+    environment.filters["part_interval"] = _part_interval
     return environment.get_template("report.html.jinja").render(sections=sections)
 
 
 def _section(results: SavedResults) -> _Section:
     return _Section(
         results=results,
-        table=metric_table(results.metrics, results.columns),
+        tables=tuple(metric_table(table) for table in results.all_tables if table.metrics),
         figures=tuple(_Figure(f.name, f.title, f.caption, _embed(f.path)) for f in results.figures),
         environment=_flatten(results.environment),
         seconds=sum(results.timings.values()),
@@ -131,3 +132,8 @@ def _day(date: str) -> str:
 def _keep_arrow(heading: str) -> str:
     """Keep the arrow of a heading on the line of its last word."""
     return heading.replace(" ↓", "\N{NO-BREAK SPACE}↓").replace(" ↑", "\N{NO-BREAK SPACE}↑")
+
+
+def _part_interval(cell: str) -> tuple[str, str, str]:
+    """A number, and the bracket and rest of its interval; empty where there is none."""
+    return cell.partition("[")

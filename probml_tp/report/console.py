@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Column, Table
 from rich.text import Text
 
-from probml_tp.report.tables import metric_table
+from probml_tp.report.tables import MetricTable, metric_table
+from probml_tp.results import MAIN_TABLE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,13 +32,19 @@ def print_results(results: SavedResults, *, console: Console) -> None:
     console.print(Text(f"{results.preset}. {source}", style=style))
     for finding in results.findings:
         console.print(Text(f"- {finding}"))
-    if results.metrics:
-        console.print(_table(results))
+    for content in map(metric_table, results.all_tables):
+        if content.rows:
+            console.print(_table(content))
 
 
-def _table(results: SavedResults) -> Table:
-    content = metric_table(results.metrics, results.columns)
-    table = Table(Column("Posterior", no_wrap=True), header_style="bold")
+def _table(content: MetricTable) -> Table:
+    title = None if content.title == MAIN_TABLE else content.title
+    table = Table(
+        Column(content.row_heading, no_wrap=True),
+        header_style="bold",
+        title=title,
+        title_justify="left",
+    )
     for heading in content.header:
         table.add_column(Text(heading), justify="right")
     for name, cells in content.rows:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from probml_tp.experiment import Table
 
 __all__ = ["MetricTable", "metric_table"]
 
@@ -17,49 +19,67 @@ class MetricTable:
     """A table ready to be shown.
 
     Attributes:
+        title: the line above it.
+        row_heading: what the rows are.
         header: the headings of the metric columns.
         rows: the name and the numbers of each row, as text.
         has_directions: whether some heading says which direction is better.
+        has_intervals: whether some number has an interval.
     """
 
+    title: str
+    row_heading: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     has_directions: bool
+    has_intervals: bool
 
 
-def metric_table(
-    metrics: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]
-) -> MetricTable:
-    """Lay out metrics as a table.
+def metric_table(table: Table) -> MetricTable:
+    """Lay out numbers as a table.
 
     The numbers of a column share their decimals, so that they line up: four significant digits
     of the largest. No value is marked as the best: without an interval, that would say more
-    than the numbers do.
+    than the numbers do. Where there is an interval, it stands behind the number.
 
     Args:
-        metrics: row to metric to value; missing values are shown as a dash.
-        columns: metric to heading; columns that no row has are left out.
+        table: the numbers; missing values are shown as a dash, columns that no row has are left
+            out.
 
     Returns:
         The table.
 
     Example:
-        >>> table = metric_table(
-        ...     {"MAP": {"nll": 0.1234567}, "Laplace": {"nll": 0.05}}, {"nll": "NLL (nats) ↓"}
-        ... )
-        >>> table.rows
-        (('MAP', ('0.1235',)), ('Laplace', ('0.0500',)))
+        >>> numbers = {"MAP": {"nll": 0.1234567}, "Laplace": {"nll": 0.05}}
+        >>> intervals = {"MAP": {"nll": (0.11, 0.14)}}
+        >>> made = Table("Metrics", "Posterior", numbers, {"nll": "NLL (nats) ↓"}, intervals)
+        >>> metric_table(made).rows
+        (('MAP', ('0.1235 [0.1100, 0.1400]',)), ('Laplace', ('0.0500',)))
     """
+    metrics, columns = table.metrics, table.columns
     used = [key for key in columns if any(key in row for row in metrics.values())]
-    cells = [_column([row.get(key) for row in metrics.values()]) for key in used]
+    cells = [_column(table, key) for key in used]
     header = tuple(columns[key] for key in used)
-    rows = tuple((name, tuple(column[i] for column in cells)) for i, name in enumerate(metrics))
-    return MetricTable(header, rows, has_directions=any(h.endswith(("↓", "↑")) for h in header))
+    return MetricTable(
+        title=table.title,
+        row_heading=table.row_heading,
+        header=header,
+        rows=tuple((name, tuple(column[i] for column in cells)) for i, name in enumerate(metrics)),
+        has_directions=any(h.endswith(("↓", "↑")) for h in header),
+        has_intervals=any(table.intervals.values()),
+    )
 
 
-def _column(values: Sequence[float | None]) -> list[str]:
-    decimals = _decimals([value for value in values if value is not None])
-    return [MISSING if value is None else _text(value, decimals) for value in values]
+def _column(table: Table, key: str) -> list[str]:
+    values = {name: row[key] for name, row in table.metrics.items() if key in row}
+    decimals = _decimals(list(values.values()))
+    cells = []
+    for name in table.metrics:
+        cell = _text(values[name], decimals) if name in values else MISSING
+        if ends := table.intervals.get(name, {}).get(key):
+            cell += f" [{_text(ends[0], decimals)}, {_text(ends[1], decimals)}]"
+        cells.append(cell)
+    return cells
 
 
 def _decimals(present: Sequence[float]) -> int:

@@ -8,13 +8,17 @@ import demo_experiment as demo
 import pytest
 from rich.console import Console
 
-from probml_tp.experiment import run_experiment
+from probml_tp.experiment import Table, run_experiment
 from probml_tp.report import metric_table, print_results
 from probml_tp.results import read_results, write_results
 
 
+def table_of(metrics, columns, intervals=None):
+    return metric_table(Table("Metrics", "Posterior", metrics, columns, intervals or {}))
+
+
 def texts(values, heading="x"):
-    table = metric_table({str(i): {"x": v} for i, v in enumerate(values)}, {"x": heading})
+    table = table_of({str(i): {"x": v} for i, v in enumerate(values)}, {"x": heading})
     return [cells[0] for _, cells in table.rows]
 
 
@@ -38,10 +42,20 @@ def test_numbers_of_a_column_share_their_decimals(values, expected):
 @pytest.mark.parametrize("heading", ["NLL ↓", "Accuracy ↑", "Time"])
 def test_directions_are_noted_and_gaps_shown(heading):
     metrics = {"a": {"x": 1.0}, "b": {"x": 2.0}, "c": {}}
-    table = metric_table(metrics, {"x": heading, "unused": "Never ↓"})
+    table = table_of(metrics, {"x": heading, "unused": "Never ↓"})
     assert table.header == (heading,)
     assert table.rows == (("a", ("1",)), ("b", ("2",)), ("c", ("–",)))
     assert table.has_directions is (heading != "Time")
+
+
+def test_intervals_stand_behind_their_numbers():
+    metrics = {"a": {"x": 0.5, "y": 1.5}, "b": {"x": -0.25}}
+    intervals = {"a": {"x": (0.45, 0.55)}, "b": {"x": (-0.3, 0.0)}}
+    table = table_of(metrics, {"x": "X", "y": "Y"}, intervals)
+    assert table.rows[0] == ("a", ("0.5000 [0.4500, 0.5500]", "1.500"))
+    assert table.rows[1] == ("b", ("−0.2500 [−0.3000, 0.0000]", "–"))
+    assert table.has_intervals
+    assert not table_of(metrics, {"x": "X"}).has_intervals
 
 
 def test_the_terminal_shows_what_was_found(tmp_path):
