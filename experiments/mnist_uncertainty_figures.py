@@ -10,13 +10,7 @@ import numpy as np
 from probml_tp.experiment import Figure, Results
 from probml_tp.experiments.common import Array, percent, span
 from probml_tp.experiments.digit_uncertainty import LEAST, MEASURES, MOST, PAIRS
-from probml_tp.experiments.mnist_uncertainty_findings import (
-    AS_LEAST,
-    SET_ASIDE,
-    View,
-    medians,
-    pair_of,
-)
+from probml_tp.experiments.digit_view import AS_LEAST, SET_ASIDE, View, medians, pair_of
 from probml_tp.plots.agreement import agreement_rows, agreement_triangles
 from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
 from probml_tp.plots.style import guide_style
