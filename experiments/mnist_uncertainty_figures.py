@@ -43,7 +43,7 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         yield _votes(guide, view)
     if with_draws:
         yield _agreement_of_measures(with_draws, view)
-    if medians(view.tables):
+    if len(view.guides) > 2:
         yield _agreement_of_guides(view)
     yield _entropies(view)
     yield _losses(view)

@@ -127,9 +127,9 @@ def _between_guides(view: View) -> list[str]:
     if not words:
         return []
     found = f"Between guides, the median rank correlation over their pairs is {words}."
-    entropy = view.tables["entropy"]
-    if np.isnan(entropy).all():
+    if len(view.guides) < 3:
         return [found]
+    entropy = view.tables["entropy"]
     i, j = np.unravel_index(np.nanargmin(entropy), entropy.shape)
     least = labels_of([view.guides[min(i, j)], view.guides[max(i, j)]])
     rho = number(float(entropy[i, j]), ".2f")

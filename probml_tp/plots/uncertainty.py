@@ -26,6 +26,9 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
+SHORT = 2
+"""Characters of a class name that fits below a bar, or twice above an image."""
+
 MATTERS = 0.01
 """A class gets a violin if its probability exceeds this at some draw."""
 
@@ -69,7 +72,8 @@ def ranked_panels(
     from matplotlib.lines import Line2D
 
     sizes = [max(len(ranked.images) for ranked in group.values()) for group in groups.values()]
-    heights = [0.55 + 0.98 * -(-size // columns) for size in sizes]
+    cell = 0.98 if max(map(len, classes)) <= SHORT else 1.15  # long names take two lines
+    heights = [0.55 + cell * -(-size // columns) for size in sizes]
     made = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout="constrained")
     measures = list(next(iter(groups.values())))
     parts = made.subfigures(
@@ -94,7 +98,8 @@ def _draw_ranked(
     for k, ax in enumerate(axes.flat[: len(ranked.images)]):
         plot_image(ranked.images[k], ax=ax)
         label, predicted = classes[ranked.labels[k]], classes[ranked.predicted[k]]
-        right, arrow = label == predicted, " → " if len(label + predicted) < 8 else " →\n"
+        right = label == predicted
+        arrow = " → " if len(label) <= SHORT and len(predicted) <= SHORT else " →\n"
         ax.set_title(
             label if right else f"{label}{arrow}{predicted}",
             fontsize=8,
@@ -212,11 +217,11 @@ def drawn_panels(rows: Sequence[DrawnImage], *, classes: Sequence[str]) -> Figur
         plot_votes(counts, label=row.label, ax=votes)
         votes.tick_params(labelsize=8)
         plot_violins(row.probs, label=row.label, ax=violins)
-        mean.set_ylabel("Mean probability (%)")
+        mean.set_ylabel("Probability (%)")
         votes.set_ylabel("Draws (%)")
         violins.set_ylabel("Probability (%)")
     for ax, title in zip(
-        axes[0, 1:], ("Mean prediction", "Classes predicted by the draws", "Spread over the draws"),
+        axes[0, 1:], ("Mean prediction", "Votes of the draws", "Spread over the draws"),
         strict=True,
     ):  # fmt: skip
         ax.set_title(title)
@@ -228,6 +233,6 @@ def drawn_panels(rows: Sequence[DrawnImage], *, classes: Sequence[str]) -> Figur
 
 
 def _name_classes(classes: Sequence[str], ax: Axes) -> None:
-    upright = max(map(len, classes)) <= 2
+    upright = max(map(len, classes)) <= SHORT
     ax.set_xticks(range(len(classes)), classes, rotation=0 if upright else 90)
     ax.set_xlabel("Class")

@@ -94,7 +94,7 @@ def test_each_image_has_a_row_of_four_panels():
     axes = np.reshape(made.axes, (2, 4))
     assert [ax.get_title() for ax in axes[:, 0]] == ["Least certain", "Most certain hit"]
     assert [ax.get_ylabel() for ax in axes[1, 1:]] == [
-        "Mean probability (%)",
+        "Probability (%)",
         "Draws (%)",
         "Probability (%)",
     ]
