@@ -170,7 +170,7 @@ def fit_all(
         The classifiers.
     """
     with progress.stage(_load_stage(config, seed)):
-        classifiers = _kept(_shared(config), seed)
+        classifiers = kept(_shared(config), seed)
     for guide in classifiers.recipes.order(map(_fitted_as, guides)):
         with progress.stage(_fit_stage(config, guide, seed)) as update:
             classifiers.posterior(guide, update=update)
@@ -319,7 +319,16 @@ class ImageClassifiers:
 
 
 @lru_cache(maxsize=10)  # a run of five seeds in two sizes
-def _kept(config: ImageConfig, seed: int) -> ImageClassifiers:
+def kept(config: ImageConfig, seed: int) -> ImageClassifiers:
+    """The classifiers of some options and a seed, kept as long as the process lives.
+
+    Args:
+        config: the options that fits depend on, the others at their defaults.
+        seed: of the run.
+
+    Returns:
+        The classifiers; the same ones for the same arguments.
+    """
     return ImageClassifiers(config, seed)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "draw_chunks",
     "is_dense",
     "seeded",
+    "split_net",
     "substream",
 ]
 
@@ -147,7 +148,7 @@ def draw_batches(
     positive_integer("batch_size", batch_size)
     if vectorize not in get_args(Vectorize):
         raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
-    prefix, suffix = _split(guide, guide.model.outputs if own_net else guide.outputs)
+    prefix, suffix = split_net(guide, guide.model.outputs if own_net else guide.outputs)
     use_vmap = is_dense(guide.model.net) if vectorize == "auto" else vectorize == "vmap"
     for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
         for start in range(0, len(x), batch_size):
@@ -178,8 +179,26 @@ def _run(suffix: Forward, params: Draws, shared: Tensor, use_vmap: bool) -> Tens
     )
 
 
-def _split(guide: Guide, forward: Forward) -> tuple[Forward, Forward]:
-    """Cut the net before its first layer that varies between draws: (run once, run per draw)."""
+def split_net(guide: Guide, forward: Forward) -> tuple[Forward, Forward]:
+    """Cut the net before its first layer that varies between draws.
+
+    Args:
+        guide: the posterior.
+        forward: what maps parameters and inputs to outputs; a function other than the net, such
+            as the linearised net, is not cut.
+
+    Returns:
+        Two functions of the whole net's parameters that make up ``forward``: the first is to be run
+        once, at any draw, the second once for each draw.
+
+    Example:
+        >>> from probml_tp import BayesianModel, Delta, Gaussian, NormalPrior
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> guide = Delta(BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1)))
+        >>> prefix, suffix = split_net(guide, guide.outputs)  # of a point: all is run once
+        >>> prefix(guide.centre(), torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
     net = guide.model.net
     sequential = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
     is_net = forward == guide.model.outputs or type(guide).outputs is Guide.outputs

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from probml_tp.progress import Timeline, show_progress
+from probml_tp.experiment import SharedStage
+from probml_tp.progress import Timeline, show_progress, without_repeats
 
 PLAN = {"one": {"fit": 30.0, "predict": 10.0}, "two": {"fit": 60.0}}
 
@@ -35,6 +36,16 @@ def test_fraction_and_time_left_follow_the_weights_and_the_pace():
     timeline.enter("two", "fit")
     timeline.advance(7.0)
     assert timeline.fraction == pytest.approx(0.9)
+
+
+def test_shared_work_costs_its_time_once_and_other_work_each_time():
+    fit, other = SharedStage("fit", key=("net", 0)), SharedStage("fit", key=("net", 1))
+    plan = {"one": {fit: 9.0, "score": 1.0}, "two": {fit: 9.0, "score": 1.0}, "three": {other: 9.0}}
+    thinned = without_repeats(plan)
+    assert thinned["one"] == plan["one"]
+    assert thinned["two"] == {"fit": 0.0, "score": 1.0}
+    assert thinned["three"] == {"fit": 9.0}
+    Timeline(thinned).enter("two", "fit")
 
 
 def test_an_unplanned_stage_is_refused():

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from probml_tp.experiment import run_experiment
+from probml_tp.experiment import Table, run_experiment
 from probml_tp.results import (
+    MAIN_TABLE,
     read_results,
     require_writable,
     saved_experiments,
@@ -69,6 +70,34 @@ def test_arrays_tensors_and_draws_survive_exactly(results, tmp_path):
     np.testing.assert_array_equal(tensors["w"], expected)
     record = az.from_netcdf(folder / "posteriors" / "nuts.nc")
     np.testing.assert_array_equal(record.posterior["w"].values[0], expected)
+
+
+def test_intervals_and_more_tables_survive(results, tmp_path):
+    results.intervals = {"map": {"mean": (np.float64(-0.5), 0.5)}}
+    results.row_heading = "Score"
+    rows = {"a": {"x": 1.0}}
+    results.tables = [Table("More", "Method", rows, {"x": "X"}, {"a": {"x": (0.5, 1.5)}})]
+    saved = read_results(write_results(results, demo.EXPERIMENT, tmp_path))
+    assert saved.intervals == {"map": {"mean": (-0.5, 0.5)}}
+    assert saved.row_heading == "Score"
+    assert list(saved.tables) == results.tables
+    assert [table.title for table in saved.all_tables] == [MAIN_TABLE, "More"]
+    assert saved.all_tables[0].metrics == saved.metrics
+
+
+@pytest.mark.parametrize(
+    ("intervals", "reason"),
+    [
+        ({"map": {"mean": (float("nan"), 1.0)}}, "must be finite; got mean = nan"),
+        ({"map": {"unknown": (0.0, 1.0)}}, "must have a column; got 'unknown'"),
+        ({"nobody": {"mean": (0.0, 1.0)}}, "must be finite; got mean = nan in row 'nobody'"),
+    ],
+)
+def test_intervals_of_nothing_are_refused(results, tmp_path, intervals, reason):
+    results.tables = [Table("More", "Method", results.metrics, results.columns, intervals)]
+    with pytest.raises(ValueError, match=reason):
+        write_results(results, demo.EXPERIMENT, tmp_path)
+    assert tree(tmp_path) == {}
 
 
 def test_numpy_scalars_become_plain_numbers(results, tmp_path):

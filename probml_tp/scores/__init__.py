@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from probml_tp.scores.mahalanobis import Covariance, Mahalanobis
+from probml_tp.scores.nearest import NearestNeighbours, TrustScore
 from probml_tp.scores.network_pass import NetworkPass, Score, network_pass
+from probml_tp.scores.odin import Odin, ZeroGradientSign, input_gradient, perturbed
+from probml_tp.scores.odin_choice import EPSILONS, OdinChoice, choose_odin
 from probml_tp.scores.outputs import (
     OUTPUT_SCORES,
     doctor,
     energy,
+    log_max_probability,
     max_logit,
     max_probability,
     negative_entropy,
@@ -14,13 +19,28 @@ from probml_tp.scores.outputs import (
     negative_mutual_information,
     negative_variation_ratio,
 )
+from probml_tp.scores.tempered import Tempered
+from probml_tp.scores.vim import ViM
 
 __all__ = [
+    "EPSILONS",
     "OUTPUT_SCORES",
+    "Covariance",
+    "Mahalanobis",
+    "NearestNeighbours",
     "NetworkPass",
+    "Odin",
+    "OdinChoice",
     "Score",
+    "Tempered",
+    "TrustScore",
+    "ViM",
+    "ZeroGradientSign",
+    "choose_odin",
     "doctor",
     "energy",
+    "input_gradient",
+    "log_max_probability",
     "max_logit",
     "max_probability",
     "negative_entropy",
@@ -28,4 +48,5 @@ __all__ = [
     "negative_mutual_information",
     "negative_variation_ratio",
     "network_pass",
+    "perturbed",
 ]

@@ -17,6 +17,7 @@ __all__ = [
     "OUTPUT_SCORES",
     "doctor",
     "energy",
+    "log_max_probability",
     "max_logit",
     "max_probability",
     "negative_entropy",
@@ -32,8 +33,8 @@ def max_probability(run: NetworkPass) -> Tensor:
     .. math:: \max_c \bar p_c
 
     of the mean :math:`\bar p` over draws, as its logarithm in float64, which has the same order:
-    in float32 all probabilities above :math:`1 - 6\cdot10^{-8}` would be one tie. The logarithm is
-    written as :math:`\log(1 - \sum_{c \ne \hat c} \bar p_c)`, so that it keeps its digits there.
+    in float32 all probabilities above :math:`1 - 6\cdot10^{-8}` would be one tie. See
+    :func:`log_max_probability`.
 
     Args:
         run: a pass.
@@ -41,8 +42,26 @@ def max_probability(run: NetworkPass) -> Tensor:
     Returns:
         The confidence in nats, at most 0.
     """
-    others = _others(run).exp().sum(-1)
-    return torch.log1p(-others.clamp_max(1 - 1 / run.predictive.log_probs.shape[1]))
+    return log_max_probability(run.predictive.log_probs)
+
+
+def log_max_probability(log_probs: Tensor) -> Tensor:
+    r"""The logarithm of the largest probability, with all its digits where that is close to 1.
+
+    .. math:: \log p_{\hat c} = \log\Big(1 - \sum_{c \ne \hat c} p_c\Big)
+
+    Args:
+        log_probs: :math:`\log p_c`, ``(N, C)``, in float64.
+
+    Returns:
+        At most 0, ``(N,)``.
+
+    Example:
+        >>> log_max_probability(torch.tensor([[0.0, -40.0]], dtype=torch.float64))
+        tensor([-4.2484e-18], dtype=torch.float64)
+    """
+    others = _others(log_probs).exp().sum(-1)
+    return torch.log1p(-others.clamp_max(1 - 1 / log_probs.shape[1]))
 
 
 def negative_entropy(run: NetworkPass) -> Tensor:
@@ -54,7 +73,7 @@ def negative_entropy(run: NetworkPass) -> Tensor:
     Returns:
         The confidence in nats, at most 0, float64.
     """
-    others = _others(run).exp()
+    others = _others(run.predictive.log_probs).exp()
     top = 1 - others.sum(-1)
     return torch.xlogy(others, others).sum(-1) + top * max_probability(run)
 
@@ -151,9 +170,8 @@ def doctor(run: NetworkPass) -> Tensor:
     return -disagree / g
 
 
-def _others(run: NetworkPass) -> Tensor:
-    r""":math:`\log\bar p_c` of all classes but the most probable one, whose place holds -inf."""
-    log_probs = run.predictive.log_probs
+def _others(log_probs: Tensor) -> Tensor:
+    r""":math:`\log p_c` of all classes but the most probable one, whose place holds -inf."""
     return log_probs.scatter(1, log_probs.argmax(-1, keepdim=True), -torch.inf)
 
 
