@@ -191,22 +191,37 @@ def rank_correlation(a: Array, b: Array) -> float:
     return float(stats.spearmanr(a, b).statistic)
 
 
-def shared_least(orders: Iterable[Array], share: float) -> float:
-    """The share of the least certain points that are the least certain by every order.
+def shared_least(measures: Iterable[Array], share: float) -> float:
+    """The share of the least certain points that all measures name, equal values in random order.
+
+    Of the ``m`` points whose value is equal to the one at the cut, each is among the least certain
+    with the same probability, independently of the other measures; the share is the expected one.
 
     Args:
-        orders: from :func:`by_certainty`.
+        measures: values ``(N,)`` of each measure, larger is less certain.
         share: which share of all points counts as the least certain.
 
     Returns:
         From 0 to 1.
 
     Example:
-        >>> shared_least([np.array([0, 1, 2, 3]), np.array([3, 0, 1, 2])], 0.5)
+        >>> shared_least([np.array([0, 1, 2, 3]), np.array([0, 3, 1, 2])], 0.5)
+        0.5
+        >>> shared_least([np.array([0, 1, 2, 3]), np.array([5, 5, 5, 5])], 0.5)
         0.5
     """
-    sets = [set(order[-max(round(share * len(order)), 1) :].tolist()) for order in orders]
-    return len(set.intersection(*sets)) / len(sets[0])
+    values = [np.asarray(measure) for measure in measures]
+    k = max(round(share * len(values[0])), 1)
+    named = [_among_least(one, k) for one in values]
+    return float(np.prod(named, axis=0).sum() / k)
+
+
+def _among_least(values: Array, k: int) -> Array:
+    """The probability of each point to be among the ``k`` with the largest values."""
+    cut = np.partition(values, -k)[-k]
+    above, tied = values > cut, values == cut
+    found: Array = above + tied * (k - above.sum()) / tied.sum()
+    return found
 
 
 def between_guides(values: Mapping[str, Array], guides: Iterable[str]) -> Array:

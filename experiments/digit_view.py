@@ -15,7 +15,6 @@ from probml_tp.experiments.digit_uncertainty import (
     MEASURES,
     PAIRS,
     between_guides,
-    by_certainty,
     lead_guide,
     rank_correlation,
     shared_least,
@@ -132,13 +131,8 @@ class View:
         return rank_correlation(self.of(guide, pair[0]), self.of(guide, pair[1]))
 
     def shared(self, guide: str, names: list[str]) -> float:
-        """Of a guide's least certain images by some measures, the share that they have in common.
-
-        Equal values are ordered by predictive entropy.
-        """
-        entropy = self.of(guide, "entropy")
-        orders = [by_certainty(self.of(guide, name), entropy) for name in names]
-        return shared_least(orders, SET_ASIDE)
+        """The share that some measures name in common of a guide's least certain images."""
+        return shared_least([self.of(guide, name) for name in names], SET_ASIDE)
 
     @cached_property
     def tables(self) -> dict[str, Array]:

@@ -61,7 +61,8 @@ def _draws(lead: str, view: View) -> Figure:
         for one in view.chosen
     ]
     caption = (
-        f"Single test images at each of {len(rows[0].probs)} draws of {guide_style(lead).label}: "
+        f"Single test images, numbered as in this run, at each of {len(rows[0].probs)} draws of "
+        f"{guide_style(lead).label}: "
         f"mean class probabilities, the class that each draw predicts, and how the probability of "
         f"a class spreads over the draws (violin, median as a line; none for a class of at most "
         f"1 % at every draw). Least certain: by variation ratio; hits and mistakes: by predictive "
@@ -168,8 +169,8 @@ def _agreement_of_measures(guides: list[str], view: View) -> Figure:
         f"How far two measures of one guide order the test images alike (Spearman), and which "
         f"share of its {AS_LEAST} both name: by chance {percent(SET_ASIDE, 0)}. Images on "
         f"which all draws agree tie at a variation ratio of 0, which lowers its rank correlations; "
-        f"ensembles of a few members have few levels of it. In the lower table its ties are in the "
-        f"order of the predictive entropy. Colours run from 0 (white) to 1 (dark)."
+        f"ensembles of a few members have few levels of it. For the share in common, ties are in "
+        f"random order, and the share is the expected one. Colours run from 0 (white) to 1 (dark)."
     )
     title = (
         f"In the median guide, two measures share of their {AS_LEAST} {', '.join(medians_of[:-1])} "

@@ -173,7 +173,7 @@ def plot_violins(probs: Array, *, label: int, ax: Axes) -> Axes:
     )
     for body, c in zip(parts["bodies"], matter, strict=True):
         body.set(facecolor=colors[c], edgecolor=colors[c], alpha=0.65, lw=0.8)
-    parts["cmedians"].set(color="black", lw=1.2)
+    parts["cmedians"].set(color="black", lw=1.2, clip_on=False)
     return _class_axis(probs.shape[1], ax)
 
 

@@ -112,10 +112,24 @@ def test_a_constant_has_no_rank_correlation():
 def test_the_share_in_common_is_that_of_sets():
     up = np.arange(100)
     assert shared_least([up, up], 0.05) == 1
-    assert shared_least([up, up[::-1]], 0.05) == 0
-    shifted = np.roll(up, 2)  # ends in 95, 96, 97
+    assert shared_least([up, -up], 0.05) == 0
+    shifted = (up + 2) % 100  # the largest are 93 to 97
     assert shared_least([up, shifted], 0.05) == pytest.approx(3 / 5)
-    assert shared_least([up, shifted, up[::-1]], 0.05) == 0
+    assert shared_least([up, shifted, -up], 0.05) == 0
+
+
+def test_ties_at_the_cut_are_in_random_order():
+    rng = np.random.default_rng(0)
+    entropy, ratio = rng.random(60), rng.integers(0, 3, 60) * (rng.random(60) < 0.1)
+    k, shuffles = 12, 4000
+    top = set(np.argsort(entropy)[-k:].tolist())
+    shares = []
+    for _ in range(shuffles):
+        order = np.lexsort((rng.random(60), ratio))
+        shares.append(len(top & set(order[-k:].tolist())) / k)
+    error = np.std(shares) / shuffles**0.5
+    assert abs(shared_least([entropy, ratio], k / 60) - np.mean(shares)) < 5 * error
+    assert shared_least([entropy, np.zeros(60)], k / 60) == pytest.approx(k / 60)
 
 
 def test_guides_without_the_measure_have_no_correlation():
