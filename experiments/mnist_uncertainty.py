@@ -95,7 +95,9 @@ def _check_digit(config: Config, test_size: int) -> None:
 
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
-    plan = fit_stages(config, config.guides)
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, config.guides, seed)
     for guide in config.guides:
         seconds = pass_seconds(config, guide, config.test_size)
         plan[f"predict {guide}"] = seconds * config.seeds

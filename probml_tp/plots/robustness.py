@@ -6,21 +6,33 @@ as confidence scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.lines import Line2D
 
-from probml_tp.plots.style import DATA_COLOR, TRAINING_RANGE_COLOR, GuideStyle, guide_style
+from probml_tp.plots.style import (
+    DATA_COLOR,
+    TRAINING_RANGE_COLOR,
+    GuideStyle,
+    figure,
+    guide_style,
+    house_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from probml_tp.calibration import Reliability
     from probml_tp.comparison import CriticalDifference
     from probml_tp.selective import RiskCoverage
 
 __all__ = [
+    "Panel",
+    "interval_panels",
     "plot_critical_difference",
     "plot_intervals",
     "plot_reliability",
@@ -29,6 +41,18 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 Style = Callable[[str], GuideStyle]
+
+PUBLISHED: Any = {
+    "color": DATA_COLOR,
+    "marker": "D",
+    "markersize": 6.5,
+    "markerfacecolor": "none",
+    "linestyle": "none",
+}
+"""How values from elsewhere are drawn."""
+
+LINE_HEIGHT = 0.2
+"""Height of one line of intervals, in inches."""
 
 SHOWN_COVERAGE = 0.02
 """Below it a risk is that of a handful of points, and does not set the scale."""
@@ -94,15 +118,17 @@ def plot_intervals(
     *,
     ax: Axes,
     reference: float | None = None,
+    published: Mapping[str, float] | None = None,
     style: Style = guide_style,
 ) -> Axes:
     """Draw an estimate and its interval for each method, the first on top.
 
     Args:
-        rows: method to estimate, lower and upper end, in the units of the x axis; the three are
-            equal where there is no interval.
+        rows: method to estimate, lower and upper end, in the units of the x axis; the ends are NaN
+            where there is no interval, all three where a line is to stay empty.
         ax: where to draw; its x label is left to the caller.
         reference: a value to mark, such as 0 for differences.
+        published: method to a value from elsewhere, drawn as a hollow diamond.
         style: a method's colour, marker and label.
 
     Returns:
@@ -115,10 +141,78 @@ def plot_intervals(
         s = style(name)
         ax.plot([low, high], [place, place], color=s.color, lw=1.8, solid_capstyle="butt")
         ax.plot([value], [place], color=s.color, marker=s.marker, markersize=6, label=s.label)
+        if published and name in published:
+            ax.plot([published[name]], [place], **PUBLISHED)
     ax.set_yticks(places, [style(name).label for name in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(visible=False, axis="y")
     return ax
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric of all methods.
+
+    Args:
+        heading: the metric, its unit, and an arrow for the better direction.
+        rows: method to estimate and the ends of its interval, as :func:`plot_intervals` takes
+            them; methods without the metric are left out.
+        reference: a value to mark.
+        published: method to a value from elsewhere.
+    """
+
+    heading: str
+    rows: Mapping[str, Sequence[float] | Array]
+    reference: float | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+
+
+@house_style()
+def interval_panels(
+    columns: Sequence[Panel],
+    *,
+    families: Mapping[str, GuideStyle],
+    published: str = "",
+    x: str = "",
+) -> Figure:
+    """Draw several metrics side by side, the methods' names on the left, families in the legend.
+
+    Args:
+        columns: the metrics.
+        families: method to the style and the label of its family, in the order of the lines.
+        published: the legend's words for published values, if there are some.
+        x: label of all x axes, where the headings are not enough.
+
+    Returns:
+        The figure.
+    """
+    made, axes = figure(1, len(columns), height=LINE_HEIGHT * len(families) + 1.1, sharey=True)
+    nothing = (np.nan, np.nan, np.nan)
+    for column, ax in zip(columns, axes[0], strict=True):
+        plot_intervals(
+            {name: _three(column.rows.get(name, nothing)) for name in families},
+            ax=ax,
+            reference=column.reference,
+            published=column.published,
+            style=lambda name: replace(families[name], label=name),
+        )
+        ax.tick_params(axis="y", length=0)
+        ax.set_title(column.heading, fontsize=9)
+        ax.set_xlabel(x)
+    kinds = {style.label: style for style in families.values()}
+    handles = [
+        Line2D([], [], color=style.color, marker=style.marker, markersize=6, label=label)
+        for label, style in kinds.items()
+    ]
+    if any(column.published for column in columns):
+        handles.append(Line2D([], [], label=published, **PUBLISHED))
+    made.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return made
+
+
+def _three(ends: Sequence[float] | Array) -> tuple[float, float, float]:
+    value, low, high = (float(end) for end in ends)
+    return value, low, high
 
 
 def plot_critical_difference(
