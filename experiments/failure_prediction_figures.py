@@ -252,17 +252,33 @@ def _posteriors(results: Results[Any]) -> Figure:
 def _training(results: Results[Any]) -> Figure:
     arrays = results.arrays
     made, axes = figure(1, 2, height=2.6)
-    for ax, part in zip(axes[0], ("head", "cloning"), strict=True):
-        values = 100 * arrays.get(f"confidnet.{part}.aupr", np.array([]))
-        ax.plot(
-            np.arange(1, len(values) + 1), values, marker=".", color=row_style("ConfidNet").color
-        )
-        ax.set_title({"head": "Head on fixed features", "cloning": "Encoder tuned too"}[part])
+    chosen, epochs = int(arrays["confidnet.chosen"]), np.arange(len(arrays["confidnet.step"]))
+    quantities = {"validation_loss": ("loss", 1), "validation_aupr_error": ("AUPR-Error (%)", 100)}
+    for ax, (name, (label, scale)) in zip(axes[0], quantities.items(), strict=True):
+        values = scale * arrays[f"confidnet.{name}"]
+        for step, words in (("head", "head on fixed features"), ("cloning", "encoder tuned too")):
+            part = arrays["confidnet.step"] == step
+            style = {"head": "#0072B2", "cloning": "#D55E00"}[step]
+            ax.plot(1 + epochs[part], values[part], ".-", color=style, label=words)
+        ax.plot(1 + chosen, values[chosen], "o", ms=9, mfc="none", color="black", label="chosen")
         ax.set_xlabel("Epoch")
-    axes[0, 0].set_ylabel("Validation AUPR-Error (%)")
-    title = "ConfidNet's epoch is chosen by AUPR-Error on validation images"
-    caption = f"{int(arrays['confidnet.validation_errors'])} mistakes on the validation images."
+        ax.set_ylabel(f"Validation {label}")
+    axes[0, 0].set_yscale("log")
+    shared_legend(made, axes[0])
+    mistakes = int(arrays["confidnet.validation_mistakes"])
+    step = (
+        "after tuning its encoder" if arrays["confidnet.step"][chosen] == "cloning" else "as head"
+    )
+    title = f"ConfidNet is taken {step}, in epoch {1 + chosen}, by validation {_criterion(results)}"
+    caption = (
+        f"Validation images that neither fit has seen; {mistakes} of them are mistakes, so that "
+        f"their AUPR-Error is noisy. {_of_seed(results)}"
+    )
     return Figure("confidnet-training", title, caption, made)
+
+
+def _criterion(results: Results[Any]) -> str:
+    return "loss" if results.config.select_by == "loss" else "AUPR-Error"
 
 
 def _images(results: Results[Any]) -> Figure:
