@@ -73,7 +73,12 @@ class Config(ImageConfig):
         (0.9, 0.95, 0.99), "Coverages promised by the prediction sets.", minimum=0.5, maximum=0.999
     )
     risks: tuple[float, ...] = option(
-        (0.005, 0.01, 0.02, 0.05), "Risks promised by selection.", minimum=1e-4, maximum=0.5
+        (0.01, 0.02, 0.05),
+        "Risks promised by selection.",
+        quick=(0.05, 0.1),
+        full=(0.002, 0.005, 0.01),
+        minimum=1e-4,
+        maximum=0.5,
     )
     delta: float = option(
         0.05, "Probability with which the promised risk may fail.", minimum=1e-6, maximum=0.5

@@ -59,22 +59,21 @@ def _selection(results: Results[Any]) -> list[str]:
     table, found = results.tables[0].metrics, []
     for risk in results.config.risks:
         kept = {guide: row[f"coverage {risk:g}"] for guide, row in table.items()}
-        broken = [g for g, row in table.items() if row.get(f"risk {risk:g}", 0.0) > risk]
         none = [guide for guide, share in kept.items() if share == 0]
-        words = (
-            f"Promised a risk of {percent(risk)}, a posterior decides a share of the test images "
-        )
-        words += f"that runs {span(kept, percent)}"
-        words += (
-            f"; the risk on them is above the promise for {labels_of(broken)}" if broken else ""
-        )
-        if none:
-            words += (
-                f"; for {labels_of(none)} the validation images are too few, or the mistakes too "
-                f"many, to promise it"
+        broken = [g for g, row in table.items() if row.get(f"risk {risk:g}", 0.0) > risk]
+        promise = f"a risk of {percent(risk)}"
+        if len(none) == len(kept):
+            found.append(
+                f"No posterior can promise {promise}: the validation images are too few, or the "
+                f"mistakes on them too many."
             )
+            continue
+        words = f"To promise {promise}, a posterior decides a share of the test images that runs "
+        words += span(kept, percent)
+        if broken:
+            words += f"; on the test images {labels_of(broken)} exceeds it"
         found.append(words + ".")
-    return found[:2]
+    return found
 
 
 def _sets(results: Results[Any]) -> list[str]:

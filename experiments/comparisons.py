@@ -40,11 +40,12 @@ RANKING: Mapping[str, RankingMetric] = {
     "aupr_in": "aupr",
     "aupr_out": "aupr_negative",
     "aurc": "aurc",
+    "e_aurc": "e_aurc",
     "augrc": "augrc",
 }
 """Metric to what the bootstrap calls it; the positive points are the right or the own ones."""
 
-DEFINED_WITHOUT_MISTAKES = {"aurc", "augrc", "aupr"}
+DEFINED_WITHOUT_MISTAKES = {"aurc", "e_aurc", "augrc", "aupr"}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,12 @@ from probml_tp.experiment import (
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Array, Rows, derived_seed
 from probml_tp.experiments.comparisons import Comparison, compare
-from probml_tp.experiments.failure_prediction_figures import PUBLISHED, figures, findings
+from probml_tp.experiments.failure_prediction_figures import (
+    PUBLISHED,
+    figures,
+    findings,
+    is_published_size,
+)
 from probml_tp.experiments.image_classifiers import (
     DROPOUT_OFF,
     TITLES,
@@ -67,9 +72,9 @@ COLUMNS = {
     "aupr_success": "AUPR-Success (%) ↑",
     "auroc": "AUROC (%) ↑",
     "aurc": "AURC (‰) ↓",
-    "augrc": "AUGRC (‰) ↓",
+    "e_aurc": "E-AURC (‰) ↓",
 }
-SCALES = {name: 1000.0 if name in ("aurc", "augrc", "e_aurc") else 100.0 for name in COLUMNS}
+SCALES = {name: 1000.0 if "aurc" in name else 100.0 for name in COLUMNS}
 """What shares are multiplied by, for per cent and per mille."""
 
 SHOWN_MISTAKES = 16
@@ -134,6 +139,7 @@ class _Run:
     confidnet: ConfidNet
     confidences: dict[str, Tensor]
     correct: Tensor
+    guides: tuple[str, ...]
     own: dict[str, Tensor]
     own_correct: dict[str, Tensor]
 
@@ -234,6 +240,7 @@ def _score(
         confidnet=confidnet,
         confidences=scored,
         correct=base.predictive.predicted_class == test.labels,
+        guides=config.guides,
         own=own,
         own_correct=own_correct,
     )
@@ -256,13 +263,13 @@ def _guide_table(comparison: Comparison) -> Table:
 
 
 def _published(config: Config) -> list[Table]:
-    if config.dataset != "mnist":
+    if not is_published_size(config):
         return []
     rows: Rows = {}
     for metric, values in PUBLISHED.items():
         for label, value in values.items():
             rows.setdefault(label, {})[metric] = value
-    title = "Published: Corbière et al. 2019, a small ConvNet trained on the same 60,000 images"
+    title = "Published: Corbière et al. 2019, a small ConvNet on the same images"
     return [Table(title, "Score", rows, COLUMNS)]
 
 
@@ -270,7 +277,9 @@ def _arrays(runs: list[_Run], of_scores: Comparison, of_guides: Comparison) -> d
     first = runs[0]
     arrays = {**of_scores.arrays("scores"), **of_guides.arrays("guides")}
     arrays["scores.families"] = np.array([row.family for row in first.rows] + ["oracle"])
-    arrays["guides.families"] = np.array([label.split(":")[0] for label in first.own])
+    arrays["guides.families"] = np.array(
+        [row.family for row in draw_rows(first.guides) if row.label in first.own]
+    )
     arrays["correct"] = first.correct.numpy()
     arrays |= {f"confidence.{label}": c.numpy() for label, c in first.confidences.items()}
     epochs = first.confidnet.history

@@ -132,16 +132,14 @@ def _grid_counts(results: Results[Any]) -> dict[str, int]:
 
 
 def _verdict(grid: Mapping[str, int]) -> str:
-    """Which way round it is, by the cells beyond their intervals."""
+    """Which way round it is: a word for most cells, beyond their intervals, or none."""
     words = []
     for rival in GRID_REFERENCES:
-        above, below = grid[f"above {rival}"], grid[f"below {rival}"]
-        if above > 2 * below:
-            words.append(f"ODIN mostly beats {rival}")
-        elif below > 2 * above:
-            words.append(f"ODIN mostly loses to {rival}")
+        above, below = (grid[f"{side} {rival}"] for side in ("above", "below"))
+        if 2 * max(above, below) <= grid["cells"]:
+            words.append(f"in most cells whether ODIN beats {rival} cannot be told from chance")
         else:
-            words.append(f"whether ODIN beats {rival} depends on the foreign set, T and ε")
+            words.append(f"ODIN mostly {'beats' if above > below else 'loses to'} {rival}")
     return f"So here {' and '.join(words)}."
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from probml_tp.selective import area_of_generalised_risk, area_of_selective_risk
+from probml_tp.selective import area_of_generalised_risk, area_of_selective_risk, optimal_aurc
 from probml_tp.validation import (
     finite_vector,
     flag_vector,
@@ -27,7 +27,7 @@ from probml_tp.validation import (
 __all__ = ["Bootstrap", "Difference", "Estimate", "RankingMetric", "bootstrap", "paired_difference"]
 
 Array = np.ndarray[Any, Any]
-RankingMetric = Literal["auroc", "aupr", "aupr_negative", "fpr95", "aurc", "augrc"]
+RankingMetric = Literal["auroc", "aupr", "aupr_negative", "fpr95", "aurc", "e_aurc", "augrc"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def bootstrap(
 
     The metrics are those of :mod:`probml_tp.detection` and :mod:`probml_tp.selective`, ties
     included: ``"auroc"``; ``"aupr"``, average precision of the positives; ``"aupr_negative"``,
-    that of the negatives by the negative confidence (AUPR-Error, AUPR-Out); ``"fpr95"``; ``"aurc"``
-    and ``"augrc"``, for which positives are right predictions.
+    that of the negatives by the negative confidence (AUPR-Error, AUPR-Out); ``"fpr95"``;
+    ``"aurc"``, ``"e_aurc"`` and ``"augrc"``, for which positives are right predictions.
 
     Resamples without any positive, or any negative, point are drawn again if the test points have
     both; with the same seed, all metrics and methods see the same resamples.
@@ -221,12 +221,18 @@ def _fpr95(hits: Array, misses: Array) -> float:
     return float(misses[np.argmax(hits / hits[-1] >= 0.95)] / misses[-1])
 
 
+def _excess_aurc(hits: Array, misses: Array) -> float:
+    area = area_of_selective_risk(hits + misses, misses)
+    return area - optimal_aurc(float(misses[-1] / (hits[-1] + misses[-1])))
+
+
 METRICS: Mapping[RankingMetric, Callable[[Array, Array], float]] = {
     "auroc": _auroc,
     "aupr": _average_precision,
     "aupr_negative": _average_precision_of_negatives,
     "fpr95": _fpr95,
     "aurc": lambda hits, misses: area_of_selective_risk(hits + misses, misses),
+    "e_aurc": _excess_aurc,
     "augrc": lambda hits, misses: area_of_generalised_risk(hits + misses, misses),
 }
 """Each from the numbers of positives and negatives down to each group of ties, ``(G,)``."""

@@ -33,6 +33,7 @@ __all__ = [
     "augrc",
     "aurc",
     "excess_aurc",
+    "optimal_aurc",
     "risk_coverage",
     "selective_threshold",
 ]
@@ -129,9 +130,24 @@ def excess_aurc(confidence: object, correct: object) -> float:
         0.0283
     """
     confidences, errors = _checked(confidence, correct)
-    right = 1.0 - float(errors.mean())
-    optimum = 1.0 - right + (right * math.log(right) if right > 0 else 0.0)
-    return aurc(confidences, ~errors) - optimum
+    return aurc(confidences, ~errors) - optimal_aurc(float(errors.mean()))
+
+
+def optimal_aurc(risk: float) -> float:
+    r"""The AURC of a perfect order, in the limit of many points: :math:`r + (1-r)\ln(1-r)`.
+
+    Args:
+        risk: the share ``r`` of errors.
+
+    Returns:
+        The area.
+
+    Example:
+        >>> optimal_aurc(0.0), optimal_aurc(1.0)
+        (0.0, 1.0)
+    """
+    right = 1.0 - risk
+    return risk + (right * math.log(right) if right > 0 else 0.0)
 
 
 def augrc(confidence: object, correct: object) -> float:

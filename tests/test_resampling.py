@@ -11,9 +11,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from probml_tp.detection import auroc, average_precision, fpr_at_tpr
 from probml_tp.resampling import RankingMetric, bootstrap, paired_difference
-from probml_tp.selective import augrc, aurc
+from probml_tp.selective import augrc, aurc, excess_aurc
 
-METRICS = ("auroc", "aupr", "aupr_negative", "fpr95", "aurc", "augrc")
+METRICS = ("auroc", "aupr", "aupr_negative", "fpr95", "aurc", "e_aurc", "augrc")
 
 SINGLE = {
     "auroc": auroc,
@@ -22,6 +22,7 @@ SINGLE = {
     "fpr95": fpr_at_tpr,
     "aurc": aurc,
     "augrc": augrc,
+    "e_aurc": excess_aurc,
 }
 
 

@@ -40,27 +40,31 @@ BINS = 21
 
 
 def plot_grid(
-    differences: Array, *, temperatures: Sequence[float], epsilons: Sequence[float], ax: Axes
+    differences: Array,
+    *,
+    temperatures: Sequence[float],
+    epsilons: Sequence[float],
+    most: float,
+    ax: Axes,
 ) -> AxesImage:
-    """Draw a map of differences over temperatures and steps; those that may be 0 are in grey.
+    """Draw a map of differences over temperatures and steps; those beyond chance are in bold.
 
     Args:
         differences: estimate and ends of the interval, ``(temperatures, epsilons, 3)``, in
             percentage points.
         temperatures: of the rows.
         epsilons: of the columns.
+        most: the difference at the ends of the colour scale.
         ax: where to draw.
 
     Returns:
         The image, for a colour bar; blue where the difference is positive.
     """
     estimate, low, high = np.moveaxis(differences, -1, 0)
-    most = max(float(np.nanmax(np.abs(differences[..., 0]))), 1e-9)
     image = ax.imshow(estimate, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
     for row, column in np.ndindex(estimate.shape):
         value = estimate[row, column]
         certain = low[row, column] > 0 or high[row, column] < 0
-        dark = certain and abs(value) > 0.6 * most
         ax.text(
             column,
             row,
@@ -69,7 +73,7 @@ def plot_grid(
             va="center",
             fontsize=8,
             fontweight="bold" if certain else "normal",
-            color="white" if dark else "black" if certain else "#6b7077",
+            color="white" if abs(value) > 0.6 * most else "black",
         )
     ax.set_xticks(range(len(epsilons)), [f"{e:g}" for e in epsilons])
     ax.set_yticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
@@ -96,9 +100,11 @@ def grid_panels(
     """
     sets = list(next(iter(maps.values())))
     made, axes = figure(len(sets), len(maps), height=1.35 * len(sets) + 0.6)
+    values = [np.abs(one[..., 0]) for of_sets in maps.values() for one in of_sets.values()]
+    scale = {"most": max(float(np.quantile(np.concatenate(values), 0.95)), 1e-9)}
     for column, (rival, of_sets) in zip(axes.T, maps.items(), strict=True):
         for ax, name in zip(column, sets, strict=True):
-            plot_grid(of_sets[name], temperatures=temperatures, epsilons=epsilons, ax=ax)
+            plot_grid(of_sets[name], temperatures=temperatures, epsilons=epsilons, ax=ax, **scale)
             ax.set_title(f"{name}: ODIN − {rival}", fontsize=9)
     for ax in axes[:-1].flat:
         ax.set_xticklabels([])

@@ -79,7 +79,7 @@ def _column(table: Table, key: str) -> list[str]:
     for name in table.metrics:
         cell = _text(values[name], decimals) if name in values else MISSING
         if ends := table.intervals.get(name, {}).get(key):
-            cell += f" [{_text(ends[0], decimals)}, {_text(ends[1], decimals)}]"
+            cell += f" [{', '.join(_rounded(end, decimals) for end in ends)}]"
         cells.append(cell)
     return cells
 
@@ -100,7 +100,11 @@ def _decimals_of_widths(intervals: Sequence[tuple[float, float]]) -> int:
 
 
 def _text(value: float, decimals: int) -> str:
-    rounded = f"{value:,.{decimals}f}"
-    if value != 0 and float(rounded.replace(",", "")) == 0:
-        rounded = f"{value:.1e}"
-    return rounded.replace("-", "\N{MINUS SIGN}")
+    rounded = _rounded(value, decimals)
+    if value != 0 and float(rounded.replace(",", "").replace("\N{MINUS SIGN}", "-")) == 0:
+        return f"{value:.1e}".replace("-", "\N{MINUS SIGN}")
+    return rounded
+
+
+def _rounded(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
