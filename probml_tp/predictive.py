@@ -131,12 +131,13 @@ class ClassificationPredictive(Predictive):
         r""":math:`H(\bar p) - \tfrac1S\sum_s H(p_s) \ge 0`, epistemic uncertainty, ``(N,)``.
 
         Raises:
-            ValueError: the link gives mean probabilities only.
+            ValueError: only the mean probabilities are known.
         """
         if self.expected_entropy is None:
             raise ValueError(
                 "mutual information needs the spread of the class probabilities; the probit link "
-                "gives their mean only. Call predict(..., link='sampled')."
+                "and temperature scaling give their mean only. Call predict(..., link='sampled'), "
+                "or use the predictions before scaling."
             )
         return (self.predictive_entropy - self.expected_entropy).clamp_min(0.0)
 
