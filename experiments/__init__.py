@@ -34,5 +34,9 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.mnist_uncertainty:EXPERIMENT",
             "LeNet on MNIST: accuracy, and which digits it is least sure of.",
         ),
+        "distribution-shift": Entry(
+            "probml_tp.experiments.distribution_shift:EXPERIMENT",
+            "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
+        ),
     }
 )
