@@ -38,5 +38,17 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.distribution_shift:EXPERIMENT",
             "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
         ),
+        "failure-prediction": Entry(
+            "probml_tp.experiments.failure_prediction:EXPERIMENT",
+            "Which scores tell a classifier's mistakes from its hits: MCP, MC dropout, ConfidNet.",
+        ),
+        "ood-detection": Entry(
+            "probml_tp.experiments.ood_detection:EXPERIMENT",
+            "Which scores tell foreign images from digits: MCP, ODIN, MC dropout, features.",
+        ),
+        "calibration": Entry(
+            "probml_tp.experiments.calibration:EXPERIMENT",
+            "Whether probabilities can be acted on: calibration, selection, prediction sets.",
+        ),
     }
 )

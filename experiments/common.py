@@ -160,8 +160,12 @@ def span(
     Example:
         >>> span({"map": 0.99, "laplace": 0.8, "nuts": 0.9}, "{:.2f}".format, reference="nuts")
         'from 0.80 (Laplace) to 0.99 (MAP); NUTS: 0.90'
+        >>> span({"map": 0.99}, "{:.2f}".format)
+        'at 0.99 (MAP)'
     """
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    if len(values) == 1:
+        return f"at {write(values[low])} ({labels_of([low])})"
     text = f"from {write(values[low])} ({labels_of([low])}) to "
     text += f"{write(values[high])} ({labels_of([high])})"
     if reference is not None and reference in set(values) - {low, high}:

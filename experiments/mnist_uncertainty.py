@@ -4,32 +4,34 @@ MAP and the variational guides (dropout with rates 0.5 before the first and 0.25
 fully connected layer; concrete dropout learns them from there) are fitted to the same log joint
 with the same optimiser, Adam with a cosine schedule. The members of the deep ensemble are fits like
 MAP's, from random starts. The Laplace guides take the curvature at MAP, under its prior, and SWAG
-goes on from there by stochastic gradient descent at a constant rate. A test digit is
-ordered by how many draws of the posterior vote against the majority (variation ratio), ties by the
-predictive entropy.
+goes on from there by stochastic gradient descent at a constant rate. The test digits are ordered
+by each of three measures of uncertainty, ties by the predictive entropy: the share of the draws
+that vote against the majority (variation ratio), the predictive entropy and the mutual information.
+A few digits are looked at draw by draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from torch import Tensor
 
 from probml_tp.datasets import ImageDataset
 from probml_tp.diagnostics import to_inference_data
-from probml_tp.experiment import Experiment, Figure, Progress, Results, option
+from probml_tp.experiment import Experiment, Progress, Results, Table, option
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.common import (
-    CLASSIFICATION_COLUMNS,
-    FIT_COLUMN,
-    Array,
-    by_guide,
-    over_seeds,
-    percent,
-    span,
+from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array, Rows, over_seeds
+from probml_tp.experiments.digit_uncertainty import (
+    MEASURES,
+    PAIRS,
+    choose,
+    extremes,
+    lead_guide,
+    measures_of,
+    rank_correlation,
 )
 from probml_tp.experiments.image_classifiers import (
     ALL_GUIDES,
@@ -41,30 +43,21 @@ from probml_tp.experiments.image_classifiers import (
     pass_seconds,
     seeds,
 )
+from probml_tp.experiments.mnist_uncertainty_figures import figures
+from probml_tp.experiments.mnist_uncertainty_findings import findings
 from probml_tp.guides.gaussian import StructuredNormal
+from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.metrics import classification_scores
-from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
-from probml_tp.plots.style import guide_style
-from probml_tp.plots.training import loss_panels
 from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive
 
 if TYPE_CHECKING:
     import arviz as az
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+__all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
 NAME = "mnist-uncertainty"
 GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
-SHOWN = ("laplace-kronecker", "mean-field", "mc-dropout")
-"""Whose most and least certain images are shown: one guide of each family."""
-
-MOST, LEAST = 8, 16
-"""How many of the most and the least certain images are shown."""
-
-SET_ASIDE = 0.05
-"""The share of images set aside as the most uncertain."""
-
 RECORD_SITES = ("fc2.bias", "fc2.weight")
 RECORD_SIZE, RECORD_SAMPLES = 200, 50
 
@@ -76,14 +69,40 @@ class Config(ImageConfig):
     guides: tuple[str, ...] = option(
         GUIDES, "Which posteriors to compare.", full=ALL_GUIDES, choices=ALL_GUIDES
     )
+    digit: int | None = option(
+        None,
+        "Index of the test image to look at draw by draw; none for the least certain.",
+        minimum=0,
+    )
+
+    def __post_init__(self) -> None:
+        """Check the index as well.
+
+        Raises:
+            ValueError: an option breaks a rule, or there are not so many test images.
+        """
+        super().__post_init__()
+        _check_digit(self, self.test_size)
+
+
+def _check_digit(config: Config, test_size: int) -> None:
+    if config.digit is not None and config.digit >= test_size:
+        raise ValueError(
+            f"Option digit must be an index into the {test_size:,} test images; got "
+            f"{config.digit}. Give a smaller one, or raise test_size."
+        )
 
 
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
-    plan = fit_stages(config, config.guides)
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, config.guides, seed)
     for guide in config.guides:
         seconds = pass_seconds(config, guide, config.test_size)
         plan[f"predict {guide}"] = seconds * config.seeds
+    if lead_guide(config.guides):
+        plan["draws of single images"] = 0.2 + 1.5e-3 * config.num_samples
     return {**plan, "records for ArviZ": 0.5 * len(config.guides)}
 
 
@@ -93,52 +112,60 @@ class _Judged:
 
     posterior: Posterior
     predictive: ClassificationPredictive
+    measures: dict[str, Array]
     correct: Array
     fit_seconds: float
     predict_seconds: float
 
     @property
     def has_draws(self) -> bool:
-        return self.predictive.num_samples > 1
+        return "variation_ratio" in self.measures
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
     runs = [fit_all(config, config.guides, seed, progress) for seed in seeds(config)]
-    metrics_of_seeds: list[dict[str, dict[str, float]]] = [{} for _ in runs]
+    judged_of_seeds: list[dict[str, _Judged]] = [{} for _ in runs]
     for guide in config.guides:
         with progress.stage(f"predict {guide}"):
-            for row, classifiers in zip(metrics_of_seeds, runs, strict=True):
-                row[guide] = _metrics(_judge(classifiers, guide), classifiers.test)
-    first, test = runs[0], runs[0].test
-    judged = {guide: _judge(first, guide) for guide in config.guides}
+            for judged, classifiers in zip(judged_of_seeds, runs, strict=True):
+                judged[guide] = _judge(classifiers, guide)
+    first, judged = runs[0], judged_of_seeds[0]
+    arrays = _arrays(judged, first.test)
+    if lead := lead_guide(config.guides):
+        with progress.stage("draws of single images"):
+            arrays |= _single_images(judged[lead], first, config)
     with progress.stage("records for ArviZ"):
-        records = {
-            guide: _record(one.posterior, (first.normalized(test), test.labels))
-            for guide, one in judged.items()
-        }
-    metrics, intervals = over_seeds(metrics_of_seeds)
-    return Results(
+        data = first.normalized(first.test), first.test.labels
+        records = {guide: _record(one.posterior, data) for guide, one in judged.items()}
+    metrics, intervals = over_seeds(
+        [_metrics(by_guide, first.test) for by_guide in judged_of_seeds]
+    )
+    results = Results(
         experiment=NAME,
         title=f"LeNet on {TITLES[config.dataset]}",
         config=config,
         metrics=metrics,
         columns=_columns(),
-        findings=_findings(config, judged, metrics),
+        findings=[],
         data_source=first.data_source,
         data_is_fallback=first.is_fallback,
         intervals=intervals,
-        arrays=_arrays(judged, test),
+        tables=_agreement(judged_of_seeds),
+        arrays=arrays,
         posteriors={guide: one.posterior for guide, one in judged.items()},
         inference_data=dict(records),
     )
+    results.findings = findings(results)
+    return results
 
 
 def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
     run = classifiers.network_pass(guide, classifiers.test)
     correct = (run.predictive.predicted_class == classifiers.test.labels).numpy()
     times = classifiers.seconds(guide), run.seconds
-    return _Judged(classifiers.posterior(guide), run.predictive, correct, *times)
+    measures = measures_of(run.predictive)
+    return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
 
 
 def _record(posterior: Posterior, data: tuple[Tensor, Tensor]) -> az.InferenceData:
@@ -147,10 +174,14 @@ def _record(posterior: Posterior, data: tuple[Tensor, Tensor]) -> az.InferenceDa
     return to_inference_data(posterior, x, y, sites=RECORD_SITES, num_samples=RECORD_SAMPLES)
 
 
-def _metrics(one: _Judged, test: ImageDataset) -> dict[str, float]:
+def _metrics(judged: Mapping[str, _Judged], test: ImageDataset) -> Rows:
+    return {guide: _row(one, test) for guide, one in judged.items()}
+
+
+def _row(one: _Judged, test: ImageDataset) -> dict[str, float]:
     row = classification_scores(one.predictive, test.labels)
     if one.has_draws:
-        information = one.predictive.mutual_information.numpy()
+        information = one.measures["mutual_information"]
         groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
         row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
     if isinstance(one.posterior.guide, StructuredNormal):
@@ -169,171 +200,78 @@ def _columns() -> dict[str, str]:
     }
 
 
-def _findings(
-    config: Config, judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]
-) -> list[str]:
-    found = [_accuracy(judged, metrics), *_information(metrics), *_set_aside(judged)]
-    if "swag" in metrics:
-        found.append(
-            f"SWAG trains on for {config.swag_epochs} epochs from where the {config.epochs} of MAP "
-            f"end: what it gains over MAP is longer training as well as averaging."
-        )
-    return [*found, *_evidence(metrics)]
-
-
-def _accuracy(judged: Mapping[str, _Judged], metrics: Mapping[str, Mapping[str, float]]) -> str:
-    accuracy, nll = ({g: row[name] for g, row in metrics.items()} for name in ("accuracy", "nll"))
-    size, best = len(next(iter(judged.values())).correct), max(accuracy.values())
-    error = (best * (1 - best) / size) ** 0.5
-    return (
-        f"Accuracy on {size:,} test images runs "
-        f"{span(accuracy, lambda share: percent(share, 2), reference='map')}, with a standard "
-        f"error of {percent(error, 2)} from the choice of test images; the NLL runs "
-        f"{span(nll, '{:.4f}'.format, reference='map')}, in nats."
-    )
-
-
-def _information(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """How much more mutual information mistakes have than hits."""
-    times = {
-        guide: row["mi_mistakes"] / row["mi_hits"]
-        for guide, row in metrics.items()
-        if "mi_mistakes" in row and row.get("mi_hits", 0.0) > 0
+def _agreement(judged_of_seeds: Sequence[Mapping[str, _Judged]]) -> list[Table]:
+    """Rank correlations between the measures of a guide, and with those of other guides."""
+    rows = [{g: _ranks(g, judged) for g in judged} for judged in judged_of_seeds]
+    metrics, intervals = over_seeds(rows)
+    columns = {
+        metric: " and ".join(MEASURES[m].label for m in pair).capitalize()
+        for metric, pair in PAIRS.items()
     }
-    if not times:
-        return []
-    spread = span(times, "{:.1f}".format)
-    return [
-        f"The mean mutual information on mistakes, as a multiple of that on hits, runs {spread}."
-    ]
+    columns |= {
+        f"others_{name}": f"{measure.label}, with other guides (mean)"
+        for name, measure in MEASURES.items()
+    }
+    title = "Spearman's rank correlation of measures of uncertainty over the test images"
+    return [Table(title, "Posterior", metrics, columns, intervals)]
 
 
-def _set_aside(judged: Mapping[str, _Judged]) -> list[str]:
-    """Which share of the mistakes the most uncertain images hold."""
-    caught: dict[str, float] = {}
-    for guide, one in judged.items():
-        entropy = one.predictive.predictive_entropy.numpy()
-        aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
-        if not one.correct.all():
-            caught[guide] = float((~one.correct)[aside].sum() / (~one.correct).sum())
-    if not caught:
-        return ["No guide makes a mistake on the test images."]
-    spread = span(caught, lambda share: percent(share, 0), reference="map")
-    words = f"The {percent(SET_ASIDE, 0)} of images with the highest predictive entropy hold a"
-    return [f"{words} share of a guide's mistakes that runs {spread}."]
-
-
-def _evidence(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What the evidence of the last layer is not."""
-    if "log_evidence" not in metrics.get("laplace-last-layer", {}):
-        return []
-    given = "The log evidence of the last layer alone is that given the layers before it, as fitted"
-    return [f"{given}: it does not compare with those of all weights."]
+def _ranks(guide: str, judged: Mapping[str, _Judged]) -> dict[str, float]:
+    """A guide's row of that table."""
+    own = judged[guide].measures
+    row = {
+        metric: rank_correlation(own[a], own[b])
+        for metric, (a, b) in PAIRS.items()
+        if judged[guide].has_draws
+    }
+    for name, values in own.items():
+        others = [
+            rank_correlation(values, one.measures[name])
+            for other, one in judged.items()
+            if other != guide and name in one.measures
+        ]
+        row[f"others_{name}"] = float(np.mean(others)) if others else np.nan
+    return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
 def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:
-    arrays: dict[str, Array] = {"classes": np.array(test.classes)}
+    """Measures and votes of every test image, and the pixels of those that are shown."""
+    arrays = {"classes": np.array(test.classes), "labels": test.labels.numpy()}
+    shown = [np.empty(0, dtype=np.int64)]
     for guide, one in judged.items():
-        predictive = one.predictive
+        own = {"correct": one.correct, "predicted": one.predictive.predicted_class.numpy()}
         if one.posterior.info.losses:
-            arrays[f"{guide}.losses"] = np.array(one.posterior.info.losses)
-        arrays[f"{guide}.correct"] = one.correct
-        arrays[f"{guide}.entropy"] = predictive.predictive_entropy.numpy()
+            own["losses"] = np.array(one.posterior.info.losses)
         if one.has_draws:
-            arrays[f"{guide}.mutual_information"] = predictive.mutual_information.numpy()
-            arrays[f"{guide}.variation_ratio"] = predictive.variation_ratio.numpy()
-            arrays |= {f"{guide}.{n}": v for n, v in _shown(predictive, test).items()}
+            index = extremes(one.measures)
+            shown += index.values()
+            own |= index | {"votes": one.predictive.require_votes().numpy().astype(np.uint16)}
+        arrays |= {f"{guide}.{name}": values for name, values in (own | one.measures).items()}
+    arrays["shown.index"] = np.unique(np.concatenate(shown))
+    arrays["shown.images"] = test.images.numpy()[arrays["shown.index"]]
     return arrays
 
 
-def _shown(predictive: ClassificationPredictive, test: ImageDataset) -> dict[str, Array]:
-    """The most and the least certain images, by variation ratio, then by entropy."""
-    entropy, ratio = predictive.predictive_entropy.numpy(), predictive.variation_ratio.numpy()
-    order = np.lexsort((entropy, ratio))
-    parts = {"certain": order[:MOST], "uncertain": order[::-1][:LEAST]}
-    shown: dict[str, Array] = {}
-    for part, index in parts.items():
-        shown[f"{part}.index"] = index
-        shown[f"{part}.images"] = test.images.numpy()[index]
-        shown[f"{part}.labels"] = test.labels.numpy()[index]
-        shown[f"{part}.votes"] = predictive.require_votes().numpy()[index]
-    return shown
+def _single_images(one: _Judged, classifiers: ImageClassifiers, config: Config) -> dict[str, Array]:
+    """A few test images at every draw.
 
-
-# --------------------------------------------------------------------------------------- figures
-
-
-def figures(results: Results[Config]) -> Iterator[Figure]:
-    """Draw the images, the entropies and the losses."""
-    voted = list(by_guide(results.arrays, results.config.guides, "certain.images"))
-    for guide in [guide for guide in voted if guide in SHOWN] or voted[:1]:
-        yield _digits(guide, results)
-    yield _entropies(results)
-    yield _losses(results)
-
-
-def _digits(guide: str, results: Results[Config]) -> Figure:
-    arrays, label = results.arrays, guide_style(guide).label
-    groups = {
-        part: VotedImages(
-            heading,
-            images=arrays[f"{guide}.{part}.images"],
-            labels=arrays[f"{guide}.{part}.labels"],
-            votes=arrays[f"{guide}.{part}.votes"],
-        )
-        for part, heading in (("certain", "Most certain"), ("uncertain", "Least certain"))
+    The draws are those of the predictions, except for the linearised Laplace guides, which predict
+    by the moments of the outputs: theirs are other draws from the same distribution.
+    """
+    test = classifiers.test
+    _check_digit(config, len(test))  # images that stand in for those asked for may be fewer
+    chosen = choose(one.measures, one.correct, digit=config.digit)
+    index = np.array(list(chosen))
+    predictive = one.posterior.predict(
+        classifiers.normalized(test)[index], num_samples=config.num_samples, keep_outputs=True
+    )
+    likelihood = cast("ClassificationLikelihood", one.posterior.model.likelihood)
+    return {
+        "chosen.index": index,
+        "chosen.rules": np.array(list(chosen.values())),
+        "chosen.images": test.images.numpy()[index],
+        "chosen.probs": likelihood.log_probs(predictive.require_outputs()).exp().numpy(),
     }
-    made = vote_panels(list(groups.values()), classes=arrays["classes"].tolist())
-    doubtful = groups["uncertain"]
-    outvoted = int((doubtful.votes.argmax(1) != doubtful.labels).sum())
-    agreed = int((groups["certain"].votes.max(1) == groups["certain"].votes.sum(1)).sum())
-    title = (
-        f"{label}: the majority is wrong on {outvoted} of the {LEAST} least certain images, and "
-        f"all draws agree on {agreed} of the {MOST} most certain"
-    )
-    caption = (
-        "Test images with the share of draws that vote for each class: blue the true class, orange "
-        "a majority for another one. Ordered by variation ratio, then by predictive entropy."
-    )
-    return Figure(f"certain-and-uncertain-{guide}", title, caption, made)
-
-
-def _entropies(results: Results[Config]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    entropy, correct = (by_guide(arrays, guides, name) for name in ("entropy", "correct"))
-    made = entropy_panels(entropy, correct)
-    apart = {
-        guide: float(np.median(entropy[guide][~right]) / np.median(entropy[guide][right]))
-        for guide, right in correct.items()
-        if 0 < right.mean() < 1 and np.median(entropy[guide][right]) > 0
-    }
-    title = "No guide makes a mistake"
-    if apart:
-        spread = span(apart, "{:,.0f}".format)
-        title = f"Median predictive entropy on mistakes over that on hits runs {spread}"
-    caption = (
-        "Distribution of the predictive entropy over the test images that a guide gets right and "
-        "wrong, on a logarithmic axis; entropies below 0.0001 nats stand at the left edge."
-    )
-    return Figure("entropy-of-hits-and-mistakes", title, caption, made)
-
-
-def _losses(results: Results[Config]) -> Figure:
-    losses = by_guide(results.arrays, results.config.guides, "losses")
-    last = {
-        guide: (values[-2] - values[-1]) / (values[0] - values[-1])
-        for guide, values in losses.items()
-        if len(values) > 2 and values[0] != values[-1] and "swag" not in guide
-    }
-    spread = f"runs {span(last, percent)}" if last else "cannot be told from so few epochs"
-    caption = (
-        "The objective of each guide by epoch, the negative ELBO (for MAP the negative log joint) "
-        "per training image. The constants of the prior differ between guides: compare shapes, "
-        "not levels. SWAG wanders at a constant learning rate from where MAP ended; Laplace needs "
-        "no training."
-    )
-    title = f"The share of the whole fall in loss that the last epoch brought {spread}"
-    return Figure("training-loss", title, caption, loss_panels(losses))
 
 
 EXPERIMENT = Experiment(

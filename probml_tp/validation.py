@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ __all__ = [
     "as_tensor",
     "data_pair",
     "finite",
+    "finite_vector",
+    "flag_vector",
     "non_negative_integer",
     "paired",
     "positive",
@@ -165,3 +168,43 @@ def paired(x: Tensor, y: Tensor) -> None:
             f"x and y must have the same number of data points; got {len(x)} and {len(y)} "
             f"(shapes {tuple(x.shape)} and {tuple(y.shape)})."
         )
+
+
+def finite_vector(name: str, value: object) -> np.ndarray[Any, Any]:
+    """Return ``value`` as a float64 array of one finite number per point, on the CPU.
+
+    Raises:
+        ValueError: it is not one-dimensional, is empty, or some entry is not finite.
+
+    Example:
+        >>> finite_vector("confidence", torch.tensor([0.5, 1.0]))
+        array([0.5, 1. ])
+    """
+    tensor = finite(name, as_tensor(name, value))
+    if tensor.ndim != 1:
+        raise ValueError(
+            f"{name} must hold one number for each point; got shape {tuple(tensor.shape)}. "
+            f"Pass a one-dimensional array."
+        )
+    array: np.ndarray[Any, Any] = tensor.double().cpu().numpy()
+    return array
+
+
+def flag_vector(name: str, value: object, length: int) -> np.ndarray[Any, Any]:
+    """Return ``value`` as an array of one true or false per point; 1 and 0 count as such.
+
+    Raises:
+        ValueError: it is not of that length, or holds anything else.
+
+    Example:
+        >>> flag_vector("correct", [1, 0], 2)
+        array([ True, False])
+    """
+    array = finite_vector(name, value)
+    if len(array) != length or not np.isin(array, (0.0, 1.0)).all():
+        raise ValueError(
+            f"{name} must hold true or false for each of the {length} points; got {len(array)} "
+            f"values from {array.min():g} to {array.max():g}. Pass a boolean array such as "
+            f"predicted == y."
+        )
+    return array.astype(bool)

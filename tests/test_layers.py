@@ -28,6 +28,12 @@ NUMERICS = {
     "predictive",
     "layout",
     "metrics",
+    "detection",
+    "selective",
+    "calibration",
+    "conformal",
+    "resampling",
+    "comparison",
     "links",
     "moments",
 }

@@ -20,9 +20,11 @@ from probml_tp.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.patches import Patch
 
 __all__ = [
     "VotedImages",
+    "class_handles",
     "entropy_panels",
     "plot_entropy",
     "plot_image",
@@ -99,6 +101,22 @@ def plot_votes(votes: Array, *, label: int, ax: Axes) -> Axes:
     return ax
 
 
+def class_handles(*, wrong: str, other: str) -> list[Patch]:
+    """Legend entries of the colours of classes.
+
+    Args:
+        wrong: what a class in orange is.
+        other: what classes in grey are.
+
+    Returns:
+        The entries, that of the true class first.
+    """
+    from matplotlib.patches import Patch
+
+    keys = {"true class": RIGHT, wrong: WRONG, other: OTHER}
+    return [Patch(color=color, label=label) for label, color in keys.items()]
+
+
 @house_style()
 def vote_panels(
     groups: Sequence[VotedImages], *, classes: Sequence[str], columns: int = 8
@@ -114,15 +132,13 @@ def vote_panels(
         The figure.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     heights = [HEADING_HEIGHT + CELL_HEIGHT * -(-len(group.images) // columns) for group in groups]
     made = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     parts = made.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)
     for group, part in zip(groups, parts[:, 0], strict=True):
         _draw_group(group, part, classes, columns)
-    keys = {"true class": RIGHT, "wrong majority": WRONG, "other votes": OTHER}
-    handles = [Patch(color=color, label=label) for label, color in keys.items()]
+    handles = class_handles(wrong="wrong majority", other="other votes")
     made.legend(handles=handles, loc="upper right", ncols=len(handles))
     return made
 

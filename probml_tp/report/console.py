@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
 from rich.text import Text
 
 from probml_tp.report.tables import MetricTable, metric_table
-from probml_tp.results import MAIN_TABLE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,19 +32,20 @@ def print_results(results: SavedResults, *, console: Console) -> None:
     console.print(Text(f"{results.preset}. {source}", style=style))
     for finding in results.findings:
         console.print(Text(f"- {finding}"))
-    for content in map(metric_table, results.all_tables):
-        if content.rows:
-            console.print(_table(content))
+    main, *others = map(metric_table, results.all_tables)
+    if main.rows:
+        console.print(_table(main))
+    if others:
+        console.print(Text(f"{len(others)} more in the report: {_titles(others)}.", style="dim"))
+
+
+def _titles(tables: Sequence[MetricTable]) -> str:
+    """The titles of tables, in a row."""
+    return "; ".join(table.title for table in tables)
 
 
 def _table(content: MetricTable) -> Table:
-    title = None if content.title == MAIN_TABLE else content.title
-    table = Table(
-        Column(content.row_heading, no_wrap=True),
-        header_style="bold",
-        title=title,
-        title_justify="left",
-    )
+    table = Table(Column(content.row_heading, no_wrap=True), header_style="bold")
     for heading in content.header:
         table.add_column(Text(heading), justify="right")
     for name, cells in content.rows:

@@ -11,6 +11,7 @@ from probml_tp.experiment import Table
 __all__ = ["MetricTable", "metric_table"]
 
 SIGNIFICANT_DIGITS = 4
+MOST_DECIMALS = 5
 MISSING = "–"
 
 
@@ -72,12 +73,13 @@ def metric_table(table: Table) -> MetricTable:
 
 def _column(table: Table, key: str) -> list[str]:
     values = {name: row[key] for name, row in table.metrics.items() if key in row}
-    decimals = _decimals(list(values.values()))
+    intervals = [ends[key] for ends in table.intervals.values() if key in ends]
+    decimals = min(_decimals(list(values.values())), _decimals_of_widths(intervals))
     cells = []
     for name in table.metrics:
         cell = _text(values[name], decimals) if name in values else MISSING
         if ends := table.intervals.get(name, {}).get(key):
-            cell += f" [{_text(ends[0], decimals)}, {_text(ends[1], decimals)}]"
+            cell += f" [{', '.join(_rounded(end, decimals) for end in ends)}]"
         cells.append(cell)
     return cells
 
@@ -86,11 +88,23 @@ def _decimals(present: Sequence[float]) -> int:
     if all(float(value).is_integer() for value in present):
         return 0
     largest = max(abs(value) for value in present)
-    return min(max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(largest)), 0), 5)
+    return min(max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(largest)), 0), MOST_DECIMALS)
+
+
+def _decimals_of_widths(intervals: Sequence[tuple[float, float]]) -> int:
+    """So many that half the width of the typical interval has two significant digits."""
+    halves = sorted((high - low) / 2 for low, high in intervals if high > low)
+    if not halves:
+        return MOST_DECIMALS
+    return max(1 - math.floor(math.log10(halves[len(halves) // 2])), 0)
 
 
 def _text(value: float, decimals: int) -> str:
-    rounded = f"{value:,.{decimals}f}"
-    if value != 0 and float(rounded.replace(",", "")) == 0:
-        rounded = f"{value:.1e}"
-    return rounded.replace("-", "\N{MINUS SIGN}")
+    rounded = _rounded(value, decimals)
+    if value != 0 and float(rounded.replace(",", "").replace("\N{MINUS SIGN}", "-")) == 0:
+        return f"{value:.1e}".replace("-", "\N{MINUS SIGN}")
+    return rounded
+
+
+def _rounded(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")

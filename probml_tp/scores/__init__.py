@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from probml_tp.scores.confidnet import (
+    ConfidNet,
+    ConfidNetCriterion,
+    ConfidNetEpoch,
+    true_class_probability,
+)
+from probml_tp.scores.confidnet_training import fit_confidnet
 from probml_tp.scores.mahalanobis import Covariance, Mahalanobis
 from probml_tp.scores.nearest import NearestNeighbours, TrustScore
 from probml_tp.scores.network_pass import NetworkPass, Score, network_pass
@@ -25,6 +32,9 @@ from probml_tp.scores.vim import ViM
 __all__ = [
     "EPSILONS",
     "OUTPUT_SCORES",
+    "ConfidNet",
+    "ConfidNetCriterion",
+    "ConfidNetEpoch",
     "Covariance",
     "Mahalanobis",
     "NearestNeighbours",
@@ -39,6 +49,7 @@ __all__ = [
     "choose_odin",
     "doctor",
     "energy",
+    "fit_confidnet",
     "input_gradient",
     "log_max_probability",
     "max_logit",
@@ -49,4 +60,5 @@ __all__ = [
     "negative_variation_ratio",
     "network_pass",
     "perturbed",
+    "true_class_probability",
 ]

@@ -24,7 +24,7 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive, accumulator_for
 from probml_tp.validation import positive_integer
 
-__all__ = ["NetworkPass", "Score", "last_layer", "network_pass"]
+__all__ = ["NetworkPass", "Score", "inputs_of", "last_layer", "network_pass"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +208,7 @@ def _with_features(
     batches = draw_batches(
         guide, inputs, num_samples=count, seed=seed, batch_size=batch_size, vectorize="loop"
     )
-    with _inputs_of(layer) as seen:
+    with inputs_of(layer) as seen:
         for batch in batches:
             accumulator.update(batch)
             features.update(batch, torch.stack(seen))
@@ -242,13 +242,13 @@ class _Features:
 
 @torch.no_grad()
 def _features_at_centre(posterior: Posterior, layer: nn.Module, x: Tensor) -> Tensor:
-    with _inputs_of(layer) as seen:
+    with inputs_of(layer) as seen:
         posterior.model.outputs(posterior.guide.centre(), x)
     return seen[0]
 
 
 @contextmanager
-def _inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
     """A list to which a layer adds its inputs, flattened to ``(batch, d)``, whenever it is called.
 
     Yields:

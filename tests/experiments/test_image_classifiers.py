@@ -52,13 +52,13 @@ def test_two_experiments_share_a_fit_and_other_options_do_not():
 
 
 def test_stages_of_shared_work_have_one_key_and_other_work_another():
-    plan = fit_stages(TINY, ["map", "laplace-last-layer"])
+    plan = fit_stages(TINY, ["map", "laplace-last-layer"], 11)
     other = OtherConfig(**TINY.to_dict() | {"resamples": 5})
-    again = fit_stages(other, ["map"])
+    again = fit_stages(other, ["map"], 11)
     keys = {str(stage): stage.key for stage in plan if isinstance(stage, SharedStage)}
     assert list(keys) == ["load images", "fit map", "fit laplace-last-layer"]
     assert {str(stage): stage.key for stage in again}.items() <= keys.items()
-    longer = fit_stages(replace(TINY, epochs=2), ["map"])
+    longer = fit_stages(replace(TINY, epochs=2), ["map"], 11)
     assert not {stage.key for stage in longer} & set(keys.values())
 
 
@@ -72,9 +72,12 @@ def test_a_stage_is_entered_for_each_that_is_planned():
             return super().stage(name)
 
     config, watching = replace(TINY, seeds=2), Watching()
+    planned: list[str] = []
     for seed in seeds(config):
         fit_all(config, ["laplace-last-layer", DROPOUT_OFF], seed, watching)
-    assert watching.seen == list(fit_stages(config, ["laplace-last-layer", DROPOUT_OFF]))
+        planned += fit_stages(config, ["laplace-last-layer", DROPOUT_OFF], seed)
+    assert watching.seen == planned
+    assert "fit mc-dropout, seed 12" in planned
 
 
 def test_validation_images_are_held_out_of_training():

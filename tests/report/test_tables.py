@@ -52,10 +52,21 @@ def test_intervals_stand_behind_their_numbers():
     metrics = {"a": {"x": 0.5, "y": 1.5}, "b": {"x": -0.25}}
     intervals = {"a": {"x": (0.45, 0.55)}, "b": {"x": (-0.3, 0.0)}}
     table = table_of(metrics, {"x": "X", "y": "Y"}, intervals)
-    assert table.rows[0] == ("a", ("0.5000 [0.4500, 0.5500]", "1.500"))
-    assert table.rows[1] == ("b", ("−0.2500 [−0.3000, 0.0000]", "–"))
+    assert table.rows[0] == ("a", ("0.50 [0.45, 0.55]", "1.500"))
+    assert table.rows[1] == ("b", ("−0.25 [−0.30, 0.00]", "–"))
     assert table.has_intervals
     assert not table_of(metrics, {"x": "X"}).has_intervals
+
+
+def test_digits_follow_the_width_of_the_typical_interval():
+    metrics = {name: {"x": 98.7654} for name in "abc"}
+    intervals = {"a": {"x": (98.7, 98.8)}, "b": {"x": (97.0, 100.0)}, "c": {"x": (98.0, 99.5)}}
+    table = table_of(metrics, {"x": "X"}, intervals)
+    assert [cells for _, cells in table.rows] == [
+        ("98.77 [98.70, 98.80]",),
+        ("98.77 [97.00, 100.00]",),
+        ("98.77 [98.00, 99.50]",),
+    ]
 
 
 def test_the_terminal_shows_what_was_found(tmp_path):

@@ -1,0 +1,238 @@
+"""Figures of images in the order of measures of uncertainty, and of single images draw by draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probml_tp.plots.digits import OTHER, RIGHT, WRONG, class_handles, plot_image, plot_votes
+from probml_tp.plots.style import WIDTH, house_style, order_of_magnitude
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = [
+    "DrawnImage",
+    "RankedImages",
+    "drawn_panels",
+    "plot_mean_prediction",
+    "plot_violins",
+    "ranked_panels",
+]
+
+Array = np.ndarray[Any, Any]
+
+SHORT = 2
+"""Characters of a class name that fits below a bar, or twice above an image."""
+
+MATTERS = 0.01
+"""A class gets a violin if its probability exceeds this at some draw."""
+
+
+@dataclass(frozen=True)
+class RankedImages:
+    """A few images in the order of a measure of uncertainty.
+
+    Args:
+        images: pixels ``(K, height, width)``.
+        labels: true classes ``(K,)``.
+        predicted: predicted classes ``(K,)``.
+        values: of the measure, ``(K,)``.
+    """
+
+    images: Array
+    labels: Array
+    predicted: Array
+    values: Array
+
+
+@house_style()
+def ranked_panels(
+    groups: Mapping[str, Mapping[str, RankedImages]],
+    *,
+    classes: Sequence[str],
+    columns: int = 4,
+) -> Figure:
+    """Draw groups of images one above the other, each by several measures side by side.
+
+    Args:
+        groups: heading of a group to heading of a measure to images; each group by the same
+            measures.
+        classes: the names of the classes.
+        columns: images a row of one measure.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    sizes = [max(len(ranked.images) for ranked in group.values()) for group in groups.values()]
+    cell = 0.98 if max(map(len, classes)) <= SHORT else 1.15  # long names take two lines
+    heights = [0.55 + cell * -(-size // columns) for size in sizes]
+    made = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout="constrained")
+    measures = list(next(iter(groups.values())))
+    parts = made.subfigures(
+        len(groups), len(measures), height_ratios=heights, wspace=0.04, squeeze=False
+    )
+    for row, (heading, group) in zip(parts, groups.items(), strict=True):
+        for part, (measure, ranked) in zip(row, group.items(), strict=True):
+            part.suptitle(f"{heading}\n{measure}", fontsize=9)
+            _draw_ranked(ranked, part, classes, columns)
+    keys = {"right: true class": RIGHT, "wrong: true → predicted class": WRONG}
+    handles = [Line2D([], [], marker="s", ls="", color=c, label=key) for key, c in keys.items()]
+    made.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return made
+
+
+def _draw_ranked(
+    ranked: RankedImages, part: SubFigure, classes: Sequence[str], columns: int
+) -> None:
+    axes = part.subplots(-(-len(ranked.images) // columns), columns, squeeze=False)
+    for ax in axes.flat[len(ranked.images) :]:
+        ax.set_visible(False)
+    for k, ax in enumerate(axes.flat[: len(ranked.images)]):
+        plot_image(ranked.images[k], ax=ax)
+        label, predicted = classes[ranked.labels[k]], classes[ranked.predicted[k]]
+        right = label == predicted
+        arrow = " → " if len(label) <= SHORT and len(predicted) <= SHORT else " →\n"
+        ax.set_title(
+            label if right else f"{label}{arrow}{predicted}",
+            fontsize=8,
+            pad=2,
+            color=RIGHT if right else WRONG,
+        )
+        ax.text(
+            0.5, -0.03, _short(ranked.values[k]), transform=ax.transAxes, ha="center", va="top",
+            fontsize=7.5,
+        )  # fmt: skip
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.005 else order_of_magnitude(value)
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One image with the class probabilities at each draw of a posterior.
+
+    Args:
+        heading: why it is shown.
+        note: what stands below it.
+        image: pixels ``(height, width)``.
+        label: the true class.
+        probs: class probabilities ``(S, C)``.
+    """
+
+    heading: str
+    note: str
+    image: Array
+    label: int
+    probs: Array
+
+
+def plot_mean_prediction(probs: Array, *, label: int, ax: Axes) -> Axes:
+    """Draw the mean class probabilities as bars, in the colours of :func:`plot_violins`.
+
+    Args:
+        probs: class probabilities ``(S, C)``.
+        label: the true class.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    mean = probs.mean(0)
+    ax.bar(range(len(mean)), 100 * mean, color=_colors(mean, label), width=0.8)
+    return _class_axis(len(mean), ax)
+
+
+def plot_violins(probs: Array, *, label: int, ax: Axes) -> Axes:
+    """Draw how the draws spread over the probability of each class: a violin and its median.
+
+    A class whose probability is at most 1 % at every draw has none. The true class is blue, a wrong
+    class with the largest mean probability orange.
+
+    Args:
+        probs: class probabilities ``(S, C)``.
+        label: the true class.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    percent = 100 * probs.astype(np.float64)
+    colors = _colors(probs.mean(0), label)
+    matter = np.flatnonzero(probs.max(0) > MATTERS).tolist()
+    parts: dict[str, Any] = ax.violinplot(
+        [percent[:, c] for c in matter], matter, widths=0.85, showextrema=False, showmedians=True
+    )
+    for body, c in zip(parts["bodies"], matter, strict=True):
+        body.set(facecolor=colors[c], edgecolor=colors[c], alpha=0.65, lw=0.8)
+    parts["cmedians"].set(color="black", lw=1.2, clip_on=False)
+    return _class_axis(probs.shape[1], ax)
+
+
+def _colors(score: Array, label: int) -> list[str]:
+    colors = [OTHER] * len(score)
+    colors[int(score.argmax())] = WRONG
+    colors[label] = RIGHT
+    return colors
+
+
+def _class_axis(num_classes: int, ax: Axes) -> Axes:
+    ax.set_ylim(0, 100)
+    ax.set_xlim(-0.6, num_classes - 0.4)
+    ax.set_xticks(range(num_classes))
+    ax.tick_params(labelsize=8, length=0, pad=2)
+    ax.grid(visible=False, axis="x")
+    return ax
+
+
+@house_style()
+def drawn_panels(rows: Sequence[DrawnImage], *, classes: Sequence[str]) -> Figure:
+    """Draw single images: the image, the mean prediction, the votes and the spread of the draws.
+
+    Args:
+        rows: the images, one a row.
+        classes: the names of the classes.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(WIDTH, 1.95 * len(rows) + 0.6), layout="constrained")
+    axes = made.subplots(len(rows), 4, width_ratios=[1.1, 1.2, 1.2, 1.5], squeeze=False)
+    for row, (left, mean, votes, violins) in zip(rows, axes, strict=True):
+        plot_image(row.image, ax=left)
+        left.set_title(row.heading, fontsize=9)
+        left.text(0.5, -0.04, row.note, transform=left.transAxes, ha="center", va="top", fontsize=8)
+        plot_mean_prediction(row.probs, label=row.label, ax=mean)
+        counts = np.bincount(row.probs.argmax(1), minlength=len(classes))
+        plot_votes(counts, label=row.label, ax=votes)
+        votes.tick_params(labelsize=8)
+        plot_violins(row.probs, label=row.label, ax=violins)
+        mean.set_ylabel("Probability (%)")
+        votes.set_ylabel("Draws (%)")
+        violins.set_ylabel("Probability (%)")
+    for ax, title in zip(
+        axes[0, 1:], ("Mean prediction", "Votes of the draws", "Spread over the draws"),
+        strict=True,
+    ):  # fmt: skip
+        ax.set_title(title)
+    for ax in axes[-1, 1:]:
+        _name_classes(classes, ax)
+    handles = class_handles(wrong="wrong class on top", other="other classes")
+    made.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return made
+
+
+def _name_classes(classes: Sequence[str], ax: Axes) -> None:
+    upright = max(map(len, classes)) <= SHORT
+    ax.set_xticks(range(len(classes)), classes, rotation=0 if upright else 90)
+    ax.set_xlabel("Class")
