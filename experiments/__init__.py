@@ -34,10 +34,6 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.mnist_uncertainty:EXPERIMENT",
             "LeNet on MNIST: accuracy, and which digits it is least sure of.",
         ),
-        "distribution-shift": Entry(
-            "probml_tp.experiments.distribution_shift:EXPERIMENT",
-            "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
-        ),
         "failure-prediction": Entry(
             "probml_tp.experiments.failure_prediction:EXPERIMENT",
             "Which scores tell a classifier's mistakes from its hits: MCP, MC dropout, ConfidNet.",
@@ -49,6 +45,10 @@ EXPERIMENTS = Registry(
         "calibration": Entry(
             "probml_tp.experiments.calibration:EXPERIMENT",
             "Whether probabilities can be acted on: calibration, selection, prediction sets.",
+        ),
+        "distribution-shift": Entry(
+            "probml_tp.experiments.distribution_shift:EXPERIMENT",
+            "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
         ),
     }
 )

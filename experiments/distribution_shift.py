@@ -15,10 +15,10 @@ from functools import partial
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from probml_tp.datasets import CORRUPTIONS, ImageDataset, corrupt, rotated
+from probml_tp.detection import auroc
 from probml_tp.experiment import Experiment, Progress, Results, Table, Update, option
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Array, Rows, derived_seed, over_seeds
@@ -86,8 +86,10 @@ def stages(config: Config) -> dict[str, float]:
     conditions = 1 + len(config.corruptions) * len(_severities(config)) + len(_angles(config))
     size = conditions * config.shift_size
     draws = replace(config, num_samples=config.shift_samples)
-    plan = fit_stages(config, config.guides)
-    plan["shift images"] = 2 + 5e-4 * size
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, config.guides, seed)
+    plan["shift images"] = 0.5 + 2e-4 * size
     for seed in seeds(config):
         for guide in config.guides:
             plan[_stage(config, guide, seed)] = 0.03 * conditions + pass_seconds(draws, guide, size)
@@ -121,6 +123,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         data_source=f"{fitted[0].data_source}; shifted: {shifts.clean.source}",
         data_is_fallback=fitted[0].is_fallback,
         arrays=arrays,
+        posteriors={guide: fitted[0].posterior(guide) for guide in config.guides},
         intervals=intervals,
         tables=[_detection_table(judged, config), _corruption_table(judged, config)],
     )
@@ -241,11 +244,9 @@ class _Look:
         found = dict(self.scores)
         for name, values in self.uncertainty.items():
             before = clean.uncertainty[name]
-            is_shifted = np.repeat([0, 1], [len(before), len(values)])
+            is_shifted = np.repeat([False, True], [len(before), len(values)])
             found[name] = float(values.mean())
-            found[f"auroc_{name}"] = float(
-                roc_auc_score(is_shifted, np.concatenate([before, values]))
-            )
+            found[f"auroc_{name}"] = auroc(np.concatenate([before, values]), is_shifted)
         return found
 
 

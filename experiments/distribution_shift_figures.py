@@ -53,6 +53,12 @@ NOT_MNIST_C = (
     "severity each, so these figures do not compare with published ones on it."
 )
 
+LONGER_TRAINED = ("swag", "multi-swag", "low-rank-normal")
+LONGER = (
+    "SWAG and the low-rank normal train on from where MAP or an ensemble ends: what they gain over "
+    "it is longer training as well as averaging."
+)
+
 TURNING = ("map", "mc-dropout", "mean-field", "deep-ensemble")
 """Whose draws are shown as an image turns."""
 
@@ -117,6 +123,7 @@ def findings(results: Results[Any]) -> list[str]:
         _hardest(view),
         _rotation(view),
         *_seeds(view),
+        *([LONGER] if {*LONGER_TRAINED} & {*view.guides} else []),
         NOT_MNIST_C,
     ]
 
@@ -295,7 +302,7 @@ def _heat_maps(view: _View) -> Figure:
     title = _blind_spot(view)
     caption = (
         f"From clean images to severity {view.worst}; corruptions from the most harmful to the "
-        "least. MAP has no mutual information. A guide that notices has bright cells on the right "
+        "least. A single net, such as MAP, has no mutual information. A guide that notices has bright cells on the right "
         "wherever those on the left are bright."
     )
     return Figure("corruption-by-guide", title, caption, made)
