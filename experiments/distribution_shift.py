@@ -120,7 +120,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         metrics=rows,
         columns=_columns(config),
         findings=[],
-        data_source=f"{fitted[0].data_source}; shifted: {shifts.clean.source}",
+        data_source=f"{fitted[0].data_source}; {len(shifts.clean):,} of them shifted",
         data_is_fallback=fitted[0].is_fallback,
         arrays=arrays,
         posteriors={guide: fitted[0].posterior(guide) for guide in config.guides},
@@ -292,8 +292,8 @@ def _columns(config: Config) -> dict[str, str]:
         "ece": f"ECE {worst} ↓",
         "entropy": f"Entropy {worst} (nats)",
         "mutual_information": f"Mutual information {worst} (nats)",
-        "rank_entropy": "Rank correlation of entropy and error ↑",
-        "rank_mutual_information": "Rank correlation of mutual information and error ↑",
+        "rank_entropy": "Entropy and error, rank correlation ↑",
+        "rank_mutual_information": "Mutual information and error, rank correlation ↑",
     }
 
 

@@ -302,8 +302,8 @@ def _heat_maps(view: _View) -> Figure:
     title = _blind_spot(view)
     caption = (
         f"From clean images to severity {view.worst}; corruptions from the most harmful to the "
-        "least. A single net, such as MAP, has no mutual information. A guide that notices has bright cells on the right "
-        "wherever those on the left are bright."
+        "least. A single net, such as MAP, has no mutual information. A guide that notices has "
+        "bright cells on the right wherever those on the left are bright."
     )
     return Figure("corruption-by-guide", title, caption, made)
 
