@@ -31,6 +31,7 @@ from probml_tp.experiments.common import (
     percent,
 )
 from probml_tp.experiments.image_classifiers import (
+    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
@@ -94,7 +95,7 @@ def stages(config: Config) -> dict[str, float]:
         for guide in config.guides:
             seconds = pass_seconds(config, guide, round(images)) + 2.0
             plan[f"judge {guide}, seed {seed}"] = seconds
-    return plan
+    return plan | {RECORDS: 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
                 judged[-1][guide] = _judge(config, classifiers[-1], guide)
     first = classifiers[0]
     metrics, intervals = over_seeds([{g: j.calibration for g, j in one.items()} for one in judged])
+    with progress.stage(RECORDS):
+        records = first.records(config.guides)
     results = Results(
         experiment=NAME,
         title=f"Calibration and selection on {TITLES[config.dataset]}",
@@ -136,6 +139,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             for name, values in one.diagrams.items()
         },
         posteriors={guide: first.posterior(guide) for guide in config.guides},
+        inference_data=records,
     )
     results.findings = findings(results, size=len(first.test))
     return results

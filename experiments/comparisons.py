@@ -212,6 +212,8 @@ def spread_words(values: Mapping[str, float], write: Callable[[float], str]) -> 
         'from 1 (MCP) to 2 (ODIN, T 5)'
     """
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    if len(values) == 1:
+        return f"at {write(values[low])} ({low})"
     return f"from {write(values[low])} ({low}) to {write(values[high])} ({high})"
 
 

@@ -39,6 +39,7 @@ from probml_tp.experiments.failure_prediction_figures import (
 )
 from probml_tp.experiments.image_classifiers import (
     DROPOUT_OFF,
+    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
@@ -127,7 +128,8 @@ def stages(config: Config) -> dict[str, float]:
             f"fit other scores, seed {seed}": 1.0 + 1e-4 * images,
             f"score, seed {seed}": passes + 4e-3 * config.test_size,
         }
-    return plan | {"compare": 3.0 + 2e-6 * config.resamples * config.test_size}
+    plan["compare"] = 3.0 + 2e-6 * config.resamples * config.test_size
+    return plan | {RECORDS: 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             seed=derived_seed(config.seed, "bootstrap of guides"),
         )
     first = runs[0].classifiers
+    with progress.stage(RECORDS):
+        records = first.records(config.guides)
     results = Results(
         experiment=NAME,
         title=f"Failure prediction on {TITLES[config.dataset]}",
@@ -178,6 +182,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         data_is_fallback=first.is_fallback,
         arrays=_arrays(runs, of_scores, of_guides),
         posteriors={guide: first.posterior(guide) for guide in config.guides},
+        inference_data=records,
     )
     results.findings = findings(results)
     return results

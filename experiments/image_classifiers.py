@@ -9,7 +9,7 @@ test images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
@@ -17,7 +17,16 @@ from torch import Tensor
 
 from probml_tp.datasets import NORMALIZATION, ImageDataset, load_images
 from probml_tp.datasets.image_dataset import stratified_order
-from probml_tp.experiment import ExperimentConfig, Progress, SharedStage, Update, no_update, option
+from probml_tp.diagnostics import to_inference_data
+from probml_tp.experiment import (
+    ExperimentConfig,
+    Progress,
+    SavesNetcdf,
+    SharedStage,
+    Update,
+    no_update,
+    option,
+)
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.guides import Delta
 from probml_tp.models import LENET_DROPOUT, lenet
@@ -28,6 +37,8 @@ from probml_tp.scores import NetworkPass, network_pass
 __all__ = [
     "ALL_GUIDES",
     "DROPOUT_OFF",
+    "ONE_OF_EACH_FAMILY",
+    "RECORDS",
     "TITLES",
     "ImageClassifiers",
     "ImageConfig",
@@ -43,8 +54,8 @@ TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 DROPOUT_OFF = "dropout-off"
 """The deterministic net at the centre of MC dropout: the same weights, no unit dropped."""
 
-GUIDES = ("map", "deep-ensemble", "laplace-last-layer", "mean-field", "mc-dropout")
-"""One guide of each family."""
+ONE_OF_EACH_FAMILY = ("map", "deep-ensemble", "laplace-last-layer", "mean-field", "mc-dropout")
+"""The guides that are compared unless others are asked for."""
 
 ALL_GUIDES = (
     "map",
@@ -60,6 +71,13 @@ ALL_GUIDES = (
     "gaussian-dropout",
     "multi-swag",
 )
+
+
+RECORDS = "records for ArviZ"
+"""The stage in which records are made."""
+
+RECORD_SITES = ("fc2.bias", "fc2.weight")
+RECORD_SIZE, RECORD_SAMPLES = 200, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +106,9 @@ class ImageConfig(ExperimentConfig):
         full=10_000,
         minimum=100,
     )
-    guides: tuple[str, ...] = option(GUIDES, "Which posteriors to compare.", choices=ALL_GUIDES)
+    guides: tuple[str, ...] = option(
+        ONE_OF_EACH_FAMILY, "Which posteriors to compare.", choices=ALL_GUIDES
+    )
     epochs: int = option(5, "Passes over the training images.", quick=4, full=20, minimum=1)
     batch_size: int = option(100, "Images a step.", quick=25, minimum=1)
     lr: float = option(1e-3, "Initial learning rate of Adam.", minimum=1e-6)
@@ -240,6 +260,7 @@ class ImageClassifiers:
         self.recipes = _recipes(config, seed)
         self._done: dict[str, Posterior] = {}
         self._passes: dict[tuple[str, str], NetworkPass] = {}
+        self._records: dict[str, SavesNetcdf] = {}
 
     @property
     def data_source(self) -> str:
@@ -308,6 +329,27 @@ class ImageClassifiers:
         if (guide, split) not in self._passes:
             self._passes[guide, split] = self._pass(guide, data)
         return self._passes[guide, split]
+
+    def records(self, guides: Sequence[str]) -> dict[str, SavesNetcdf]:
+        """ArviZ records: the last layer's weights, and the log likelihood at the first test images.
+
+        Args:
+            guides: whose.
+
+        Returns:
+            Guide to record.
+        """
+        x = self.normalized(self.test)[:RECORD_SIZE]
+        for guide in guides:
+            if guide not in self._records:
+                self._records[guide] = to_inference_data(
+                    self.posterior(guide),
+                    x,
+                    self.test.labels[:RECORD_SIZE],
+                    sites=RECORD_SITES,
+                    num_samples=RECORD_SAMPLES,
+                )
+        return {guide: self._records[guide] for guide in guides}
 
     def _pass(self, guide: str, data: ImageDataset) -> NetworkPass:
         return network_pass(

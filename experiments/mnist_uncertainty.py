@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from torch import Tensor
 
 from probml_tp.datasets import ImageDataset
-from probml_tp.diagnostics import to_inference_data
 from probml_tp.experiment import Experiment, Progress, Results, Table, option
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array, Rows, over_seeds
@@ -35,6 +33,8 @@ from probml_tp.experiments.digit_uncertainty import (
 )
 from probml_tp.experiments.image_classifiers import (
     ALL_GUIDES,
+    ONE_OF_EACH_FAMILY,
+    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
@@ -52,14 +52,12 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive
 
 if TYPE_CHECKING:
-    import arviz as az
+    pass
 
 __all__ = ["EXPERIMENT", "Config", "run", "stages"]
 
 NAME = "mnist-uncertainty"
 GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
-RECORD_SITES = ("fc2.bias", "fc2.weight")
-RECORD_SIZE, RECORD_SAMPLES = 200, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,11 @@ class Config(ImageConfig):
     """Options of the experiment."""
 
     guides: tuple[str, ...] = option(
-        GUIDES, "Which posteriors to compare.", full=ALL_GUIDES, choices=ALL_GUIDES
+        GUIDES,
+        "Which posteriors to compare.",
+        quick=ONE_OF_EACH_FAMILY,
+        full=ALL_GUIDES,
+        choices=ALL_GUIDES,
     )
     digit: int | None = option(
         None,
@@ -103,7 +105,7 @@ def stages(config: Config) -> dict[str, float]:
         plan[f"predict {guide}"] = seconds * config.seeds
     if lead_guide(config.guides):
         plan["draws of single images"] = 0.2 + 1.5e-3 * config.num_samples
-    return {**plan, "records for ArviZ": 0.5 * len(config.guides)}
+    return {**plan, RECORDS: 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     if lead := lead_guide(config.guides):
         with progress.stage("draws of single images"):
             arrays |= _single_images(judged[lead], first, config)
-    with progress.stage("records for ArviZ"):
-        data = first.normalized(first.test), first.test.labels
-        records = {guide: _record(one.posterior, data) for guide, one in judged.items()}
+    with progress.stage(RECORDS):
+        records = first.records(config.guides)
     metrics, intervals = over_seeds(
         [_metrics(by_guide, first.test) for by_guide in judged_of_seeds]
     )
@@ -166,12 +167,6 @@ def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
     times = classifiers.seconds(guide), run.seconds
     measures = measures_of(run.predictive)
     return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
-
-
-def _record(posterior: Posterior, data: tuple[Tensor, Tensor]) -> az.InferenceData:
-    """The last layer's weights, and the log likelihood at the first test images."""
-    x, y = (part[:RECORD_SIZE] for part in data)
-    return to_inference_data(posterior, x, y, sites=RECORD_SITES, num_samples=RECORD_SAMPLES)
 
 
 def _metrics(judged: Mapping[str, _Judged], test: ImageDataset) -> Rows:

@@ -30,6 +30,7 @@ from probml_tp.experiments.common import Array, derived_seed
 from probml_tp.experiments.comparisons import Comparison, compare
 from probml_tp.experiments.image_classifiers import (
     DROPOUT_OFF,
+    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
@@ -96,7 +97,8 @@ def stages(config: Config) -> dict[str, float]:
             f"fit scores, seed {seed}": 1.0 + 1e-4 * config.train_size,
             f"score, seed {seed}": passes + (odin + 2e-3) * images,
         }
-    return plan | {"compare": 2.0 + 4e-5 * config.resamples * images / 100}
+    plan["compare"] = 2.0 + 4e-5 * config.resamples * images / 100
+    return plan | {RECORDS: 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     first = runs[0].classifiers
     auroc = {name: f"AUROC, {SETS[name]} (%) ↑" for name in foreign}
     metrics, intervals = _by_set(compared, "auroc")
+    with progress.stage(RECORDS):
+        records = first.records(config.guides)
     results = Results(
         experiment=NAME,
         title=f"Out-of-distribution detection, {TITLES[config.dataset]} against other images",
@@ -137,6 +141,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         data_is_fallback=first.is_fallback,
         arrays=_arrays(runs, foreign, compared, grids),
         posteriors={guide: first.posterior(guide) for guide in config.guides},
+        inference_data=records,
     )
     results.findings = findings(results)
     return results

@@ -16,12 +16,14 @@ from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import percent
 from probml_tp.experiments.digit_uncertainty import LEAST, MEASURES, MOST, PAIRS
-from probml_tp.experiments.image_classifiers import ALL_GUIDES
-from probml_tp.experiments.mnist_uncertainty import EXPERIMENT, GUIDES, RECORD_SITES, Config
+from probml_tp.experiments.image_classifiers import ALL_GUIDES, RECORD_SITES
+from probml_tp.experiments.mnist_uncertainty import EXPERIMENT, GUIDES, Config
 from probml_tp.experiments.mnist_uncertainty_findings import findings
 from probml_tp.results import read_results, write_results
 
-TINY = Config.preset("quick", train_size=1000, test_size=200, batch_size=20, num_samples=10)
+TINY = Config.preset(
+    "quick", train_size=1000, test_size=200, batch_size=20, num_samples=10, guides=GUIDES
+)
 WITH_DRAWS = [guide for guide in GUIDES if guide != "map"]
 REAL = Path(os.environ.get("PROBML_TP_DATA", "nowhere"))
 

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from probml_tp.calibration import Reliability
 from probml_tp.comparison import critical_difference
 from probml_tp.plots.robustness import (
+    Panel,
+    interval_panels,
     plot_critical_difference,
     plot_intervals,
     plot_reliability,
@@ -124,3 +126,24 @@ def test_drawing_leaves_global_settings_alone(ax):
     before = dict(mpl.rcParams)
     plot_reliability({"map": BINS}, ax=ax)
     assert dict(mpl.rcParams) == before
+
+
+def test_panels_of_intervals_leave_lines_empty_and_have_a_family_once_in_the_legend():
+    families = {
+        "MCP": GuideStyle("Outputs", "#E69F00", "-", "o"),
+        "Energy": GuideStyle("Outputs", "#E69F00", "-", "o"),
+        "ConfidNet": GuideStyle("ConfidNet", "#D55E00", "-", "D"),
+    }
+    columns = [
+        Panel("AUROC", {"MCP": (90.0, 88.0, 92.0), "ConfidNet": (91.0, np.nan, np.nan)}),
+        Panel("AUPR", {"MCP": np.array([1.0, 0.0, 2.0])}, 0.0, {"MCP": 1.5}),
+    ]
+    made = interval_panels(columns, families=families, published="published", x="per cent")
+    first, second = made.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == list(families)
+    assert (first.get_title(), first.get_xlabel()) == ("AUROC", "per cent")
+    drawn = [line.get_xdata()[0] for line in first.lines if np.isfinite(line.get_xdata()).all()]
+    assert drawn == [88.0, 90.0, 91.0]
+    assert 1.5 in [line.get_xdata()[0] for line in second.lines]
+    words = [text.get_text() for text in made.legends[0].get_texts()]
+    assert words == ["Outputs", "ConfidNet", "published"]
