@@ -24,6 +24,7 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Array, Rows, derived_seed, over_seeds
 from probml_tp.experiments.distribution_shift_figures import UNCERTAINTIES, figures, findings
 from probml_tp.experiments.image_classifiers import (
+    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
@@ -93,7 +94,7 @@ def stages(config: Config) -> dict[str, float]:
     for seed in seeds(config):
         for guide in config.guides:
             plan[_stage(config, guide, seed)] = 0.03 * conditions + pass_seconds(draws, guide, size)
-    return plan
+    return plan | {RECORDS: 0.5 * len(config.guides)}
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -113,6 +114,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     rows, intervals = over_seeds(
         [{guide: _row(parts[k]) for guide, parts in judged.items()} for k in range(config.seeds)]
     )
+    with progress.stage(RECORDS):
+        records = fitted[0].records(config.guides)
     results = Results(
         experiment=NAME,
         title=f"{TITLES[config.dataset]} under distribution shift",
@@ -124,6 +127,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         data_is_fallback=fitted[0].is_fallback,
         arrays=arrays,
         posteriors={guide: fitted[0].posterior(guide) for guide in config.guides},
+        inference_data=records,
         intervals=intervals,
         tables=[_detection_table(judged, config), _corruption_table(judged, config)],
     )
