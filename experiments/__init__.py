@@ -46,5 +46,9 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.calibration:EXPERIMENT",
             "Whether probabilities can be acted on: calibration, selection, prediction sets.",
         ),
+        "distribution-shift": Entry(
+            "probml_tp.experiments.distribution_shift:EXPERIMENT",
+            "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
+        ),
     }
 )

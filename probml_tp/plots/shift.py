@@ -1,0 +1,344 @@
+"""Figures of classifiers under distribution shift: metrics against severity, rotation, images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probml_tp.plots.digits import WRONG, plot_image
+from probml_tp.plots.style import (
+    WIDTH,
+    figure,
+    guide_style,
+    house_style,
+    number,
+    panels,
+    shared_legend,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "class_colors",
+    "contact_sheet",
+    "curve_panels",
+    "heat_map_panels",
+    "plot_heat_map",
+    "plot_image_strip",
+    "plot_probability_draws",
+    "plot_shift_curve",
+    "turning_panels",
+]
+
+Array = np.ndarray[Any, Any]
+
+Curve = tuple[Array, "tuple[Array, Array] | None"]
+"""Values, and the lower and upper end of a band around them if there is one."""
+
+FIRST_CLASS = "#0072B2"
+OTHER_CLASSES = ("#D55E00", "#009E73", "#CC79A7", "#E69F00")
+NO_CLASS = "#b9bec6"
+"""Colours of the true class, of the most probable others, and of the rest."""
+
+
+def plot_shift_curve(
+    x: Array, curve: Curve, *, guide: str, ax: Axes, offset: float | None = None
+) -> Axes:
+    """Draw how a metric of one guide changes along a shift.
+
+    Args:
+        x: severities or angles ``(K,)``.
+        curve: the values ``(K,)``, and the ends of a band around them or ``None``.
+        guide: whose.
+        ax: where to draw.
+        offset: draw the band as bars, all moved by so much along ``x`` that those of other guides
+            stay in sight; default: as a shaded area.
+
+    Returns:
+        ``ax``.
+    """
+    style, (values, band) = guide_style(guide), curve
+    x = x + (offset or 0.0)
+    if band is not None and offset is None:
+        ax.fill_between(x, *band, color=style.color, alpha=0.12, linewidth=0)
+    elif band is not None:
+        ax.vlines(x, *band, color=style.color, alpha=0.45, linewidth=1.6)
+    ax.plot(
+        x,
+        values,
+        color=style.color,
+        linestyle=style.linestyle,
+        marker=style.marker,
+        markersize=4,
+        label=style.label,
+    )
+    return ax
+
+
+@house_style()
+def curve_panels(
+    x: Array,
+    curves: Mapping[str, Mapping[str, Curve]],
+    *,
+    label: str,
+    ticks: Sequence[float],
+    dodge: float | None = None,
+) -> Figure:
+    """Draw several metrics of every guide along a shift, one panel a metric.
+
+    Args:
+        x: severities or angles ``(K,)``.
+        curves: heading of a panel, with the unit, to guide to values and band.
+        label: of the x axes.
+        ticks: of the x axes.
+        dodge: draw bands as bars, those of one guide so far beside those of the next; default: as
+            shaded areas.
+
+    Returns:
+        The figure.
+    """
+    made, _, used = panels(len(curves), most=3, height=2.5)
+    for ax, (heading, by_guide) in zip(used, curves.items(), strict=True):
+        for place, (guide, curve) in enumerate(by_guide.items()):
+            offset = None if dodge is None else dodge * (place - (len(by_guide) - 1) / 2)
+            plot_shift_curve(x, curve, guide=guide, ax=ax, offset=offset)
+        ax.set(xlabel=label, title=heading, xticks=list(ticks))
+    shared_legend(made, used)
+    return made
+
+
+# --------------------------------------------------------------------------------------- rotation
+
+
+def class_colors(probs: Sequence[Array], *, label: int) -> dict[int, str]:
+    """Choose colours for the classes that some guide holds most probable at some angle.
+
+    Args:
+        probs: of each guide, ``(angles, draws, C)``.
+        label: the true class.
+
+    Returns:
+        Class to colour, the true class first, then the others by their largest mean probability.
+    """
+    highest = np.max([part.mean(1).max(0) for part in probs], axis=0)
+    others = [int(c) for c in np.argsort(-highest, kind="stable") if c != label]
+    return {label: FIRST_CLASS, **dict(zip(others, OTHER_CLASSES, strict=False))}
+
+
+def plot_probability_draws(
+    angles: Array, probs: Array, *, colors: Mapping[int, str], names: Sequence[str], ax: Axes
+) -> Axes:
+    """Draw the class probabilities of each draw as an image turns, with their means.
+
+    Args:
+        angles: degrees ``(K,)``.
+        probs: ``(K, draws, C)``.
+        colors: class to colour; the other classes are grey, without a mean.
+        names: of the classes.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    draws, classes = probs.shape[1:]
+    step = float(np.diff(angles).min()) if len(angles) > 1 else 1.0
+    spread = np.linspace(-0.25, 0.25, draws) * step if draws > 1 else np.zeros(1)
+    x, few = (angles[:, None] + spread).ravel(), draws <= 10
+    for c in sorted(range(classes), key=lambda c: c in colors):
+        color = colors.get(c, NO_CLASS)
+        ax.scatter(
+            x,
+            probs[..., c].ravel(),
+            s=14 if few else 4,
+            color=color,
+            alpha=0.8 if few else 0.35,
+            linewidths=0,
+        )
+    for c, color in colors.items():
+        ax.plot(angles, probs[..., c].mean(1), color=color, label=names[c])
+    ax.set_ylim(-0.03, 1.03)
+    return ax
+
+
+def plot_image_strip(angles: Array, images: Array, *, ax: Axes) -> Axes:
+    """Draw an image at every angle, each above its angle on the x axis.
+
+    Args:
+        angles: degrees, evenly spaced, ``(K,)``.
+        images: pixels ``(K, height, width)``.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    half = float(np.diff(angles).min()) / 2 if len(angles) > 1 else 0.5
+    ax.imshow(
+        np.concatenate(list(images), axis=1),
+        cmap="gray_r",
+        vmin=0,
+        vmax=255,
+        extent=(float(angles[0]) - half, float(angles[-1]) + half, 0, 1),
+        aspect="auto",
+    )
+    ax.set_box_aspect(1 / len(angles))
+    ax.set_axis_off()
+    return ax
+
+
+@house_style()
+def turning_panels(
+    angles: Array,
+    images: Array,
+    probs: Mapping[str, Array],
+    *,
+    label: int,
+    names: Sequence[str],
+) -> Figure:
+    """Draw the class probabilities of each guide's draws as one image turns, below the image.
+
+    Args:
+        angles: degrees, evenly spaced, ``(K,)``.
+        images: the image at each, ``(K, height, width)``.
+        probs: guide to ``(K, draws, C)``.
+        label: the true class.
+        names: of the classes.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(probs))
+    rows = -(-len(probs) // columns)
+    strip = 1.5 * WIDTH / columns / len(angles)
+    made = Figure(figsize=(WIDTH, strip + 2.2 * rows + 0.6), layout="constrained")
+    heights = [strip, *[2.2] * rows]
+    axes = made.subplots(1 + rows, columns, height_ratios=heights, sharex=True, squeeze=False)
+    colors = class_colors(list(probs.values()), label=label)
+    for ax in axes[0]:
+        plot_image_strip(angles, images, ax=ax)
+    used = list(axes[1:].flat[: len(probs)])
+    for ax, (guide, values) in zip(used, probs.items(), strict=True):
+        plot_probability_draws(angles, values, colors=colors, names=names, ax=ax)
+        ax.set_title(guide_style(guide).label)
+        ax.set_xlabel("Rotation (degrees)")
+        ax.set_xticks(angles[:: max(1, len(angles) // 7)])
+        ax.xaxis.set_tick_params(labelbottom=True)
+    for ax in axes[1:, 0]:
+        ax.set_ylabel("Class probability")
+    for ax in axes[1:].flat[len(probs) :]:
+        ax.set_visible(False)
+    legend = shared_legend(made, used[:1])
+    legend.set_title(f"class (true: {names[label]})")
+    return made
+
+
+# ------------------------------------------------------------------------------------- heat maps
+
+
+def plot_heat_map(values: Array, *, rows: Sequence[str], columns: Sequence[str], ax: Axes) -> Axes:
+    """Draw a table as colours with the numbers in them; a dash where there is none.
+
+    Args:
+        values: ``(rows, columns)``.
+        rows: their names.
+        columns: their names.
+        ax: where to draw.
+
+    Returns:
+        ``ax``.
+    """
+    top = np.nanmax(values)
+    low, high = min(0.0, float(np.nanmin(values))), float(top) if top > 0 else 1.0
+    ax.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    digits = 0 if high >= 10 else 2
+    for (i, j), value in np.ndenumerate(values):
+        bright = np.isnan(value) or value - low > 0.6 * (high - low)
+        text = (
+            "\N{EN DASH}" if np.isnan(value) else number(round(value, digits) + 0.0, f".{digits}f")
+        )
+        color = "black" if bright else "white"
+        ax.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
+    ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    return ax
+
+
+@house_style()
+def heat_map_panels(
+    maps: Mapping[str, Array], *, rows: Sequence[str], columns: Sequence[str]
+) -> Figure:
+    """Draw tables of the same rows and columns side by side as colours with numbers.
+
+    Args:
+        maps: heading, with the unit, to values ``(rows, columns)``.
+        rows: their names.
+        columns: their names.
+
+    Returns:
+        The figure.
+    """
+    height = 1.4 + 0.27 * len(rows)
+    made, axes = figure(1, len(maps), height=height, sharey=True)
+    for ax, (heading, values) in zip(axes.flat, maps.items(), strict=True):
+        plot_heat_map(values, rows=rows, columns=columns, ax=ax)
+        ax.set_title(heading, fontsize=9)
+    return made
+
+
+# ---------------------------------------------------------------------------------- contact sheet
+
+
+@house_style()
+def contact_sheet(
+    images: Array, misread: Array, *, rows: Sequence[str], columns: Sequence[str]
+) -> Figure:
+    """Draw one image under every corruption at every severity; misread ones have a frame.
+
+    Args:
+        images: pixels ``(rows, columns, height, width)``.
+        misread: the share of guides that misread each, ``(rows, columns)``; from one half on, the
+            frame is orange.
+        rows: names of the corruptions.
+        columns: names of the severities.
+
+    Returns:
+        The figure: two blocks of rows, one beside the other.
+    """
+    from matplotlib.figure import Figure
+
+    blocks = 2 if len(rows) > 4 else 1
+    per_block = -(-len(rows) // blocks)
+    cell = min(0.8, (WIDTH / blocks - 1.3) / len(columns))
+    width = blocks * (1.3 + cell * len(columns))
+    made = Figure(figsize=(width, per_block * cell * 1.05 + 0.4), layout="constrained")
+    parts = made.subfigures(1, blocks, squeeze=False)[0]
+    for block, part in enumerate(parts):
+        chosen = range(block * per_block, min((block + 1) * per_block, len(rows)))
+        axes = part.subplots(per_block, len(columns), squeeze=False)
+        for place, i in enumerate(chosen):
+            for j, ax in enumerate(axes[place]):
+                _draw_framed(images[i, j], misread=misread[i, j] >= 0.5, ax=ax)
+                if place == 0:
+                    ax.set_title(columns[j], fontsize=8)
+            axes[place, 0].set_ylabel(rows[i], rotation=0, ha="right", va="center", fontsize=8)
+        for ax in axes[len(chosen) :].flat:
+            ax.set_visible(False)
+    return made
+
+
+def _draw_framed(image: Array, *, misread: bool, ax: Axes) -> None:
+    plot_image(image, ax=ax)
+    ax.set_axis_on()
+    ax.grid(visible=False)
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(
+            visible=True, color=WRONG if misread else "#d5d8dc", linewidth=2 if misread else 0.6
+        )
