@@ -31,13 +31,13 @@ from probml_tp.experiments.common import (
     percent,
 )
 from probml_tp.experiments.image_classifiers import (
-    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
     fit_all,
     fit_stages,
     pass_seconds,
+    records_stage,
     seeds,
 )
 from probml_tp.metrics import classification_scores
@@ -88,14 +88,14 @@ class Config(ImageConfig):
 
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
-    images = config.test_size + config.validation_share * config.train_size
+    images = round(config.validation_share * config.train_size)
     plan: dict[str, float] = {}
     for seed in seeds(config):
         plan |= fit_stages(config, config.guides, seed)
         for guide in config.guides:
-            seconds = pass_seconds(config, guide, round(images)) + 2.0
+            seconds = pass_seconds(config, guide, images) + 1.0
             plan[f"judge {guide}, seed {seed}"] = seconds
-    return plan | {RECORDS: 0.5 * len(config.guides)}
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
                 judged[-1][guide] = _judge(config, classifiers[-1], guide)
     first = classifiers[0]
     metrics, intervals = over_seeds([{g: j.calibration for g, j in one.items()} for one in judged])
-    with progress.stage(RECORDS):
+    with progress.stage(records_stage(config)):
         records = first.records(config.guides)
     results = Results(
         experiment=NAME,

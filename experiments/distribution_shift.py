@@ -24,13 +24,13 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Array, Rows, derived_seed, over_seeds
 from probml_tp.experiments.distribution_shift_figures import UNCERTAINTIES, figures, findings
 from probml_tp.experiments.image_classifiers import (
-    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
     fit_all,
     fit_stages,
     pass_seconds,
+    records_stage,
     seeds,
 )
 from probml_tp.metrics import classification_scores
@@ -89,17 +89,19 @@ def stages(config: Config) -> dict[str, float]:
     draws = replace(config, num_samples=config.shift_samples)
     plan: dict[str, float] = {}
     for seed in seeds(config):
-        plan |= fit_stages(config, config.guides, seed)
+        plan |= fit_stages(config, config.guides, seed, predict=False)
     plan["shift images"] = 0.5 + 2e-4 * size
     for seed in seeds(config):
         for guide in config.guides:
             plan[_stage(config, guide, seed)] = 0.03 * conditions + pass_seconds(draws, guide, size)
-    return plan | {RECORDS: 0.5 * len(config.guides)}
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the guides, shift the test images, and judge every guide on every shift."""
-    fitted = [fit_all(config, config.guides, seed, progress) for seed in seeds(config)]
+    fitted = [
+        fit_all(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
+    ]
     with progress.stage("shift images"):
         shifts = _Shifts.of(config, fitted[0].test)
     arrays = shifts.arrays()
@@ -114,7 +116,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     rows, intervals = over_seeds(
         [{guide: _row(parts[k]) for guide, parts in judged.items()} for k in range(config.seeds)]
     )
-    with progress.stage(RECORDS):
+    with progress.stage(records_stage(config)):
         records = fitted[0].records(config.guides)
     results = Results(
         experiment=NAME,

@@ -39,13 +39,12 @@ from probml_tp.experiments.failure_prediction_figures import (
 )
 from probml_tp.experiments.image_classifiers import (
     DROPOUT_OFF,
-    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
     fit_all,
     fit_stages,
-    pass_seconds,
+    records_stage,
     seeds,
 )
 from probml_tp.experiments.score_rows import (
@@ -119,17 +118,16 @@ def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
     images = config.train_size * (1 - config.validation_share)
     tuning = 5e-5 * config.confidnet_epochs + 3e-4 * config.cloning_epochs
-    passes = sum(pass_seconds(config, guide, config.test_size) for guide in _guides(config))
     plan: dict[str, float] = {}
     for seed in seeds(config):
         plan |= fit_stages(config, _guides(config), seed)
         plan |= {
             f"fit ConfidNet, seed {seed}": 1.0 + images * tuning,
             f"fit other scores, seed {seed}": 1.0 + 1e-4 * images,
-            f"score, seed {seed}": passes + 4e-3 * config.test_size,
+            f"score, seed {seed}": 1.0 + 2e-3 * config.test_size,
         }
     plan["compare"] = 3.0 + 2e-6 * config.resamples * config.test_size
-    return plan | {RECORDS: 0.5 * len(config.guides)}
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             seed=derived_seed(config.seed, "bootstrap of guides"),
         )
     first = runs[0].classifiers
-    with progress.stage(RECORDS):
+    with progress.stage(records_stage(config)):
         records = first.records(config.guides)
     results = Results(
         experiment=NAME,

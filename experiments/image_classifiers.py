@@ -9,7 +9,7 @@ test images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
@@ -38,13 +38,13 @@ __all__ = [
     "ALL_GUIDES",
     "DROPOUT_OFF",
     "ONE_OF_EACH_FAMILY",
-    "RECORDS",
     "TITLES",
     "ImageClassifiers",
     "ImageConfig",
     "fit_all",
     "fit_stages",
     "pass_seconds",
+    "records_stage",
     "seeds",
 ]
 
@@ -72,9 +72,6 @@ ALL_GUIDES = (
     "multi-swag",
 )
 
-
-RECORDS = "records for ArviZ"
-"""The stage in which records are made."""
 
 RECORD_SITES = ("fc2.bias", "fc2.weight")
 RECORD_SIZE, RECORD_SAMPLES = 200, 50
@@ -143,27 +140,16 @@ def seeds(config: ImageConfig) -> list[int]:
 # ------------------------------------------------------------------------------- what things cost
 
 
-def _fit_stage(config: ImageConfig, guide: str, seed: int) -> SharedStage:
-    """The stage in which a guide is fitted, known by all options that the fit depends on.
-
-    Args:
-        config: the options.
-        guide: which.
-        seed: of this run.
-
-    Returns:
-        Its name.
-    """
-    return SharedStage(_with_seed(config, f"fit {guide}", seed), key=(_shared(config), seed))
-
-
-def fit_stages(config: ImageConfig, guides: Iterable[str], seed: int) -> dict[str, float]:
-    """The stages of :func:`fit_all`, with the seconds expected of each.
+def fit_stages(
+    config: ImageConfig, guides: Sequence[str], seed: int, *, predict: bool = True
+) -> dict[str, float]:
+    """The stages of :func:`fit_all`, with the seconds expected of each on 2 cores.
 
     Args:
         config: the options.
         guides: those to fit.
         seed: of this run.
+        predict: whether the test images are predicted.
 
     Returns:
         Stage to seconds.
@@ -171,19 +157,30 @@ def fit_stages(config: ImageConfig, guides: Iterable[str], seed: int) -> dict[st
     plan: dict[str, float] = {_load_stage(config, seed): 1.0}
     for guide in _recipes(config, seed).order(map(_fitted_as, guides)):
         plan[_fit_stage(config, guide, seed)] = _fit_seconds(config, guide)
+    for guide in guides if predict else ():
+        seconds = pass_seconds(config, guide, config.test_size)
+        plan[_predict_stage(config, guide, seed)] = seconds
     return plan
 
 
 def fit_all(
-    config: ImageConfig, guides: Iterable[str], seed: int, progress: Progress
+    config: ImageConfig,
+    guides: Sequence[str],
+    seed: int,
+    progress: Progress,
+    *,
+    predict: bool = True,
 ) -> ImageClassifiers:
-    """Load the images and fit the guides of one seed, those of them that are not fitted yet.
+    """Load the images, fit the guides of one seed and predict the test images.
+
+    What another experiment has done already is not done again.
 
     Args:
         config: the options.
-        guides: those to fit.
+        guides: those to fit; the starts of others are fitted too, but do not predict.
         seed: of this run.
         progress: told of every stage.
+        predict: whether to predict the test images.
 
     Returns:
         The classifiers.
@@ -193,6 +190,9 @@ def fit_all(
     for guide in classifiers.recipes.order(map(_fitted_as, guides)):
         with progress.stage(_fit_stage(config, guide, seed)) as update:
             classifiers.posterior(guide, update=update)
+    for guide in guides if predict else ():
+        with progress.stage(_predict_stage(config, guide, seed)):
+            classifiers.network_pass(guide, classifiers.test)
     return classifiers
 
 
@@ -232,7 +232,7 @@ def pass_seconds(config: ImageConfig, guide: str, size: int) -> float:
     Returns:
         Seconds.
     """
-    each = dict.fromkeys(ALL_GUIDES, 9e-5 * config.num_samples)
+    each = dict.fromkeys(ALL_GUIDES, 6e-5 * config.num_samples)
     each |= dict.fromkeys(("mc-dropout", "concrete-dropout", "gaussian-dropout"), 2e-4)
     each |= {"map": 1e-4, DROPOUT_OFF: 1e-4, "deep-ensemble": 1e-4 * config.members}
     each |= {"laplace-kronecker": 1.3e-3, "laplace-diagonal": 1e-3, "laplace-last-layer": 2e-4}
@@ -380,8 +380,28 @@ def _shared(config: ImageConfig) -> ImageConfig:
     return ImageConfig(**{name: getattr(config, name) for name in names})
 
 
+def records_stage(config: ImageConfig) -> SharedStage:
+    """The stage in which :meth:`ImageClassifiers.records` makes the records of all guides.
+
+    Args:
+        config: the options.
+
+    Returns:
+        Its name.
+    """
+    return SharedStage("records for ArviZ", key=(_shared(config), config.guides))
+
+
 def _with_seed(config: ImageConfig, stage: str, seed: int) -> str:
     return f"{stage}, seed {seed}" if config.seeds > 1 else stage
+
+
+def _fit_stage(config: ImageConfig, guide: str, seed: int) -> SharedStage:
+    return SharedStage(_with_seed(config, f"fit {guide}", seed), key=(_shared(config), seed))
+
+
+def _predict_stage(config: ImageConfig, guide: str, seed: int) -> SharedStage:
+    return SharedStage(_with_seed(config, f"predict {guide}", seed), key=(_shared(config), seed))
 
 
 def _load_stage(config: ImageConfig, seed: int) -> SharedStage:

@@ -34,13 +34,12 @@ from probml_tp.experiments.digit_uncertainty import (
 from probml_tp.experiments.image_classifiers import (
     ALL_GUIDES,
     ONE_OF_EACH_FAMILY,
-    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
     fit_all,
     fit_stages,
-    pass_seconds,
+    records_stage,
     seeds,
 )
 from probml_tp.experiments.mnist_uncertainty_figures import figures
@@ -100,12 +99,9 @@ def stages(config: Config) -> dict[str, float]:
     plan: dict[str, float] = {}
     for seed in seeds(config):
         plan |= fit_stages(config, config.guides, seed)
-    for guide in config.guides:
-        seconds = pass_seconds(config, guide, config.test_size)
-        plan[f"predict {guide}"] = seconds * config.seeds
     if lead_guide(config.guides):
         plan["draws of single images"] = 0.2 + 1.5e-3 * config.num_samples
-    return {**plan, RECORDS: 0.5 * len(config.guides)}
+    return {**plan, records_stage(config): 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -127,17 +123,15 @@ class _Judged:
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
     runs = [fit_all(config, config.guides, seed, progress) for seed in seeds(config)]
-    judged_of_seeds: list[dict[str, _Judged]] = [{} for _ in runs]
-    for guide in config.guides:
-        with progress.stage(f"predict {guide}"):
-            for judged, classifiers in zip(judged_of_seeds, runs, strict=True):
-                judged[guide] = _judge(classifiers, guide)
+    judged_of_seeds = [
+        {guide: _judge(classifiers, guide) for guide in config.guides} for classifiers in runs
+    ]
     first, judged = runs[0], judged_of_seeds[0]
     arrays = _arrays(judged, first.test)
     if lead := lead_guide(config.guides):
         with progress.stage("draws of single images"):
             arrays |= _single_images(judged[lead], first, config)
-    with progress.stage(RECORDS):
+    with progress.stage(records_stage(config)):
         records = first.records(config.guides)
     metrics, intervals = over_seeds(
         [_metrics(by_guide, first.test) for by_guide in judged_of_seeds]

@@ -30,13 +30,13 @@ from probml_tp.experiments.common import Array, derived_seed
 from probml_tp.experiments.comparisons import Comparison, compare
 from probml_tp.experiments.image_classifiers import (
     DROPOUT_OFF,
-    RECORDS,
     TITLES,
     ImageClassifiers,
     ImageConfig,
     fit_all,
     fit_stages,
     pass_seconds,
+    records_stage,
     seeds,
 )
 from probml_tp.experiments.ood_detection_figures import (
@@ -88,7 +88,7 @@ def stages(config: Config) -> dict[str, float]:
     foreign = 4 * config.ood_size
     guides = _guides(config)
     images = config.test_size + foreign
-    passes = sum(pass_seconds(config, g, images) for g in guides)
+    passes = sum(pass_seconds(config, guide, foreign) for guide in guides)
     odin = 1e-4 * len(TEMPERATURES) * (len(EPSILONS) + 2)
     plan: dict[str, float] = {}
     for seed in seeds(config):
@@ -98,7 +98,7 @@ def stages(config: Config) -> dict[str, float]:
             f"score, seed {seed}": passes + (odin + 2e-3) * images,
         }
     plan["compare"] = 2.0 + 4e-5 * config.resamples * images / 100
-    return plan | {RECORDS: 0.5 * len(config.guides)}
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     first = runs[0].classifiers
     auroc = {name: f"AUROC, {SETS[name]} (%) ↑" for name in foreign}
     metrics, intervals = _by_set(compared, "auroc")
-    with progress.stage(RECORDS):
+    with progress.stage(records_stage(config)):
         records = first.records(config.guides)
     results = Results(
         experiment=NAME,

@@ -122,7 +122,7 @@ def draw_batches(
     *,
     num_samples: int,
     seed: int,
-    batch_size: int = 1000,
+    batch_size: int = 250,
     vectorize: Vectorize = "auto",
     own_net: bool = False,
 ) -> Iterator[DrawBatch]:
@@ -136,7 +136,8 @@ def draw_batches(
         x: inputs ``(N, ...)``.
         num_samples: how many draws.
         seed: determines the draws.
-        batch_size: points at a time.
+        batch_size: points at a time; a few hundred keep a convolution's inputs and outputs in the
+            cache of a core.
         vectorize: ``"auto"`` runs draws of fully connected sequential nets by vmap, others in a
             loop.
         own_net: run the model's net even where the guide predicts by another function, such as the

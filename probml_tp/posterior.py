@@ -111,7 +111,7 @@ class Posterior:
         *,
         num_samples: int = 100,
         keep_outputs: bool = False,
-        batch_size: int = 1000,
+        batch_size: int = 250,
         vectorize: Vectorize = "auto",
         link: Link | None = None,
         seed: int | None = None,

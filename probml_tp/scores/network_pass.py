@@ -102,7 +102,7 @@ def network_pass(
     *,
     num_samples: int = 100,
     features: bool = False,
-    batch_size: int = 1000,
+    batch_size: int = 250,
     seed: int | None = None,
 ) -> NetworkPass:
     """Run a classifier's posterior over inputs once, and keep what scores need.

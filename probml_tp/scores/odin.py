@@ -85,7 +85,7 @@ class Odin:
     std: float | Sequence[float] = 1.0
     zero_gradient_sign: ZeroGradientSign = "positive"
     num_samples: int = 10
-    batch_size: int = 1000
+    batch_size: int = 250
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -151,7 +151,7 @@ def input_gradient(
     *,
     temperature: float = 1000.0,
     num_samples: int = 10,
-    batch_size: int = 1000,
+    batch_size: int = 250,
 ) -> Tensor:
     r"""The direction of ODIN's gradient :math:`\nabla_x \mathcal L`: a positive multiple of it.
 

@@ -56,7 +56,15 @@ def test_stages_of_shared_work_have_one_key_and_other_work_another():
     other = OtherConfig(**TINY.to_dict() | {"resamples": 5})
     again = fit_stages(other, ["map"], 11)
     keys = {str(stage): stage.key for stage in plan if isinstance(stage, SharedStage)}
-    assert list(keys) == ["load images", "fit map", "fit laplace-last-layer"]
+    assert list(keys) == [
+        "load images",
+        "fit map",
+        "fit laplace-last-layer",
+        "predict map",
+        "predict laplace-last-layer",
+    ]
+    shift = fit_stages(TINY, ["map"], 11, predict=False)
+    assert list(shift) == ["load images", "fit map"]
     assert {str(stage): stage.key for stage in again}.items() <= keys.items()
     longer = fit_stages(replace(TINY, epochs=2), ["map"], 11)
     assert not {stage.key for stage in longer} & set(keys.values())
