@@ -26,6 +26,7 @@ __all__ = [
     "TEMPERATURES",
     "figures",
     "findings",
+    "verdict",
 ]
 
 SETS: Mapping[str, str] = {
@@ -117,7 +118,7 @@ def _answer(results: Results[Any]) -> str:
         f"Does ODIN beat MCP and lose to MC dropout? With T = 5 and ε = 0.0014 its AUPR-Out is "
         f"{'; '.join(parts)}. Over the grid of T, ε and foreign sets, {grid['cells']} cells, it is "
         f"{mcp}, and {entropy}, each beyond the interval of the paired difference. "
-        f"{_verdict(grid)}"
+        f"{verdict(grid)}"
     )
 
 
@@ -131,16 +132,25 @@ def _grid_counts(results: Results[Any]) -> dict[str, int]:
     return counts
 
 
-def _verdict(grid: Mapping[str, int]) -> str:
-    """Which way round it is: a word for most cells, beyond their intervals, or none."""
+def verdict(grid: Mapping[str, int]) -> str:
+    """Say which way round it is, by the cells beyond their intervals.
+
+    Args:
+        grid: the number of cells, and how many are above and below each rival.
+
+    Returns:
+        A sentence.
+    """
     words = []
     for rival in GRID_REFERENCES:
         above, below = (grid[f"{side} {rival}"] for side in ("above", "below"))
-        if 2 * max(above, below) <= grid["cells"]:
-            words.append(f"in most cells whether ODIN beats {rival} cannot be told from chance")
-        else:
+        if 2 * max(above, below) > grid["cells"]:
             words.append(f"ODIN mostly {'beats' if above > below else 'loses to'} {rival}")
-    return f"So here {' and '.join(words)}."
+        elif 2 * (above + below) > grid["cells"]:
+            words.append(f"whether ODIN beats {rival} depends on the foreign set, T and ε")
+        else:
+            words.append(f"in most cells whether ODIN beats {rival} cannot be told from chance")
+    return f"So here {', and '.join(words)}."
 
 
 def _grid(results: Results[Any], name: str, rival: str) -> Array:

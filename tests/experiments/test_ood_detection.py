@@ -12,7 +12,13 @@ from probml_tp.experiment import Results
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.comparisons import Reader
 from probml_tp.experiments.ood_detection import EXPERIMENT, Config
-from probml_tp.experiments.ood_detection_figures import EPSILONS, TEMPERATURES, figures
+from probml_tp.experiments.ood_detection_figures import (
+    EPSILONS,
+    GRID_REFERENCES,
+    TEMPERATURES,
+    figures,
+    verdict,
+)
 from probml_tp.experiments.score_rows import ODIN_LAB, ODIN_PAPER
 from probml_tp.results import read_results, write_results
 
@@ -95,6 +101,22 @@ def test_the_answer_quotes_the_paired_differences(results):
         words = Reader(results.arrays, f"scores.{name}").words(ODIN_LAB, "aupr_out", minus="MCP")
         assert words in answer
     assert f"{2 * len(TEMPERATURES) * len(EPSILONS)} cells" in answer
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "words"),
+    [
+        (60, 10, "ODIN mostly beats MCP"),
+        (10, 60, "ODIN mostly loses to MCP"),
+        (45, 30, "whether ODIN beats MCP depends on the foreign set"),
+        (10, 20, "whether ODIN beats MCP cannot be told from chance"),
+    ],
+)
+def test_the_verdict_follows_the_cells_beyond_their_intervals(above, below, words):
+    grid = {"cells": 100}
+    for rival in GRID_REFERENCES:
+        grid |= {f"above {rival}": above, f"below {rival}": below}
+    assert words in verdict(grid)
 
 
 def test_odins_choice_is_in_the_grids_and_told(results):
