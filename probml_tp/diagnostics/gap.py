@@ -128,10 +128,11 @@ def compare(
     elements and NaN where the reference does not vary. Weights of a net are not identified.
 
     All Wasserstein distances are those of the draws, exact in one dimension by sorting them, also
-    where the posteriors are normal: then all rows have the same noise. So few draws of the same
-    distribution are some way apart; the row ``"noise floor"`` compares one half of the reference's
-    draws (the first half of every chain) with the other, and a smaller gap is none. Halves have
-    fewer draws: the floor is too high rather than too low, by up to :math:`\sqrt 2`.
+    where both posteriors are normal: so all rows have the same noise. Draws of one distribution
+    are some way apart too: the row ``"noise floor"`` compares the first half of the reference's
+    draws (of every chain) with the second, and a gap of that size or below may be none. Halves
+    have fewer draws, so this floor is too high rather than too low, by up to a factor of
+    :math:`\sqrt 2`.
 
     Intervals are reflected bootstrap intervals over the draws of both posteriors. Chains give all
     their draws and are resampled in blocks of four autocorrelation times, after their smallest

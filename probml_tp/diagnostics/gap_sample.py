@@ -178,7 +178,9 @@ def collect(
                 _check_size(posterior, batch, count, len(x), sites)
             if batch.points.start == 0:
                 for name in sites:
-                    kept[name].append(_numpy(batch.params[name].flatten(1)))
+                    kept[name].append(
+                        _numpy(batch.params[name].flatten()).reshape(len(batch.outputs), -1)
+                    )
             for name, values in _functions(posterior, batch).items():
                 parts.setdefault(name, {}).setdefault(batch.draws.start, []).append(values)
     functions = {
@@ -214,12 +216,13 @@ def convergence(functions: Mapping[str, Array], chains: int) -> Convergence:
     if not moving.size:
         return Convergence(np.nan, 0.0, 0.0)
     shaped = moving.reshape(chains, -1, moving.shape[1])
-    data = az.convert_to_dataset({"f": shaped})  # type: ignore[no-untyped-call]
-    r_hat = az.rhat(data)["f"].max() if chains > 1 else np.nan  # type: ignore[no-untyped-call]
-    ess, tail = (
-        float(az.ess(data, method=method)["f"].min())  # type: ignore[no-untyped-call]
-        for method in ("bulk", "tail")
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # values of two levels, or stuck chains
+        data = az.convert_to_dataset({"f": shaped})  # type: ignore[no-untyped-call]
+        r_hat = az.rhat(data)["f"].max() if chains > 1 else np.nan  # type: ignore[no-untyped-call]
+        ess, tail = (
+            float(az.ess(data, method=method)["f"].min())  # type: ignore[no-untyped-call]
+            for method in ("bulk", "tail")
+        )
     return Convergence(float(r_hat), ess, tail)
 
 
@@ -227,7 +230,7 @@ def _block(found: Convergence | None, count: int, chains: int) -> int:
     """A few autocorrelation times, so that blocks are about independent of each other."""
     if found is None:
         return 1
-    time = count / max(min(found.ess, found.tail_ess), 1.0)
+    time = count / min((e for e in (found.ess, found.tail_ess) if e > 1), default=1.0)
     length = count // chains
     return 1 if time <= 1 else min(int(np.ceil(BLOCK * time)), length)
 
