@@ -54,9 +54,9 @@ class GapReport:
         functions: the same for each ``posterior``, ``region`` and ``metric``, over the region's
             points; the region ``"all"`` is every point.
         points: the same for each ``posterior``, ``metric`` and ``point`` (and ``target``).
-        costs: one row a posterior: ``seconds`` and ``peak_memory_mib`` of its fit, the ``draws``
-            compared, and of a chain ``r_hat``, ``ess`` and ``tail_ess``, the worst over the
-            function values.
+        costs: one row a posterior: ``seconds`` of its fit and ``peak_memory_mib`` of the process
+            up to its end, the ``draws`` compared, and of a chain ``r_hat``, ``ess`` and
+            ``tail_ess``, the worst over the function values.
     """
 
     reference: str
@@ -136,7 +136,8 @@ def compare(
 
     Intervals are reflected bootstrap intervals over the draws of both posteriors. Chains give all
     their draws and are resampled in blocks of four autocorrelation times, after their smallest
-    bulk or tail effective sample size at ``x``; finitely many points (MAP, an ensemble) are the
+    bulk or tail effective sample size at ``x``; for weights that mix worse than the functions, as
+    those of nets do, the intervals are too narrow. Finitely many points (MAP, an ensemble) are the
     posterior itself and are not resampled.
 
     Args:

@@ -80,9 +80,18 @@ class Sample:
         return len(next(iter(self.functions.values())))
 
     def halves(self) -> tuple[Sample, Sample]:
-        """The first half of every chain, and the second."""
+        """The first half of every chain, and the second.
+
+        Raises:
+            ValueError: a chain has a single draw.
+        """
         rows = np.arange(self.size).reshape(self.chains, -1)
         half = rows.shape[1] // 2
+        if not half:
+            raise ValueError(
+                f"a reference needs at least 2 draws in every chain; got {self.size} in "
+                f"{self.chains} chain(s). Run longer chains."
+            )
         return self._take(rows[:, :half]), self._take(rows[:, half : 2 * half])
 
     def _take(self, rows: Array) -> Sample:

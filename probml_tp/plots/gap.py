@@ -92,6 +92,11 @@ def gap_forest(
         _share_x(column)
     made.suptitle(finding(report, metrics[0], regions), fontsize=10.5)
     label = f"{guide_style(report.reference).label}, one half against the other"
+    r_hat = report.costs["r_hat"][report.reference]
+    if np.isfinite(r_hat):
+        label += (
+            f" (R-hat {r_hat:.3f}, effective draws {report.costs['ess'][report.reference]:.0f})"
+        )
     floor = Patch(color=TRAINING_RANGE_COLOR, alpha=0.3, lw=0, label=label)
     made.legend(handles=[floor], loc="outside lower center")
     return made

@@ -96,7 +96,7 @@ def normal_report() -> tuple[Posterior, GapReport]:
         "exact",
         POINTS,
         regions={"far": FAR},
-        num_samples=3000,
+        num_samples=2000,
     )
 
 
@@ -306,6 +306,13 @@ def one_column(values: np.ndarray, *, chains: int = 1, block: int = 1) -> Sample
     return Sample({"w": values[:, None]}, functions, chains, is_whole=False, block=block)
 
 
+def test_halves_are_those_of_every_chain():
+    first, second = one_column(np.arange(10.0), chains=2).halves()
+    assert first.functions["mean"][:, 0].tolist() == [0, 1, 5, 6]
+    assert second.sites["w"][:, 0].tolist() == [2, 3, 7, 8]
+    assert first.chains == second.chains == 2
+
+
 def test_blocks_are_consecutive_draws_of_one_chain():
     sample = one_column(np.zeros(20), chains=2, block=5)
     resampled = sample.resample(50, seed=0)
@@ -327,12 +334,12 @@ def autoregression(rng: np.random.Generator, *, size: int, rho: float) -> np.nda
 def share_covered(metric: str, truth: float, *, rho: float = 0.0, block: int = 1) -> float:
     """How often 95 % intervals hold the truth, of N(1, 4) against a reference N(0, 1)."""
     rng, covered = np.random.default_rng(0), []
-    for repetition in range(150):
+    for repetition in range(100):
         p = autoregression(rng, size=400, rho=rho)
         q = 1 + 2 * rng.normal(size=300)
         pair = (
-            one_column(q).resample(150, 2 * repetition),
-            one_column(p, block=block).resample(150, 2 * repetition + 1),
+            one_column(q).resample(100, 2 * repetition),
+            one_column(p, block=block).resample(100, 2 * repetition + 1),
         )
         measure = weight_measures("w", *pair)[metric]
         _, low, high = reflected_interval(measure.over(np.array([0])), measure, 0.95)
@@ -340,7 +347,7 @@ def share_covered(metric: str, truth: float, *, rho: float = 0.0, block: int = 1
     return float(np.mean(covered))
 
 
-LOWEST_SHARE = 0.95 - 5 * math.sqrt(0.95 * 0.05 / 150)
+LOWEST_SHARE = 0.95 - 5 * math.sqrt(0.95 * 0.05 / 100)
 
 
 @pytest.mark.parametrize(
@@ -526,6 +533,11 @@ def test_a_chain_that_has_not_converged_is_no_reference(pair, options, figures):
     report = compare(fits, "nuts", POINTS, resamples=5, accept_reference=True)
     assert set(report.functions["posterior"]) == {"noise floor", "exact", "scaled"}
     assert compare(fits, "exact", POINTS, resamples=5).costs.loc["nuts", "draws"] >= 200
+
+
+def test_a_chain_of_one_draw_has_no_halves():
+    with pytest.raises(ValueError, match=r"2 draws in every chain; got 3 in 3 chain\(s\)"):
+        one_column(np.zeros(3), chains=3).halves()
 
 
 def test_a_converged_chain_is_accepted(pair):

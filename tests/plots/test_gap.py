@@ -28,14 +28,15 @@ VALUES = {
 }
 
 
-def report() -> GapReport:
+def report(r_hat: float = np.nan) -> GapReport:
     rows = [
         dict(zip(("posterior", "region", "metric"), key, strict=True))
         | dict(zip(("value", "low", "high"), ends, strict=True))
         for key, ends in VALUES.items()
     ]
     nothing = pd.DataFrame()
-    return GapReport("nuts", 0.95, nothing, pd.DataFrame(rows), nothing, nothing)
+    costs = pd.DataFrame({"r_hat": [r_hat], "ess": [612.0]}, index=["nuts"])
+    return GapReport("nuts", 0.95, nothing, pd.DataFrame(rows), nothing, costs)
 
 
 def test_intervals_stand_beside_the_noise_floor():
@@ -75,6 +76,12 @@ def test_a_forest_has_regions_above_each_other_on_one_scale():
     (legend,) = made.legends
     assert [text.get_text() for text in legend.get_texts()] == ["NUTS, one half against the other"]
     made.draw_without_rendering()
+
+
+def test_the_legend_tells_how_well_a_chain_is_known():
+    (legend,) = gap_forest(report(1.004), ["w2"]).legends
+    (text,) = legend.get_texts()
+    assert text.get_text().endswith("against the other (R-hat 1.004, effective draws 612)")
 
 
 def test_the_finding_follows_the_numbers():
