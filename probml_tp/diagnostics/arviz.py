@@ -27,7 +27,7 @@ with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is import
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
     import arviz as az
 
-__all__ = ["to_inference_data"]
+__all__ = ["InOrder", "check_sites", "to_inference_data"]
 
 MAX_POSTERIOR_ELEMENTS = 50_000_000
 NOISE = 2
@@ -80,11 +80,11 @@ def to_inference_data(
     """
     guide, model = posterior.guide, posterior.model
     inputs, targets = model.check_data(x, y)
-    chosen = _check_sites(model, sites)
+    chosen = check_sites(model, sites)
     check_num_samples(num_samples)
     if isinstance(guide, Empirical):
         chains, num_samples = guide.flat.shape[0], guide.flat.shape[0] * guide.flat.shape[1]
-        source: Guide = _InOrder(guide)
+        source: Guide = InOrder(guide)
     else:
         chains, source = 1, guide
     seed = posterior.seed if seed is None else seed
@@ -102,7 +102,7 @@ def to_inference_data(
     )
 
 
-class _InOrder(Guide):
+class InOrder(Guide):
     """An empirical distribution that gives its draws in order, chain after chain."""
 
     def __init__(self, guide: Empirical) -> None:
@@ -226,7 +226,12 @@ def _attributes(posterior: Posterior, seed: int) -> dict[str, Any]:
     }
 
 
-def _check_sites(model: BayesianModel, sites: Sequence[str] | None) -> list[str]:
+def check_sites(model: BayesianModel, sites: Sequence[str] | None) -> list[str]:
+    """Return the sites asked for, all by default.
+
+    Raises:
+        ValueError: one of them is not the model's.
+    """
     if sites is None:
         return list(model.sites)
     if isinstance(sites, str) or not set(sites) <= set(model.sites):
