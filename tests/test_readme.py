@@ -17,7 +17,7 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     blocks = re.findall(
         r"^```python\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
     )
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     torch.manual_seed(0)
     session: dict[str, object] = {}
     for number, block in enumerate(blocks):
