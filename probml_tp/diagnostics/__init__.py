@@ -4,6 +4,7 @@ from probml_tp.diagnostics.arviz import to_inference_data
 from probml_tp.diagnostics.elbo import ELBO, elbo
 from probml_tp.diagnostics.ranks import (
     RankUniformity,
+    Verdict,
     ecdf_band,
     rank_uniformity,
     symmetry_p_value,
@@ -22,6 +23,7 @@ __all__ = [
     "Quantity",
     "RankUniformity",
     "SbcResult",
+    "Verdict",
     "ecdf_band",
     "elbo",
     "rank_uniformity",

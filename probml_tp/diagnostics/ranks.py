@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -29,12 +29,22 @@ from probml_tp.validation import (
     valid_seed,
 )
 
-__all__ = ["RankUniformity", "ecdf_band", "rank_uniformity", "symmetry_p_value", "uniform_p_value"]
+__all__ = [
+    "RankUniformity",
+    "Verdict",
+    "ecdf_band",
+    "rank_uniformity",
+    "symmetry_p_value",
+    "uniform_p_value",
+]
 
 Array = np.ndarray[Any, Any]
 
 ROUNDING = 1e-9
 """Relative differences below it do not count: tails that are equal by symmetry stay so."""
+
+Verdict = Literal["uniform", "biased low", "biased high", "too narrow", "too wide"]
+"""What ranks say of a posterior."""
 
 FLIPS = 999
 """Random reflections of the ranks that the symmetry test compares with."""
@@ -58,6 +68,31 @@ class RankUniformity:
     symmetry_p_value: float
     location: float
     dispersion: float
+
+    def verdict(self, *, level: float = 0.95) -> Verdict:
+        """In words what the tests say of this quantity.
+
+        Args:
+            level: of both tests.
+
+        Returns:
+            ``"uniform"`` where the ECDF stays within its band; else ``"biased low"`` (the posterior
+            lies below the truth) or ``"biased high"`` where ranks are not symmetric; else ``"too
+            narrow"`` or ``"too wide"``.
+
+        Raises:
+            ValueError: ``level`` is not between 0 and 1.
+
+        Example:
+            >>> rank_uniformity([0, 0, 0, 3, 6, 9, 9, 9] * 20, 9).verdict()
+            'too narrow'
+        """
+        alpha = 1 - strictly_between_0_and_1("level", level)
+        if self.p_value > alpha:
+            return "uniform"
+        if self.symmetry_p_value <= alpha:
+            return "biased low" if self.location > 0 else "biased high"
+        return "too narrow" if self.dispersion > 1 else "too wide"
 
 
 def rank_uniformity(ranks: object, num_samples: int, *, seed: int = 0) -> RankUniformity:
