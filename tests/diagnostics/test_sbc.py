@@ -29,7 +29,13 @@ F64 = torch.float64
 X = torch.linspace(1, 3, 8, dtype=F64).unsqueeze(-1)
 """Away from 0, so that intercept and slope are strongly correlated."""
 
-DRAWS = 39
+DRAWS = 19
+
+CHANCE = 1e-3
+"""Uniform ranks have a smaller p-value once in a thousand seeds."""
+
+FIVE_SIGMA = 5.7e-7
+"""The two-sided probability beyond five standard errors: wrong posteriors fall below it."""
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +110,8 @@ def right(model):
 
 def test_the_exact_posterior_passes(right):
     assert right.quantities == ("weight[0]", "weight[1]", "log_likelihood")
-    assert right.p_value > 0.05
-    assert all(test.symmetry_p_value > 0.01 for test in right.uniformity().values())
+    assert right.p_value > CHANCE
+    assert all(test.symmetry_p_value > CHANCE for test in right.uniformity().values())
 
 
 def test_nuts_passes_with_nearly_independent_draws():
@@ -114,11 +120,11 @@ def test_nuts_passes_with_nearly_independent_draws():
 
     def nuts(model, data, seed):
         return sample_nuts(
-            model, data, chains=1, warmup=60, num_samples=76, seed=seed, progress=False
+            model, data, chains=1, warmup=40, num_samples=57, seed=seed, progress=False
         )
 
-    result = calibrate(model, nuts, simulations=15, num_samples=19)
-    assert result.p_value > 0.05
+    result = calibrate(model, nuts, simulations=12, num_samples=19)
+    assert result.p_value > CHANCE
     assert result.relative_ess.shape == (2,)
     assert (result.relative_ess > 0.8).all()
 
@@ -133,8 +139,8 @@ def test_nuts_passes_with_nearly_independent_draws():
     ],
 )
 def test_a_distorted_posterior_is_found_out(model, distortion, verdict):
-    result = calibrate(model, distorted(**distortion), simulations=300)
-    assert result.p_value < 1e-3
+    result = calibrate(model, distorted(**distortion), simulations=250)
+    assert result.p_value < FIVE_SIGMA
     tests = result.uniformity()
     assert {tests[name].verdict() for name in ("weight[0]", "weight[1]")} == {verdict}
 
@@ -144,7 +150,7 @@ def test_the_best_mean_field_is_too_narrow_where_weights_are_correlated(model):
     tests = result.uniformity()
     for name in ("weight[0]", "weight[1]"):
         assert tests[name].verdict() == "too narrow"
-        assert tests[name].p_value < 1e-8
+        assert tests[name].p_value < FIVE_SIGMA
         counts = np.bincount(result.ranks_of(name), minlength=DRAWS + 1).reshape(10, -1).sum(1)
         assert min(counts[0], counts[-1]) > 2 * counts[1:-1].max()  # a U
 
@@ -158,9 +164,9 @@ def test_a_fitted_mean_field_is_the_best(model):
 
 def test_only_the_log_likelihood_tells_the_prior_from_the_posterior(model):
     tests = calibrate(model, prior).uniformity()
-    assert tests["weight[0]"].p_value > 0.05
-    assert tests["weight[1]"].p_value > 0.05
-    assert tests["log_likelihood"].p_value < 1e-6
+    assert tests["weight[0]"].p_value > CHANCE
+    assert tests["weight[1]"].p_value > CHANCE
+    assert tests["log_likelihood"].p_value < FIVE_SIGMA
 
 
 def test_spread_and_z_scores_are_those_of_the_posterior(model, right):
@@ -206,10 +212,10 @@ def test_ties_are_broken_at_random(model):
         prior,
         quantities={"constant": lambda params: params["weight"][0] * 0},
         num_samples=9,
-        simulations=400,
+        simulations=200,
     )
     ranks = result.ranks_of("constant")
-    error = np.sqrt((10**2 - 1) / 12 / 400)
+    error = np.sqrt((10**2 - 1) / 12 / 200)
     assert abs(ranks.mean() - 4.5) < 5 * error
     assert set(ranks) == set(range(10))
 
