@@ -183,6 +183,9 @@ def simulation_based_calibration(
     spaced ones are taken: let it store several times as many. The effective number of what was
     taken comes back in ``relative_ess``, with a warning where it is below 0.8 of the actual number.
 
+    **Functions** of the parameters are those of the model's net, at the draws of any guide: the
+    draws of a linearised Laplace posterior are judged as the plain one's are.
+
     Calibration here is on average over the prior: use one that you believe. A prior so wide that
     its data look like nothing real tests the posterior where it does not matter.
 
