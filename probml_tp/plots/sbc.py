@@ -88,6 +88,7 @@ def plot_rank_histogram(
             f"equally; got {bins}. Leave it out for {rank_bins(result.num_samples)}, or draw one "
             f"less than a number with more divisors, such as 99."
         )
+    before = ax.get_ylim()[1]  # of axes that share theirs: what is there already has to fit
     edges = np.linspace(0, 1, bins + 1)
     counts = np.bincount(result.ranks_of(quantity), minlength=places).reshape(bins, -1).sum(1)
     lower, upper = stats.binom.interval(level, result.simulations, 1 / bins)
@@ -98,7 +99,7 @@ def plot_rank_histogram(
     ax.axhline(result.simulations / bins, color=BAND_COLOR, linewidth=1.0)
     ax.stairs(counts, edges, fill=True, color=style.color, alpha=0.55, label=style.label)
     ax.set_xlim(0, 1)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, max(before, 1.05 * max(upper, counts.max())))
     ax.set_xlabel("Rank of the truth (share of draws)")
     ax.set_ylabel("Simulations")
     return ax
@@ -157,6 +158,9 @@ def calibration_panels(
 ) -> Figure:
     """One panel of ECDF differences for each quantity, titled by what its tests say.
 
+    Each test has ``level`` by itself: of 20 right posteriors one is expected outside its 95 % band.
+    ``SbcResult.p_value`` is for all quantities of a method together.
+
     Args:
         results: method to its ranks, all of as many simulations and draws.
         quantities: which; default: all of the first result.
@@ -170,7 +174,7 @@ def calibration_panels(
         ValueError: as for :func:`plot_ecdf_difference`.
     """
     chosen = list(_checked(results).quantities if quantities is None else quantities)
-    made, axes, used = panels(len(chosen), most=3, height=2.5, sharey=True)
+    made, axes, used = panels(len(chosen), most=3, height=2.5)
     with house_style():
         for quantity, ax in zip(chosen, used, strict=True):
             plot_ecdf_difference(results, quantity, ax=ax, level=level, style=style)

@@ -59,6 +59,13 @@ def test_bins_are_of_equal_probability(ax):
         plot_rank_histogram(result(UNIFORM), "h0", ax=ax, style=guide_style("exact"), bins=3)
 
 
+def test_all_bars_are_seen_where_axes_share_their_scale():
+    axes = Figure().subplots(1, 3, sharey=True)
+    for ranks, ax in zip((UNIFORM, NARROW, UNIFORM), axes, strict=True):
+        plot_rank_histogram(result(ranks), "h0", ax=ax, style=guide_style("exact"))
+    assert axes[0].get_ylim() == (0, pytest.approx(1.05 * 25))
+
+
 def test_the_difference_is_drawn_over_the_band(ax):
     results = {"exact": result(UNIFORM), "mean-field": result(NARROW)}
     assert plot_ecdf_difference(results, "h0", ax=ax) is ax
