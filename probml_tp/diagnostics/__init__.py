@@ -1,7 +1,37 @@
-"""Diagnostics: the ArviZ record of a posterior, its ELBO, and its gap to a reference."""
+"""Diagnostics: ArviZ records, the ELBO, the gap to a reference, simulation-based calibration."""
 
 from probml_tp.diagnostics.arviz import to_inference_data
 from probml_tp.diagnostics.elbo import ELBO, elbo
 from probml_tp.diagnostics.gap import GapReport, compare
+from probml_tp.diagnostics.ranks import (
+    RankUniformity,
+    Verdict,
+    ecdf_band,
+    rank_uniformity,
+    symmetry_p_value,
+    uniform_p_value,
+)
+from probml_tp.diagnostics.sbc import (
+    Infer,
+    Quantity,
+    SbcResult,
+    simulation_based_calibration,
+)
 
-__all__ = ["ELBO", "GapReport", "compare", "elbo", "to_inference_data"]
+__all__ = [
+    "ELBO",
+    "GapReport",
+    "Infer",
+    "Quantity",
+    "RankUniformity",
+    "SbcResult",
+    "Verdict",
+    "compare",
+    "ecdf_band",
+    "elbo",
+    "rank_uniformity",
+    "simulation_based_calibration",
+    "symmetry_p_value",
+    "to_inference_data",
+    "uniform_p_value",
+]

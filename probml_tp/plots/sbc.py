@@ -1,0 +1,209 @@
+"""Figures of simulation-based calibration: rank histograms and differences of the ranks' ECDF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from probml_tp.plots.style import (
+    TRAINING_RANGE_COLOR,
+    GuideStyle,
+    guide_style,
+    house_style,
+    label_outside,
+    panels,
+    shared_legend,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from probml_tp.diagnostics import SbcResult
+
+__all__ = ["calibration_panels", "plot_ecdf_difference", "plot_rank_histogram", "rank_bins"]
+
+Array = np.ndarray[Any, Any]
+Style = Callable[[str], GuideStyle]
+
+BAND_COLOR = TRAINING_RANGE_COLOR
+BAND_ALPHA = 0.28
+MOST_BINS = 20
+
+
+def rank_bins(num_samples: int, *, most: int = MOST_BINS) -> int:
+    """The number of bins of equal width that ranks from 0 to ``num_samples`` are counted in.
+
+    Args:
+        num_samples: the draws ranked among, ``L``.
+        most: bins.
+
+    Returns:
+        The largest divisor of ``L + 1`` that is at most ``most``: other numbers of bins would have
+        bins of unequal probability.
+
+    Example:
+        >>> rank_bins(99), rank_bins(100)
+        (20, 1)
+    """
+    return max(bins for bins in range(1, most + 1) if (num_samples + 1) % bins == 0)
+
+
+def plot_rank_histogram(
+    result: SbcResult,
+    quantity: str,
+    *,
+    ax: Axes,
+    style: GuideStyle,
+    bins: int | None = None,
+    level: float = 0.95,
+) -> Axes:
+    """Draw how many ranks fall into each bin, over the interval of one bin of uniform ranks.
+
+    The interval is binomial and pointwise: of 20 bins one is expected outside its 95 % interval.
+    :func:`plot_ecdf_difference` has bounds that hold at once.
+
+    Args:
+        result: of :func:`probml_tp.diagnostics.simulation_based_calibration`.
+        quantity: whose ranks.
+        ax: where to draw.
+        style: of the bars.
+        bins: how many, a divisor of ``L + 1``; default: :func:`rank_bins`.
+        level: the probability of each interval.
+
+    Returns:
+        ``ax``.
+
+    Raises:
+        ValueError: ``bins`` does not divide ``L + 1``, or the quantity was not ranked.
+    """
+    places = result.num_samples + 1
+    bins = rank_bins(result.num_samples) if bins is None else bins
+    if bins < 1 or places % bins:
+        raise ValueError(
+            f"bins must divide the number of ranks, {places}, for uniform ranks to fill them "
+            f"equally; got {bins}. Leave it out for {rank_bins(result.num_samples)}, or draw one "
+            f"less than a number with more divisors, such as 99."
+        )
+    before = ax.get_ylim()[1]  # of axes that share theirs: what is there already has to fit
+    edges = np.linspace(0, 1, bins + 1)
+    counts = np.bincount(result.ranks_of(quantity), minlength=places).reshape(bins, -1).sum(1)
+    lower, upper = stats.binom.interval(level, result.simulations, 1 / bins)
+    ax.axhspan(
+        lower, upper, color=BAND_COLOR, alpha=BAND_ALPHA, linewidth=0,
+        label=f"{percent(level)} of uniform ranks, each bin",
+    )  # fmt: skip
+    ax.axhline(result.simulations / bins, color=BAND_COLOR, linewidth=1.0)
+    ax.stairs(counts, edges, fill=True, color=style.color, alpha=0.55, label=style.label)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, max(before, 1.05 * max(upper, counts.max())))
+    ax.set_xlabel("Rank of the truth (share of draws)")
+    ax.set_ylabel("Simulations")
+    return ax
+
+
+def plot_ecdf_difference(
+    results: Mapping[str, SbcResult],
+    quantity: str,
+    *,
+    ax: Axes,
+    level: float = 0.95,
+    style: Style = guide_style,
+) -> Axes:
+    """Draw the ECDF of the ranks less that of uniform ones, over its simultaneous band.
+
+    A posterior that is too narrow rises above the band, then falls below it; one that is too wide
+    does the opposite; one that lies below the truth stays below the band.
+
+    Args:
+        results: method to its ranks, all of as many simulations and draws.
+        quantity: whose ranks.
+        ax: where to draw.
+        level: the probability that uniform ranks stay within the band everywhere.
+        style: a method's colour, line and label.
+
+    Returns:
+        ``ax``.
+
+    Raises:
+        ValueError: there is no result, they differ in simulations or draws, or the quantity was not
+            ranked.
+    """
+    first = _checked(results)
+    lower, upper = first.ecdf_band(level=level)
+    ax.fill_between(
+        first.grid, lower, upper, color=BAND_COLOR, alpha=BAND_ALPHA, linewidth=0,
+        label=f"{percent(level)} of uniform ranks, everywhere",
+    )  # fmt: skip
+    ax.axhline(0, color=BAND_COLOR, linewidth=1.0)
+    for name, result in results.items():
+        s = style(name)
+        difference = result.ecdf_difference(quantity)
+        ax.plot(result.grid, difference, color=s.color, linestyle=s.linestyle, label=s.label)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("Rank of the truth (share of draws)")
+    ax.set_ylabel("ECDF − uniform")
+    return ax
+
+
+def calibration_panels(
+    results: Mapping[str, SbcResult],
+    *,
+    quantities: Sequence[str] | None = None,
+    level: float = 0.95,
+    style: Style = guide_style,
+) -> Figure:
+    """One panel of ECDF differences for each quantity, titled by what its tests say.
+
+    Each test has ``level`` by itself: of 20 right posteriors one is expected outside its 95 % band.
+    ``SbcResult.p_value`` is for all quantities of a method together.
+
+    Args:
+        results: method to its ranks, all of as many simulations and draws.
+        quantities: which; default: all of the first result.
+        level: of the bands and the tests.
+        style: a method's colour, line and label.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: as for :func:`plot_ecdf_difference`.
+    """
+    chosen = list(_checked(results).quantities if quantities is None else quantities)
+    made, axes, used = panels(len(chosen), most=3, height=2.5)
+    with house_style():
+        for quantity, ax in zip(chosen, used, strict=True):
+            plot_ecdf_difference(results, quantity, ax=ax, level=level, style=style)
+            ax.set_title(_finding(results, quantity, level, style))
+        label_outside(axes, len(used), x="Rank of the truth (share of draws)", y="ECDF − uniform")
+        shared_legend(made, used)
+    return made
+
+
+def percent(level: float) -> str:
+    """A probability in per cent, such as ``95 %``."""
+    return f"{100 * level:g} %"
+
+
+def _finding(results: Mapping[str, SbcResult], quantity: str, level: float, style: Style) -> str:
+    """The quantity and, line by line, which methods' ranks are not uniform, and how."""
+    verdicts = {
+        style(name).label: result.uniformity()[quantity].verdict(level=level)
+        for name, result in results.items()
+    }
+    wrong = [f"{label} {verdict}" for label, verdict in verdicts.items() if verdict != "uniform"]
+    return "\n".join([quantity, *(wrong or ["all within the band"])])
+
+
+def _checked(results: Mapping[str, SbcResult]) -> SbcResult:
+    sizes = {name: (r.simulations, r.num_samples) for name, r in results.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"methods in one panel need results of as many simulations and draws, to share a band; "
+            f"got {sizes or 'none'}. Run them alike, or draw them in panels of their own."
+        )
+    return next(iter(results.values()))
