@@ -141,7 +141,7 @@ def test_closed_forms_take_no_draws(posterior: tuple[Posterior, Tensor], link: A
     with pytest.raises(ValueError, match="votes need draws"):
         _ = predicted.variation_ratio
     if link == "probit":
-        with pytest.raises(ValueError, match=r"gives their mean only.*link='sampled'"):
+        with pytest.raises(ValueError, match=r"give their mean only.*link='sampled'"):
             _ = predicted.mutual_information
     else:
         assert bool((predicted.mutual_information >= 0).all())

@@ -40,7 +40,7 @@ def metric_table(table: Table) -> MetricTable:
     """Lay out numbers as a table.
 
     The numbers of a column share their decimals, so that they line up: four significant digits
-    of the largest. No value is marked as the best: without an interval, that would say more
+    of the largest, fewer where intervals are wide. No value is marked as the best: without an interval, that would say more
     than the numbers do. Where there is an interval, it stands behind the number.
 
     Args:
@@ -55,7 +55,7 @@ def metric_table(table: Table) -> MetricTable:
         >>> intervals = {"MAP": {"nll": (0.11, 0.14)}}
         >>> made = Table("Metrics", "Posterior", numbers, {"nll": "NLL (nats) ↓"}, intervals)
         >>> metric_table(made).rows
-        (('MAP', ('0.1235 [0.1100, 0.1400]',)), ('Laplace', ('0.0500',)))
+        (('MAP', ('0.123 [0.110, 0.140]',)), ('Laplace', ('0.050',)))
     """
     metrics, columns = table.metrics, table.columns
     used = [key for key in columns if any(key in row for row in metrics.values())]
