@@ -88,7 +88,7 @@ def grid_panels(
     temperatures: Sequence[float],
     epsilons: Sequence[float],
 ) -> Figure:
-    """Draw maps of differences: one row for each foreign set, one column for each rival.
+    """Draw maps of differences: a row for each foreign set with its colour scale, a column a rival.
 
     Args:
         maps: rival to foreign set to differences as in :func:`plot_grid`.
@@ -100,11 +100,19 @@ def grid_panels(
     """
     sets = list(next(iter(maps.values())))
     made, axes = figure(len(sets), len(maps), height=1.35 * len(sets) + 0.6)
-    values = [np.abs(one[..., 0]) for of_sets in maps.values() for one in of_sets.values()]
-    scale = {"most": max(float(np.quantile(np.concatenate(values), 0.95)), 1e-9)}
+    most = {
+        name: max(float(np.abs(of_sets[name][..., 0]).max()) for of_sets in maps.values())
+        for name in sets
+    }
     for column, (rival, of_sets) in zip(axes.T, maps.items(), strict=True):
         for ax, name in zip(column, sets, strict=True):
-            plot_grid(of_sets[name], temperatures=temperatures, epsilons=epsilons, ax=ax, **scale)
+            plot_grid(
+                of_sets[name],
+                temperatures=temperatures,
+                epsilons=epsilons,
+                most=max(most[name], 1e-9),
+                ax=ax,
+            )
             ax.set_title(f"{name}: ODIN − {rival}", fontsize=9)
     for ax in axes[:-1].flat:
         ax.set_xticklabels([])

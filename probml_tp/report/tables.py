@@ -40,8 +40,9 @@ def metric_table(table: Table) -> MetricTable:
     """Lay out numbers as a table.
 
     The numbers of a column share their decimals, so that they line up: four significant digits
-    of the largest, fewer where intervals are wide. No value is marked as the best: without an interval, that would say more
-    than the numbers do. Where there is an interval, it stands behind the number.
+    of the largest, fewer where intervals are wide. No value is marked as the best: without an
+    interval, that would say more than the numbers do. Where there is an interval, it stands behind
+    the number.
 
     Args:
         table: the numbers; missing values are shown as a dash, columns that no row has are left
