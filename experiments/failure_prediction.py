@@ -109,7 +109,7 @@ class Config(ImageConfig):
         choices=("loss", "aupr-error"),
     )
     error_weight: float = option(
-        1.0, "Weight of a mistake in ConfidNet's loss, that of a hit being 1.", minimum=0.0
+        1.0, "Weight of a mistake in ConfidNet's loss, that of a hit being 1.", minimum=1e-6
     )
     resamples: int = option(1000, "Bootstrap resamples of the test images.", quick=200, minimum=50)
 
