@@ -74,7 +74,7 @@ class Config(ImageConfig):
         200,
         "Test images under each corruption and rotation, at most; a stratified subset.",
         quick=100,
-        full=1_000,
+        full=500,
         minimum=20,
     )
     shift_samples: int = option(

@@ -78,7 +78,7 @@ class Config(ImageConfig):
     """Options of the experiment."""
 
     ood_size: int = option(
-        1_000, "Images of each foreign set, at most.", quick=300, full=5_000, minimum=50
+        1_000, "Images of each foreign set, at most.", quick=300, full=2_000, minimum=50
     )
     resamples: int = option(500, "Bootstrap resamples of the images.", quick=200, minimum=50)
 
