@@ -162,11 +162,10 @@ def _judge(config: Config, classifiers: ImageClassifiers, guide: str) -> _Judged
     selection: dict[str, float] = {}
     known = validation.predictive.predicted_class == y_validation
     correct = test.predictive.predicted_class == y
+    sure_of_known, sure = max_probability(validation), max_probability(test)
     for risk in config.risks:
-        chosen = selective_threshold(
-            max_probability(validation), known, risk=risk, delta=config.delta
-        )
-        kept = max_probability(test) > chosen.threshold
+        chosen = selective_threshold(sure_of_known, known, risk=risk, delta=config.delta)
+        kept = sure > chosen.threshold
         selection[f"coverage {risk:g}"] = float(kept.double().mean())
         if kept.any():
             selection[f"risk {risk:g}"] = float((~correct[kept]).double().mean())
@@ -192,8 +191,7 @@ def _diagrams(
     arrays: dict[str, Array] = {}
     for name, predictive in (("plain", plain), ("tempered", tempered)):
         bins = reliability(predictive, y, adaptive=True)
-        parts = ("low", "high", "count", "confidence", "accuracy")
-        arrays |= {f"{name}.{part}": getattr(bins, part) for part in parts}
+        arrays |= {f"{name}.{part}": values for part, values in vars(bins).items()}
     return arrays
 
 

@@ -146,6 +146,7 @@ def span(
     write: Callable[[float], str],
     *,
     reference: str | None = None,
+    name: Callable[[str], str] = lambda guide: labels_of([guide]),
 ) -> str:
     """Say over which range guides spread, and where one of them stands.
 
@@ -153,6 +154,7 @@ def span(
         values: guide to value, not empty.
         write: how to write a value.
         reference: the guide to mention in any case, if it is there.
+        name: what to call a guide; ``str`` for names that are labels already.
 
     Returns:
         Words to follow "runs" or "ranges".
@@ -165,11 +167,11 @@ def span(
     """
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
     if len(values) == 1:
-        return f"at {write(values[low])} ({labels_of([low])})"
-    text = f"from {write(values[low])} ({labels_of([low])}) to "
-    text += f"{write(values[high])} ({labels_of([high])})"
+        return f"at {write(values[low])} ({name(low)})"
+    text = f"from {write(values[low])} ({name(low)}) to "
+    text += f"{write(values[high])} ({name(high)})"
     if reference is not None and reference in set(values) - {low, high}:
-        text += f"; {labels_of([reference])}: {write(values[reference])}"
+        text += f"; {name(reference)}: {write(values[reference])}"
     return text
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from probml_tp.comparison import MeanInterval, mean_interval, paired_seeds
-from probml_tp.experiments.common import Array, Intervals, Rows
+from probml_tp.experiments.common import Array, Intervals, Rows, span
 from probml_tp.plots.style import number
 from probml_tp.resampling import Bootstrap, RankingMetric, bootstrap, paired_difference
 
@@ -211,10 +211,7 @@ def spread_words(values: Mapping[str, float], write: Callable[[float], str]) -> 
         >>> spread_words({"MCP": 1.0, "ODIN, T 5": 2.0}, "{:.0f}".format)
         'from 1 (MCP) to 2 (ODIN, T 5)'
     """
-    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    if len(values) == 1:
-        return f"at {write(values[low])} ({low})"
-    return f"from {write(values[low])} ({low}) to {write(values[high])} ({high})"
+    return span(values, write, name=str)
 
 
 def interval_words(seeds: int) -> str:

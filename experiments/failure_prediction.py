@@ -54,6 +54,7 @@ from probml_tp.experiments.score_rows import (
     draw_rows,
     feature_rows,
     output_rows,
+    scored_guides,
 )
 from probml_tp.scores import (
     ConfidNet,
@@ -120,7 +121,7 @@ def stages(config: Config) -> dict[str, float]:
     tuning = 5e-5 * config.confidnet_epochs + 3e-4 * config.cloning_epochs
     plan: dict[str, float] = {}
     for seed in seeds(config):
-        plan |= fit_stages(config, _guides(config), seed)
+        plan |= fit_stages(config, scored_guides(config), seed)
         plan |= {
             f"fit ConfidNet, seed {seed}": 1.0 + images * tuning,
             f"fit other scores, seed {seed}": 1.0 + 1e-4 * images,
@@ -186,12 +187,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     return results
 
 
-def _guides(config: Config) -> list[str]:
-    return list(dict.fromkeys([DROPOUT_OFF, "mc-dropout", *config.guides]))
-
-
 def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
-    classifiers = fit_all(config, _guides(config), seed, progress)
+    classifiers = fit_all(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit ConfidNet, seed {seed}") as update:
         confidnet = _fit_confidnet(config, classifiers, update)
     head = confidnet.after_head
@@ -228,7 +225,7 @@ def _score(
     config: Config, classifiers: ImageClassifiers, rows: list[Row], confidnet: ConfidNet
 ) -> _Run:
     test = classifiers.test
-    passes = {guide: classifiers.network_pass(guide, test) for guide in _guides(config)}
+    passes = {guide: classifiers.network_pass(guide, test) for guide in scored_guides(config)}
     base = passes[DROPOUT_OFF]
     scored = confidences(rows, passes)
     scored[ORACLE] = true_class_probability(base, test.labels).double()

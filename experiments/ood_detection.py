@@ -22,8 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probml_tp.datasets import NORMALIZATION, ImageDataset, load_images
-from probml_tp.datasets.corruptions import noise_images
+from probml_tp.datasets import (
+    NORMALIZATION,
+    ImageDataset,
+    load_images,
+    noise_images,
+)
 from probml_tp.experiment import Experiment, Progress, Results, Table, option
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Array, derived_seed
@@ -58,6 +62,7 @@ from probml_tp.experiments.score_rows import (
     feature_rows,
     odin_rows,
     output_rows,
+    scored_guides,
 )
 from probml_tp.scores import NetworkPass, Odin, choose_odin
 
@@ -86,7 +91,7 @@ class Config(ImageConfig):
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
     foreign = 4 * config.ood_size
-    guides = _guides(config)
+    guides = scored_guides(config)
     images = config.test_size + foreign
     passes = sum(pass_seconds(config, guide, foreign) for guide in guides)
     odin = 1e-4 * len(TEMPERATURES) * (len(EPSILONS) + 2)
@@ -107,7 +112,6 @@ class _Run:
 
     classifiers: ImageClassifiers
     rows: list[Row]
-    odin: dict[str, Odin]
     inside: dict[str, Tensor]
     outside: dict[str, dict[str, Tensor]]
     grid_inside: dict[str, Tensor]
@@ -147,10 +151,6 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     return results
 
 
-def _guides(config: Config) -> list[str]:
-    return list(dict.fromkeys([DROPOUT_OFF, "mc-dropout", *config.guides]))
-
-
 def _foreign_sets(config: Config) -> dict[str, ImageDataset]:
     """The foreign sets that can be had; the findings say which cannot."""
     found: dict[str, ImageDataset] = {}
@@ -174,7 +174,7 @@ def _foreign(config: Config, name: str) -> ImageDataset:
 def _one_seed(
     config: Config, seed: int, foreign: Mapping[str, ImageDataset], progress: Progress
 ) -> _Run:
-    classifiers = fit_all(config, _guides(config), seed, progress)
+    classifiers = fit_all(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit scores, seed {seed}"):
         validated = _validated_odin(config, classifiers)
         rows = [
@@ -182,7 +182,7 @@ def _one_seed(
             *odin_rows(classifiers),
             Row(ODIN_VALIDATED, DROPOUT_OFF, validated, "ODIN"),
             *feature_rows(classifiers),
-            *draw_rows(g for g in _guides(config) if g not in (DROPOUT_OFF, "map")),
+            *draw_rows(g for g in scored_guides(config) if g not in (DROPOUT_OFF, "map")),
         ]
     with progress.stage(f"score, seed {seed}") as update:
         inside, grid_inside = _score(config, classifiers, rows, classifiers.test)
@@ -190,8 +190,7 @@ def _one_seed(
         for number, (name, data) in enumerate(foreign.items(), start=1):
             update(number, len(foreign) + 1, SETS[name])
             outside[name], grid_outside[name] = _score(config, classifiers, rows, data)
-    odin = {row.label: row.score for row in rows if isinstance(row.score, Odin)}
-    return _Run(classifiers, rows, odin, inside, outside, grid_inside, grid_outside)
+    return _Run(classifiers, rows, inside, outside, grid_inside, grid_outside)
 
 
 def _validated_odin(config: Config, classifiers: ImageClassifiers) -> Odin:
@@ -214,19 +213,30 @@ def _std(config: Config) -> float:
 def _score(
     config: Config, classifiers: ImageClassifiers, rows: list[Row], data: ImageDataset
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every row's score of the images, and ODIN's over the grid."""
+    """Every row's score of the images, and ODIN's over the grid; each of ODIN's passes once."""
     guides = dict.fromkeys(row.guide for row in rows)
     passes = {guide: classifiers.network_pass(guide, data) for guide in guides}
-    return confidences(rows, passes), _grid(config, passes[DROPOUT_OFF])
+    odin = _odin(config, passes[DROPOUT_OFF], [r.score for r in rows if isinstance(r.score, Odin)])
+    others = confidences([r for r in rows if not isinstance(r.score, Odin)], passes)
+    scores = {
+        row.label: odin[_cell(row.score.temperature, row.score.epsilon)]
+        if isinstance(row.score, Odin)
+        else others[row.label]
+        for row in rows
+    }
+    cells = [_cell(temperature, epsilon) for temperature in TEMPERATURES for epsilon in EPSILONS]
+    return scores, {cell: odin[cell] for cell in cells}
 
 
-def _grid(config: Config, run: NetworkPass) -> dict[str, Tensor]:
-    """ODIN at every temperature and step, by its label."""
-    scores: dict[str, Tensor] = {}
-    for temperature in TEMPERATURES:
-        values = Odin(temperature, std=_std(config)).at_epsilons(run, EPSILONS)
-        scores |= {_cell(temperature, e): v for e, v in zip(EPSILONS, values, strict=True)}
-    return scores
+def _odin(config: Config, run: NetworkPass, scores: list[Odin]) -> dict[str, Tensor]:
+    """ODIN over the grid and at the rows' settings, by cell: one gradient a temperature."""
+    found: dict[str, Tensor] = {}
+    for temperature in dict.fromkeys([*TEMPERATURES, *(score.temperature for score in scores)]):
+        own = [score.epsilon for score in scores if score.temperature == temperature]
+        epsilons = list(dict.fromkeys([*EPSILONS, *own]))
+        values = Odin(temperature, std=_std(config)).at_epsilons(run, epsilons).double().cpu()
+        found |= {_cell(temperature, e): v for e, v in zip(epsilons, values, strict=True)}
+    return found
 
 
 def _cell(temperature: float, epsilon: float) -> str:
@@ -290,8 +300,9 @@ def _arrays(
         "families": np.array([row.family for row in first.rows]),
         "odin.chosen": np.array(
             [
-                [first.odin[x].temperature, first.odin[x].epsilon]
-                for x in (ODIN_CHOSEN, ODIN_VALIDATED)
+                [row.score.temperature, row.score.epsilon]
+                for row in first.rows
+                if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
             ]
         ),
     }

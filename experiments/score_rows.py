@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probml_tp.calibration import TemperatureScaling
 from probml_tp.datasets import NORMALIZATION
-from probml_tp.experiments.image_classifiers import DROPOUT_OFF, ImageClassifiers
+from probml_tp.experiments.image_classifiers import DROPOUT_OFF, ImageClassifiers, ImageConfig
 from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.scores import (
     OUTPUT_SCORES,
@@ -41,6 +41,7 @@ __all__ = [
     "odin_rows",
     "output_rows",
     "row_style",
+    "scored_guides",
 ]
 
 MEASURES: Mapping[str, str] = {
@@ -81,6 +82,18 @@ class Row:
     guide: str
     score: Score
     family: str
+
+
+def scored_guides(config: ImageConfig) -> list[str]:
+    """The guides whose passes scores read: the deterministic net, its dropout, those asked for.
+
+    Args:
+        config: the options.
+
+    Returns:
+        Their names, each once.
+    """
+    return list(dict.fromkeys([DROPOUT_OFF, "mc-dropout", *config.guides]))
 
 
 def row_style(family: str) -> GuideStyle:

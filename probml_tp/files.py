@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "tensor_file"]
 
 
 @contextmanager
@@ -51,3 +51,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def tensor_file(path: str | Path) -> Path:
+    """The path of a safetensors file, with its ending appended if it has another or none.
+
+    Args:
+        path: as the user gave it.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> str(tensor_file("run.1")), str(tensor_file("a.safetensors"))
+        ('run.1.safetensors', 'a.safetensors')
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return path
+    return path.with_name(path.name + ".safetensors")

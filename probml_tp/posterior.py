@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
-from probml_tp.files import atomic_write
+from probml_tp.files import atomic_write, tensor_file
 from probml_tp.guide import Guide
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.links import Link
@@ -235,9 +235,7 @@ class Posterior:
         Raises:
             ValueError: the folder cannot be written.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            path = path.with_name(path.name + ".safetensors")
+        path = tensor_file(path)
         guide = self.guide.savable()
         header = {
             "format": FORMAT,

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from probml_tp.evaluate import seeded
-from probml_tp.files import atomic_write
+from probml_tp.files import atomic_write, tensor_file
 from probml_tp.model import BayesianModel
 from probml_tp.scores.confidnet_network import ConfidNetEncoder, ConfidNetNetwork
 from probml_tp.scores.network_pass import NetworkPass
@@ -194,9 +194,7 @@ class ConfidNet:
         Raises:
             ValueError: the folder cannot be written.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            path = path.with_name(path.name + ".safetensors")
+        path = tensor_file(path)
         record = {
             "sizes": self.network.sizes,
             "last": None if self.network.encoder is None else self.network.encoder.last,

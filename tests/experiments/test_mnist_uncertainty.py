@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_experiments import offline
 from scipy import stats
 
 from probml_tp.datasets import DataFallbackWarning, embedded_digits
@@ -28,16 +29,10 @@ WITH_DRAWS = [guide for guide in GUIDES if guide != "map"]
 REAL = Path(os.environ.get("PROBML_TP_DATA", "nowhere"))
 
 
-def offline(*args: object, **kwargs: object) -> None:
-    raise ConnectionError("no network in this test")
-
-
 def run_offline(config: Config, folder: Path) -> Results[Config]:
     """A run on a machine with neither data nor network."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probml_tp.datasets.download.download_split", offline)
-        with pytest.warns(DataFallbackWarning):
-            return run_experiment(EXPERIMENT, replace(config, data_root=str(folder)))
+    with offline(), pytest.warns(DataFallbackWarning):
+        return run_experiment(EXPERIMENT, replace(config, data_root=str(folder)))
 
 
 @pytest.fixture(scope="module")
