@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guides.curvature import Curvature
 from probml_tp.guides.fisher import likelihood_curvature, prior_precision
@@ -91,6 +92,7 @@ def maximize_evidence(
         options={"precision": precision, "noise": noise, **found},
         seconds=time.perf_counter() - start,
         log_evidence=[before, tuned.log_evidence()],
+        data=digest([x, y]),
     )
     return Posterior(tuned, seed=posterior.seed, info=info)
 

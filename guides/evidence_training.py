@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guides.delta import Delta
 from probml_tp.guides.evidence import HYPERPARAMETERS, Precision, empirical_model, require_laplace
@@ -81,7 +82,8 @@ def fit_evidence(
     )
     info = FitInfo(options={"precision": precision, "noise": noise, "epochs": epochs,
                             "burn_in": burn_in, "every": every, "batch_size": batch_size,
-                            "lr": lr, "optimizer": optimizer, "seed": seed})  # fmt: skip
+                            "lr": lr, "optimizer": optimizer, "seed": seed},
+                   data=digest([x, y]))  # fmt: skip
     laplace = require_laplace(guide(model))
     for number, count in enumerate(blocks):
         mode = Delta(laplace.model)

@@ -47,6 +47,9 @@ class FitInfo:
         sampler: diagnostics of a Markov chain, by name.
         members: losses, seconds and the like of each member of an ensemble.
         log_evidence: after each update of prior or noise by the evidence, in nats.
+        data: digest of the training data, which tells whether two posteriors are of the same.
+        forward_passes: of the net over all the training data, each with its gradient where there is
+            one; 0 where they were not counted.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +61,8 @@ class FitInfo:
     sampler: dict[str, Any] = field(default_factory=dict)
     members: list[dict[str, Any]] = field(default_factory=list)
     log_evidence: list[float] = field(default_factory=list)
+    data: str = ""
+    forward_passes: float = 0.0
 
 
 class Posterior:

@@ -127,6 +127,7 @@ def fit_ensemble(
         own.load_tensors(member.tensors)  # type: ignore[operator]
     info = _summary([member.info for member in fitted], seed)
     info.seconds = time.perf_counter() - start
+    info.data = fitted[0].info.data
     return Posterior(mixture, seed=seed, info=info)
 
 

@@ -159,6 +159,7 @@ def fit(
         built.finalize(x, y)
     info.seconds = earlier + time.perf_counter() - start
     info.peak_memory_mib = peak_memory_mib()
+    info.data = digest([x, y])
     return Posterior(built, seed=seed, info=info)
 
 

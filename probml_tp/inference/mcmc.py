@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
+from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
@@ -111,6 +112,7 @@ def sample_nuts(
         seconds=time.perf_counter() - start,
         peak_memory_mib=peak_memory_mib(),
         sampler=_sampler_stats(results),
+        data=digest([x, y]),
     )
     return Posterior(guide, seed=seed, info=info)
 
