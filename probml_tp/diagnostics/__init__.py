@@ -1,5 +1,6 @@
 """Diagnostics: ArviZ records, the ELBO, the gap to a reference, simulation-based calibration."""
 
+from probml_tp.diagnostics.advice import Advice, Requirement, recommend
 from probml_tp.diagnostics.arviz import to_inference_data
 from probml_tp.diagnostics.elbo import ELBO, elbo
 from probml_tp.diagnostics.gap import GapReport, compare
@@ -20,16 +21,19 @@ from probml_tp.diagnostics.sbc import (
 
 __all__ = [
     "ELBO",
+    "Advice",
     "GapReport",
     "Infer",
     "Quantity",
     "RankUniformity",
+    "Requirement",
     "SbcResult",
     "Verdict",
     "compare",
     "ecdf_band",
     "elbo",
     "rank_uniformity",
+    "recommend",
     "simulation_based_calibration",
     "symmetry_p_value",
     "to_inference_data",

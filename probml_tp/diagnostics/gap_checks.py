@@ -12,7 +12,14 @@ from probml_tp.diagnostics.gap_sample import Convergence
 from probml_tp.posterior import Posterior
 from probml_tp.validation import as_tensor
 
-__all__ = ["EVERYWHERE", "NOISE_FLOOR", "check_converged", "checked_inputs", "checked_regions"]
+__all__ = [
+    "EVERYWHERE",
+    "NOISE_FLOOR",
+    "check_converged",
+    "checked_inputs",
+    "checked_regions",
+    "has_converged",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -86,13 +93,24 @@ def checked_regions(regions: Mapping[str, object] | None, num_points: int) -> di
     return places
 
 
+def has_converged(found: Any) -> bool:
+    """Whether chains know the function values; draws that are no chain's always do.
+
+    Args:
+        found: has ``r_hat`` and ``ess``, NaN where there is no chain.
+    """
+    if np.isnan(found.ess):
+        return True
+    return bool(found.r_hat <= HIGHEST_R_HAT and found.ess >= LEAST_ESS)
+
+
 def check_converged(name: str, found: Convergence | None) -> None:
     """Check that a reference chain knows the function values.
 
     Raises:
         ValueError: its R-hat is above 1.01 or unknown, or its effective sample size below 400.
     """
-    if found is None or (found.r_hat <= HIGHEST_R_HAT and found.ess >= LEAST_ESS):
+    if found is None or has_converged(found):
         return
     raise ValueError(
         f"a reference chain must have converged: R-hat of at most {HIGHEST_R_HAT} and a bulk "

@@ -1,0 +1,405 @@
+r"""Which posterior should I use? Stated requirements, checked against a gap report.
+
+The rules, in order:
+
+1. A posterior **qualifies** if it meets every requirement in every region: the whole interval of
+   the measured gap lies within the limit. It **fails** one if the whole interval lies beyond the
+   limit and beyond the noise floor, the gap that the reference has to itself. Otherwise the draws
+   do not tell, and the requirement is **open**.
+2. Of those that qualify the cheapest is recommended: by passes of the net over the data where all
+   were counted, else by seconds.
+3. If none qualifies, the reference is recommended, and the posterior that comes nearest is named.
+4. If the reference has not converged, all of this is provisional.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from probml_tp.diagnostics.gap import GapReport
+from probml_tp.diagnostics.gap_checks import EVERYWHERE, NOISE_FLOOR, has_converged
+from probml_tp.validation import positive
+
+__all__ = ["CLASSIFICATION", "REGRESSION", "Advice", "Requirement", "Verdict", "recommend"]
+
+Verdict = Literal["meets", "open", "fails"]
+"""What a gap's interval says of a requirement."""
+
+Kind = Literal["distance", "ratio", "share"]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    r"""How far a prediction may be from the reference's.
+
+    Args:
+        metric: one of a gap report's ``functions``.
+        limit: the largest tolerable error. The error of a ``"distance"`` is its value; that of a
+            ``"ratio"`` ``r`` the factor :math:`\max(r, 1/r)`; that of a ``"share"`` its difference
+            from the report's level.
+        kind: which of these the metric is.
+        words: what it is called in a sentence.
+        about: whether it is about ``"predictions"`` or about the ``"uncertainty"`` behind them.
+
+    Raises:
+        ValueError: the limit is not positive, or that of a ratio not above 1.
+
+    Example:
+        >>> Requirement("epistemic_ratio", 1.25, kind="ratio").error(0.5, level=0.95)
+        2.0
+    """
+
+    metric: str
+    limit: float
+    kind: Kind = "distance"
+    words: str = ""
+    about: Literal["predictions", "uncertainty"] = "predictions"
+
+    def __post_init__(self) -> None:
+        """Check the limit."""
+        positive(f"the limit of {self.metric}", self.limit)
+        if self.kind == "ratio" and self.limit <= 1:
+            raise ValueError(
+                f"the limit of a ratio is a factor above 1; got {self.limit} for {self.metric}. "
+                f"Pass 1.25 for a quarter more or a fifth less."
+            )
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.words or self.metric.replace("_", " ")
+
+    def error(self, value: float, *, level: float) -> float:
+        """The error of one value, to be held against the limit.
+
+        Args:
+            value: of the metric.
+            level: the report's, that shares are to be near to.
+
+        Returns:
+            At least 0, of a ratio at least 1.
+        """
+        if self.kind == "distance":
+            return value
+        if self.kind == "share":
+            return abs(value - level)
+        return max(value, 1 / value) if value > 0 else math.inf
+
+    def errors(self, low: float, high: float, *, level: float) -> tuple[float, float]:
+        """The least and the largest error over an interval of values.
+
+        Args:
+            low: its lower end.
+            high: its upper end.
+            level: the report's.
+
+        Returns:
+            Both.
+        """
+        ends = sorted(self.error(end, level=level) for end in (low, high))
+        perfect = {"distance": 0.0, "ratio": 1.0, "share": level}[self.kind]
+        none = 1.0 if self.kind == "ratio" else 0.0
+        return (none if low <= perfect <= high else ends[0]), ends[1]
+
+    def text(self, error: float) -> str:
+        """Write an error with its sense.
+
+        Args:
+            error: as :meth:`error` gives it.
+
+        Returns:
+            Such as "a factor of 1.3" or "2.1 points".
+        """
+        if self.kind == "ratio":
+            return f"a factor of {error:.3g}"
+        return f"{100 * error:.2g} points" if self.kind == "share" else f"{error:.2g}"
+
+
+CLASSIFICATION = (
+    Requirement("total_variation", 0.02, words="total variation of the predictive"),
+    Requirement(
+        "mutual_information_ratio",
+        1.25,
+        kind="ratio",
+        words="epistemic uncertainty (mutual information)",
+        about="uncertainty",
+    ),
+)
+"""Probabilities within 2 points of the reference's, epistemic uncertainty within a quarter."""
+
+REGRESSION = (
+    Requirement("target_coverage", 0.02, kind="share", words="coverage of targets"),
+    Requirement(
+        "function_coverage", 0.05, kind="share", words="coverage of functions", about="uncertainty"
+    ),
+    Requirement(
+        "epistemic_ratio",
+        1.25,
+        kind="ratio",
+        words="epistemic uncertainty (standard deviation)",
+        about="uncertainty",
+    ),
+)
+"""Intervals that hold 95 % of targets to 2 points and of functions to 5, their width to a quarter.
+"""
+
+
+class _Cell(NamedTuple):
+    """One requirement in one region, for one posterior."""
+
+    requirement: Requirement
+    region: str
+    error: float
+    needed: float
+    verdict: Verdict
+
+    @property
+    def strain(self) -> float:
+        """The limit that would have to be granted, in units of the one that is; ratios by logs."""
+        if self.requirement.kind == "ratio":
+            return math.log(self.needed) / math.log(self.requirement.limit)
+        return self.needed / self.requirement.limit
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A recommendation, the numbers behind it, and what would change it.
+
+    Args:
+        choice: the recommended posterior's name.
+        qualified: those that meet every requirement, the cheapest first.
+        undecided: those that fail none and leave some open.
+        table: one row for each ``posterior``, ``requirement`` and ``region``: the ``error`` and the
+            ``limit``, the limit ``needed`` for the whole interval to be within, the ``verdict``.
+        costs: posterior to cost, in the unit ``cost_unit``.
+        cost_unit: ``"forward passes"`` or ``"seconds"``.
+        provisional: whether the reference has not converged.
+        reasons: sentences: why this one.
+        changes: sentences: what would change it.
+
+    Example:
+        See :func:`recommend`.
+    """
+
+    choice: str
+    qualified: tuple[str, ...]
+    undecided: tuple[str, ...]
+    table: pd.DataFrame
+    costs: Mapping[str, float]
+    cost_unit: str
+    provisional: bool
+    reasons: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Write it as text, a sentence a line."""
+        head = f"Use {self.choice}{' (provisionally)' if self.provisional else ''}."
+        lines = [head, *self.reasons, "What would change this:", *self.changes]
+        return "\n".join(lines)
+
+
+def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None = None) -> Advice:
+    """Recommend a posterior: the cheapest one that meets the requirements in every region.
+
+    Args:
+        report: of :func:`probml_tp.diagnostics.compare`. Its regions should be those that matter
+            to you: where the data are, between them, and beyond them. Requirements are checked in
+            each of them, on all points only where no regions were given.
+        requirements: default: :data:`CLASSIFICATION` or :data:`REGRESSION`.
+
+    Returns:
+        The recommendation.
+
+    Raises:
+        ValueError: a requirement is about a metric that the report does not have.
+
+    Example:
+        >>> import torch
+        >>> from probml_tp import BayesianModel, Delta, Exact, Gaussian, Laplace, NormalPrior, fit
+        >>> from probml_tp.diagnostics import compare
+        >>> net = torch.nn.Linear(1, 1).double()
+        >>> model = BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> x = torch.linspace(0, 1, 20).unsqueeze(-1)
+        >>> fits = {"exact": fit(model, Exact, (x, x)), "map": fit(model, Delta, (x, x))}
+        >>> fits["laplace"] = fit(model, Laplace, (x, x))
+        >>> recommend(compare(fits, "exact", x, num_samples=2000)).qualified
+        ('laplace',)
+    """
+    defaults = CLASSIFICATION if _is_classification(report) else REGRESSION
+    chosen = tuple(defaults if requirements is None else requirements)
+    known = set(report.functions["metric"])
+    for requirement in chosen:
+        if requirement.metric not in known:
+            raise ValueError(
+                f"a requirement must be about a metric of the report, {', '.join(sorted(known))}; "
+                f"got {requirement.metric!r}. Leave it out, or pass one of these."
+            )
+    return _Judge(report, chosen).advice()
+
+
+def _is_classification(report: GapReport) -> bool:
+    return "total_variation" in set(report.functions["metric"])
+
+
+class _Judge:
+    """A report, held against requirements."""
+
+    def __init__(self, report: GapReport, requirements: tuple[Requirement, ...]) -> None:
+        self.report, self.requirements = report, requirements
+        names = [n for n in report.functions["posterior"].unique() if n != NOISE_FLOOR]
+        regions = [str(region) for region in report.functions["region"].unique()]
+        self.regions = [r for r in regions if r != EVERYWHERE] or regions
+        self.cells = {name: list(self._cells(name)) for name in names}
+        self.costs, self.unit = _costs(report)
+
+    def _cells(self, name: str) -> Iterator[_Cell]:
+        rows = self.report.functions.set_index(["posterior", "region", "metric"])
+        for requirement in self.requirements:
+            for region in self.regions:
+                value, low, high = rows.loc[(name, region, requirement.metric)]
+                if math.isnan(value):  # the reference itself is certain there
+                    continue
+                level = self.report.level
+                least, largest = requirement.errors(low, high, level=level)
+                floor_row = rows.loc[(NOISE_FLOOR, region, requirement.metric)]
+                _, floor = requirement.errors(floor_row["low"], floor_row["high"], level=level)
+                verdict: Verdict = "open"
+                if largest <= requirement.limit:
+                    verdict = "meets"
+                elif least > max(requirement.limit, floor):
+                    verdict = "fails"
+                error = requirement.error(value, level=level)
+                yield _Cell(requirement, region, error, largest, verdict)
+
+    def status(self, name: str, cells: Iterable[_Cell] | None = None) -> Verdict:
+        """The worst verdict of a posterior."""
+        found = {cell.verdict for cell in (self.cells[name] if cells is None else cells)}
+        return "fails" if "fails" in found else "open" if "open" in found else "meets"
+
+    def qualified(
+        self, *, region: str | None = None, about: str | None = None, status: Verdict = "meets"
+    ) -> tuple[str, ...]:
+        """The posteriors of a status, the cheapest first, if only some requirements counted."""
+        names = []
+        for name, cells in self.cells.items():
+            counted = [
+                cell
+                for cell in cells
+                if region in (None, cell.region) and about in (None, cell.requirement.about)
+            ]
+            if counted and self.status(name, counted) == status:
+                names.append(name)
+        return tuple(sorted(names, key=self.costs.__getitem__))
+
+    def advice(self) -> Advice:
+        qualified, undecided = self.qualified(), self.qualified(status="open")
+        reference = self.report.reference
+        choice = qualified[0] if qualified else reference
+        if qualified and self.costs[reference] <= self.costs[choice]:
+            choice = reference
+        return Advice(
+            choice=choice,
+            qualified=qualified,
+            undecided=undecided,
+            table=pd.DataFrame(self._lines()),
+            costs=self.costs,
+            cost_unit=self.unit,
+            provisional=not has_converged(self.report.costs.loc[reference]),
+            reasons=tuple(self._reasons(choice, qualified, undecided)),
+            changes=tuple(self._changes(choice, undecided)),
+        )
+
+    def _lines(self) -> Iterator[dict[str, object]]:
+        for name, cells in self.cells.items():
+            for cell in cells:
+                yield {
+                    "posterior": name,
+                    "requirement": cell.requirement.metric,
+                    "region": cell.region,
+                    "error": cell.error,
+                    "limit": cell.requirement.limit,
+                    "needed": cell.needed,
+                    "verdict": cell.verdict,
+                }
+
+    # ------------------------------------------------------------------------------- sentences
+
+    def _reasons(
+        self, choice: str, qualified: tuple[str, ...], undecided: tuple[str, ...]
+    ) -> Iterator[str]:
+        reference = self.report.reference
+        limits = "; ".join(f"{r.name} to {r.text(r.limit)}" for r in self.requirements)
+        where = ", ".join(self.regions)
+        yield f"Required in every region ({where}), compared with {reference}: {limits}."
+        if choice == reference and qualified:
+            yield f"{reference}, the reference itself, costs least: {self._cost(reference)}."
+        elif choice == reference:
+            yield f"No approximation is shown to meet all of this, so {choice} stays."
+            yield self._nearest()
+        else:
+            worst = max(self.cells[choice], key=lambda cell: cell.strain)
+            yield (
+                f"{choice} meets all of it (tightest: {worst.requirement.name}, "
+                f"{worst.requirement.text(worst.error)} in region {worst.region}) at "
+                f"{self._cost(choice)}; {reference} took {self._cost(reference)}."
+            )
+        if len(qualified) > 1:
+            others = ", ".join(f"{n} ({self._cost(n)})" for n in qualified if n != choice)
+            yield f"Also within the limits: {others}."
+        if undecided:
+            yield f"Not told apart from the limits by these draws: {', '.join(undecided)}."
+
+    def _nearest(self) -> str:
+        strain = {n: max(cell.strain for cell in cells) for n, cells in self.cells.items() if cells}
+        name = min(strain, key=strain.__getitem__)
+        return f"{name} comes nearest: {self._obstacle(name)}."
+
+    def _obstacle(self, name: str) -> str:
+        """What keeps a posterior from qualifying, the worst of it."""
+        worst = max(self.cells[name], key=lambda cell: cell.strain)
+        rule = worst.requirement
+        if math.isinf(worst.needed):
+            return f"{rule.name} vanishes or diverges in region {worst.region}: no limit would do"
+        return (
+            f"{rule.name} is off by {rule.text(worst.error)} in region {worst.region}, so it would "
+            f"need a limit of {rule.text(worst.needed)} instead of {rule.text(rule.limit)}"
+        )
+
+    def _cost(self, name: str) -> str:
+        return f"{self.costs[name]:,.3g} {self.unit}"
+
+    def _changes(self, choice: str, undecided: tuple[str, ...]) -> Iterator[str]:
+        cheaper = [
+            name
+            for name in sorted(self.cells, key=self.costs.__getitem__)
+            if self.status(name) == "fails" and self.costs[name] < self.costs[choice]
+        ]
+        for name in cheaper:
+            obstacle = self._obstacle(name)
+            yield f"Cheaper, but beyond a limit: {name} ({self._cost(name)}): {obstacle}."
+        for region in self.regions:
+            alone = self.qualified(region=region)
+            if alone and alone[0] != choice and len(self.regions) > 1:
+                yield f"If only the region {region} mattered: {alone[0]}."
+        predictions = self.qualified(about="predictions")
+        if predictions and predictions[0] != choice:
+            best = predictions[0]
+            yield f"If only predictions mattered, not the uncertainty behind them: {best}."
+        if undecided:
+            names = ", ".join(undecided)
+            yield f"More draws of the reference or the posterior would settle: {names}."
+        if not has_converged(self.report.costs.loc[self.report.reference]):
+            yield "A reference that has converged: this one has not."
+
+
+def _costs(report: GapReport) -> tuple[dict[str, float], str]:
+    """What each posterior cost, in passes of the net if all were counted."""
+    costs = report.costs
+    if "forward_passes" in costs and bool((costs["forward_passes"] > 0).all()):
+        return {str(n): float(v) for n, v in costs["forward_passes"].items()}, "forward passes"
+    return {str(n): float(v) for n, v in costs["seconds"].items()}, "seconds"
