@@ -23,6 +23,9 @@ PILOT, MAIN = 0, 1
 
 PRIOR_POWER, GUIDE_POWER = 4.0, 1.0
 ACCEPTANCE = 0.8
+JITTER = 0.2
+"""By how much a move's step size may differ: against paths that return to where they began."""
+
 GAIN = 0.5
 """How fast the pilot's step size follows the acceptance rate."""
 
@@ -50,7 +53,7 @@ def annealed_importance_sampling(
     *,
     start: Posterior | None = None,
     particles: int = 200,
-    temperatures: int = 100,
+    temperatures: int = 200,
     leapfrog_steps: int = 5,
     seed: int = 0,
 ) -> AIS:
@@ -68,7 +71,8 @@ def annealed_importance_sampling(
     tempered densities change most near :math:`\beta = 0` (Friel & Pettitt 2008), and
     :math:`t/T` from a guide. The step size (towards an acceptance rate of 0.8) and the scale of
     each parameter at each temperature are found by a pilot run with particles of its own, so that
-    the estimate is unbiased for the evidence itself. All particles are moved at once by ``vmap``.
+    the estimate is unbiased for the evidence itself. All particles are moved at once by ``vmap``,
+    in memory proportional to their number times ``N``.
 
     Args:
         model: the model.
@@ -226,6 +230,7 @@ def _hmc(
 
     density, ratio, gradient = tempered(u)
     momentum = torch.randn_like(u)
+    step = step * (1 + JITTER * (2 * torch.rand_like(u[:, :1]) - 1))
     moved, kinetic = u, -0.5 * momentum.square().sum(-1)
     new_density, new_ratio = density, ratio
     for _ in range(steps):

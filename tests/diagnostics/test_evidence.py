@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pyro.distributions as dist
@@ -46,10 +47,19 @@ def conjugate() -> tuple[Posterior, Data]:
     return fit(model, Exact, data), data
 
 
+def as_chain(posterior: Posterior, draws: int = 1000) -> Posterior:
+    """Independent draws of a posterior, as two chains."""
+    chains = {n: v.unflatten(0, (2, -1)) for n, v in posterior.draws(draws).items()}
+    return Posterior(Empirical(posterior.model, draws=chains))
+
+
 @cache
-def conjugate_chain() -> Posterior:
-    posterior, data = conjugate()
-    return sample_nuts(posterior.model, data, num_samples=400, warmup=300, chains=2, jobs=1)
+def logistic() -> tuple[BayesianModel, Data, Posterior]:
+    """A logistic regression and its NUTS chains."""
+    x = inputs(40, 2)
+    data = (x, labels(x, 2))
+    model = logistic_regression(2, prior=NormalPrior(1.5))
+    return model, data, sample_nuts(model, data, num_samples=150, warmup=100, chains=2, jobs=1)
 
 
 def mean_field(posterior: Posterior) -> Posterior:
@@ -102,14 +112,14 @@ def test_of_the_exact_posterior_every_draw_is_the_evidence():
 def test_bounds_rise_with_draws_towards_the_evidence():
     posterior, data = conjugate()
     guide, evidence = mean_field(posterior), posterior.guide.log_evidence()
-    bounds = [iwelbo(guide, *data, draws=K, num_samples=8000) for K in (1, 5, 50)]
-    for lower, higher in zip(bounds, bounds[1:], strict=False):
+    bounds = [iwelbo(guide, *data, draws=K, num_samples=4000) for K in (1, 5, 50)]
+    for lower, higher in pairwise(bounds):
         gap = math.hypot(lower.standard_error, higher.standard_error)
         assert higher.value - lower.value > 3 * gap
     for bound in bounds:
         assert bound.value < evidence + 5 * bound.standard_error
     assert bounds[0].value < evidence - 5 * bounds[0].standard_error
-    one = elbo(guide, *data, num_samples=8000)
+    one = elbo(guide, *data, num_samples=4000)
     assert bounds[0][:2] == pytest.approx(tuple(one), rel=1e-12)
 
 
@@ -118,7 +128,7 @@ def test_all_draws_together_estimate_the_evidence():
     posterior, data = conjugate()
     wide = Laplace(posterior.model)
     wide.load_tensors(
-        {n: t for n, t in posterior.guide.state_dict().items()}
+        dict(posterior.guide.state_dict())
         | {"factors.0.scale_tril": 1.5 * posterior.guide.scale_tril}
     )
     found = iwelbo(Posterior(wide), *data, num_samples=4000)
@@ -132,7 +142,7 @@ def test_all_draws_together_estimate_the_evidence():
 def test_the_standard_error_is_the_spread_over_seeds():
     posterior, data = conjugate()
     guide = mean_field(posterior)
-    repeats = [iwelbo(guide, *data, draws=10, num_samples=500, seed=s) for s in range(40)]
+    repeats = [iwelbo(guide, *data, draws=10, num_samples=500, seed=s) for s in range(25)]
     spread = np.std([r.value for r in repeats], ddof=1)
     assert np.mean([r.standard_error for r in repeats]) == pytest.approx(spread, rel=0.4)
 
@@ -149,21 +159,23 @@ def test_weights_in_the_mean():
 
 def test_the_bridge_finds_the_evidence_of_a_conjugate_model():
     posterior, data = conjugate()
-    value, error = bridge_sampling(conjugate_chain(), *data)
+    value, error = bridge_sampling(as_chain(posterior), *data)
     assert 0 < error < 0.1
     assert abs(value - posterior.guide.log_evidence()) < 5 * error
 
 
-def test_the_bridge_of_two_known_normals():
-    """Against the ratio of their constants, with draws of both; and an error that is honest."""
-    rng = np.random.default_rng(0)
-    found = []
+@pytest.mark.parametrize("autocorrelation", [0.0, 0.8])
+def test_the_bridge_of_two_known_normals(autocorrelation):
+    """Against the ratio of their constants, with an error that is honest for a chain too."""
+    rng, found = np.random.default_rng(0), []
+
+    def log_l(u):
+        return -0.5 * u**2 + 7 - (-0.5 * ((u - 0.5) / 1.5) ** 2 - math.log(1.5))
+
     for _ in range(60):
         p, g = rng.normal(0, 1, (2, 500)), rng.normal(0.5, 1.5, 1000)
-
-        def log_l(u):
-            return -0.5 * u**2 + 7 - (-0.5 * ((u - 0.5) / 1.5) ** 2 - math.log(1.5))
-
+        for n in range(1, 500):
+            p[:, n] = autocorrelation * p[:, n - 1] + (1 - autocorrelation**2) ** 0.5 * p[:, n]
         found.append(_bridge(log_l(p), log_l(g)))
     values, errors = np.array(found).T
     assert abs(values.mean() - 7) < 5 * values.std() / 60**0.5
@@ -185,11 +197,15 @@ def test_the_bridge_of_a_constrained_site():
     log_p += model.log_prior({"w": grid[:, 0], site: grid[:, 1]})
     cell = (slopes[1] - slopes[0]) * (noises[1] - noises[0])
     evidence = float(log_p.logsumexp(0) + cell.log())
-    chain = sample_nuts(model, (x, y), num_samples=500, warmup=300, chains=2, jobs=1)
-    value, error = bridge_sampling(chain, x, y)
+    picks = log_p.softmax(0).multinomial(1000, replacement=True, generator=torch.Generator())
+    draws = grid[picks] + (torch.rand(1000, 2, generator=torch.Generator(), dtype=F64) - 0.5) * (
+        torch.stack([slopes[1] - slopes[0], noises[1] - noises[0]])
+    )
+    chain = {"w": draws[:, 0].reshape(2, 500), site: draws[:, 1].reshape(2, 500)}
+    value, error = bridge_sampling(Posterior(Empirical(model, draws=chain)), x, y)
     assert abs(value - evidence) < 5 * error < 0.3
-    annealed = annealed_importance_sampling(model, x, y, temperatures=40)
-    assert abs(annealed.value - evidence) < 5 * annealed.standard_error < 0.6
+    annealed = annealed_importance_sampling(model, x, y, temperatures=80, leapfrog_steps=2)
+    assert abs(annealed.value - evidence) < 5 * annealed.standard_error < 0.75
 
 
 def test_log_joints_at_many_vectors():
@@ -210,32 +226,31 @@ def test_annealing_finds_the_evidence_of_a_conjugate_model(start):
         posterior.model,
         *data,
         start=None if start == "prior" else mean_field(posterior),
-        temperatures=80 if start == "prior" else 20,
+        temperatures=150 if start == "prior" else 30,
+        leapfrog_steps=3,
     )
     assert abs(found.value - posterior.guide.log_evidence()) < 5 * found.standard_error
-    assert 0 < found.standard_error < 0.15
-    assert 100 < found.ess <= 200
+    assert 0 < found.standard_error < 0.2
+    assert 30 < found.ess <= 200
     assert 0.6 < found.acceptance_rate < 0.95
 
 
-def test_annealing_is_importance_sampling_at_one_temperature():
-    """From the prior, ten times the data's log likelihood away, that does not do."""
+def test_annealing_at_one_temperature_is_importance_sampling():
+    """From the prior that does not do."""
     posterior, data = conjugate()
-    model = posterior.model
-    once = annealed_importance_sampling(model, *data, temperatures=1)
-    slowly = annealed_importance_sampling(model, *data, temperatures=80)
-    assert once.ess < 20 < slowly.ess
-    assert abs(once.value - posterior.guide.log_evidence()) > 5 * slowly.standard_error
+    once = annealed_importance_sampling(posterior.model, *data, temperatures=1)
+    assert once.ess < 20
+    assert abs(once.value - posterior.guide.log_evidence()) > 0.5
 
 
 def test_annealing_is_unbiased():
     """The mean of many estimates of the evidence itself, each from few particles."""
     posterior, data = conjugate()
-    exact = posterior.guide.log_evidence()
+    exact, start = posterior.guide.log_evidence(), mean_field(posterior)
     ratios = [
         math.exp(
             annealed_importance_sampling(
-                posterior.model, *data, particles=50, temperatures=15, seed=seed
+                posterior.model, *data, start=start, particles=40, temperatures=8, seed=seed
             ).value
             - exact
         )
@@ -259,28 +274,30 @@ def test_seeds_determine_the_estimate():
 def test_all_agree_with_quadrature_on_one_weight():
     model, data, evidence = one_weight()
     laplace = fit(model, Laplace, data, epochs=30, optimizer="lbfgs")
-    chain = sample_nuts(model, data, num_samples=500, warmup=300, chains=2, jobs=1)
+    w = torch.linspace(-5, 10, 20_001, dtype=F64)
+    flat_joint = log_joints(model, w.unsqueeze(-1), *model.check_data(*data))
+    picks = flat_joint.softmax(0).multinomial(1000, replacement=True, generator=torch.Generator())
+    chain = Posterior(Empirical(model, draws={"w": w[picks].reshape(2, 500)}))
     found = {
         "importance": iwelbo(laplace, *data, num_samples=4000).log_evidence,
         "bridge": bridge_sampling(chain, *data),
-        "annealing": annealed_importance_sampling(model, *data, temperatures=30)[:2],
+        "annealing": annealed_importance_sampling(model, *data, temperatures=60, leapfrog_steps=2)[
+            :2
+        ],
     }
     for name, (value, error) in found.items():
         assert abs(value - evidence) < 5 * error, name
-        assert error < 0.1, name
+        assert error < 0.15, name
     assert abs(laplace.guide.log_evidence() - evidence) < 0.1
 
 
 def test_all_agree_on_a_logistic_regression():
-    x = inputs(40, 2)
-    data = (x, labels(x, 2))
-    model = logistic_regression(2, prior=NormalPrior(1.5))
+    model, data, chain = logistic()
     laplace = fit(model, Laplace, data, epochs=30, optimizer="lbfgs")
-    chain = sample_nuts(model, data, num_samples=500, warmup=300, chains=2, jobs=1)
     estimates = [
         iwelbo(laplace, *data, num_samples=4000).log_evidence,
         bridge_sampling(chain, *data),
-        annealed_importance_sampling(model, *data, temperatures=40)[:2],
+        annealed_importance_sampling(model, *data, temperatures=60, leapfrog_steps=2)[:2],
     ]
     for value, error in estimates:
         for other, own in estimates:
