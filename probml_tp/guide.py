@@ -211,6 +211,16 @@ class Guide(nn.Module, ABC):
             size: ``N``.
         """
 
+    @property
+    def loss_passes(self) -> int:
+        """How often one evaluation of the loss runs the net over its batch."""
+        return 1
+
+    @property
+    def finalize_passes(self) -> int:
+        """How often :meth:`finalize` runs the net over all the data."""
+        return 0
+
     def end_epoch(self) -> None:
         """Called after each pass over the data, without gradients."""
 

@@ -17,7 +17,7 @@ from probml_tp.guide import Guide, check_num_samples
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
-__all__ = ["ImportanceRatios", "check_density", "check_proper", "importance_ratios"]
+__all__ = ["ImportanceRatios", "check_density", "check_proper", "importance_ratios", "is_proper"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,12 @@ def check_proper(model: BayesianModel, what: str) -> None:
     Raises:
         ValueError: one is not.
     """
-    if not all(site.is_proper for site in model.sites.values()):
+    if not is_proper(model):
         raise ValueError(
             f"{what} needs a proper prior; a flat one has an arbitrary constant. Use NormalPrior."
         )
+
+
+def is_proper(model: BayesianModel) -> bool:
+    """Whether every prior of a model is proper."""
+    return all(site.is_proper for site in model.sites.values())
