@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.func import vmap
@@ -30,8 +31,8 @@ BRIDGE = 9
 CHUNK = 50
 """Draws at a time."""
 
-TOLERANCE = 1e-10
-MAX_STEPS = 1000
+REACH = 50.0
+"""How far beyond all ratios the root is sought, in nats."""
 
 
 def bridge_sampling(
@@ -48,7 +49,8 @@ def bridge_sampling(
                        {\frac1{N_1}\sum_i \frac1{s_1 l(u_i) + s_2 r}},
               \qquad l = \tilde p / g,
 
-    by iteration, with :math:`s_1 : s_2` the effective number of draws of the chain to
+    whose root is unique, as the right-hand side over ``r`` falls with ``r``; with
+    :math:`s_1 : s_2` the effective number of draws of the chain to
     :math:`N_2`. The standard error is the root of the relative mean squared error
     (Frühwirth-Schnatter 2004; Gronau et al. 2017, equation 16), with :math:`p = \tilde p / r`,
 
@@ -71,8 +73,8 @@ def bridge_sampling(
 
     Raises:
         ValueError: the posterior is no chain, a prior is improper, there are fewer than ``P + 2``
-            draws in the first halves, the draws do not vary in every direction, the iteration does
-            not converge, or the data do not fit.
+            draws in the first halves, the draws do not vary in every direction, the normal misses
+            the posterior altogether, or the data do not fit.
 
     Example:
         >>> from probml_tp import BayesianModel, Exact, Gaussian, NormalPrior, fit, sample_nuts
@@ -148,19 +150,23 @@ def _bridge(l1: Array, l2: Array) -> LogEvidence:
     ess = float(az.ess(l1, method="mean"))  # type: ignore[no-untyped-call]
     n1, n2 = min(ess, l1.size) if np.isfinite(ess) else l1.size, len(l2)
     log_s1, log_s2 = np.log(n1 / (n1 + n2)), np.log(n2 / (n1 + n2))
-    log_r = float(np.median(l1))
-    for _ in range(MAX_STEPS):
-        top = l2 - np.logaddexp(log_s1 + l2, log_s2 + log_r)
-        bottom = -np.logaddexp(log_s1 + l1, log_s2 + log_r)
-        last, log_r = log_r, _log_mean(top) - _log_mean(bottom)
-        if abs(log_r - last) < TOLERANCE:
-            break
-    else:
+    if not np.isfinite(l2).any():
         raise ValueError(
-            f"the bridge must converge; after {MAX_STEPS} steps it still moves by "
-            f"{abs(log_r - last):.2g} nats, as the chain and its normal hardly overlap. Run longer "
-            f"chains."
+            f"the bridge needs draws of the normal where the posterior has mass; all {n2} of them "
+            f"have a density of 0. Run longer chains."
         )
+
+    def terms(log_r: float) -> tuple[Array, Array]:
+        top = l2 - np.logaddexp(log_s1 + l2, log_s2 + log_r)
+        return top, -np.logaddexp(log_s1 + l1, log_s2 + log_r)
+
+    def excess(log_r: float) -> float:
+        top, bottom = terms(log_r)
+        return _log_mean(top) - _log_mean(bottom) - log_r
+
+    finite = np.concatenate([l1.ravel(), l2[np.isfinite(l2)]])
+    log_r = float(brentq(excess, finite.min() - REACH, finite.max() + REACH, xtol=1e-10))
+    top, bottom = terms(log_r)
     f1 = np.exp(top - _log_mean(top))
     f2 = np.exp(bottom - _log_mean(bottom))
     found = float(az.ess(f2, method="mean"))  # type: ignore[no-untyped-call]
