@@ -29,6 +29,7 @@ __all__ = ["loo"]
 Array = np.ndarray[Any, Any]
 
 LEAST_DRAWS = 100
+MAX_ELEMENTS = 50_000_000
 
 
 def loo(
@@ -67,8 +68,8 @@ def loo(
         effective number of parameters, ``warning`` whether a k-hat is above ``good_k``.
 
     Raises:
-        ValueError: the guide has no density and is no chain, there are fewer than 100 draws, or the
-            data do not fit.
+        ValueError: the guide has no density and is no chain, there are fewer than 100 draws, draws
+            times points are more than 50 million, or the data do not fit.
 
     Example:
         >>> from probml_tp import BayesianModel, Exact, Gaussian, NormalPrior, fit
@@ -90,6 +91,11 @@ def loo(
         raise ValueError(
             f"leave-one-out weights need at least {LEAST_DRAWS} draws; got {count}. Pass "
             f"num_samples=1000, or run a longer chain."
+        )
+    if count * len(inputs) > MAX_ELEMENTS:
+        raise ValueError(
+            f"leave-one-out weights may be at most {MAX_ELEMENTS:,} numbers; {count} draws at "
+            f"{len(inputs)} points make {count * len(inputs):,}. Pass fewer draws."
         )
     if isinstance(guide, Empirical):
         log_p = _log_likelihood(guide, inputs, targets)

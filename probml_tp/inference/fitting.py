@@ -119,7 +119,7 @@ def fit(
         progress: show a bar (on terminals), or a callback ``(done, total, message)``.
 
     Returns:
-        The posterior; ``posterior.info`` has the losses, time and memory.
+        The posterior; ``posterior.info`` has the losses, time, memory and passes of the net.
 
     Raises:
         ValueError: the data do not fit the model, the guide belongs to another model, options do

@@ -70,8 +70,8 @@ def plot_k_hat(report: GapReport, *, ax: Axes) -> Axes:
             shown, y, color=s.color, marker=s.marker, ls="none", label=s.label, clip_on=False,
             zorder=3,
         )  # fmt: skip
-        for at in np.flatnonzero(k > high):
-            _note(ax, f"{k[at]:.1f} ▸", high, y[at], color=s.color, side="right")
+        for beyond in np.flatnonzero(k > high):
+            _note(ax, f"{k[beyond]:.1f} ▸", high, y[beyond], color=s.color, side="right")
     limit = float(report.evidence["k_threshold"].max())
     for at in sorted({round(limit, 6), UNRELIABLE}):
         ax.axvline(at, color=TRAINING_RANGE_COLOR, lw=1.0, ls="--" if at < UNRELIABLE else "-")
@@ -80,7 +80,9 @@ def plot_k_hat(report: GapReport, *, ax: Axes) -> Axes:
     ax.set_yticks(range(table.shape[1]), list(table.columns))
     ax.set_ylim(table.shape[1] - 0.5, -0.5)
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("Pareto k-hat (left edge: equal weights; shaded: unreliable)")
+    ax.set_xlabel(
+        "Pareto k-hat (left edge: equal weights; dashed: limit at so many draws; shaded: bad)"
+    )
     return ax
 
 
@@ -221,19 +223,19 @@ def _evidence_range(table: Any) -> tuple[float, float]:
 
 
 def _finding(report: GapReport) -> str:
-    """How far below the reference's evidence the bounds are."""
+    """How far the bounds are from the reference's evidence."""
     table = report.evidence
     truth = float(table["log_evidence"][report.reference])
     bounds = table["elbo"].drop(index=report.reference, errors="ignore").dropna()
     if not np.isfinite(truth) or not len(bounds):
         return "Bounds and estimates of the log evidence, bars of two standard errors"
-    gap = truth - bounds
-    tight, loose = str(gap.idxmin()), str(gap.idxmax())
+    gap = bounds - truth
+    tight, loose = str(gap.idxmax()), str(gap.idxmin())
     reference = guide_style(report.reference).label
-    text = f"Log evidence by {reference}: {number(truth, '.2f')} nats. ELBO below it by "
-    text += f"{number(float(gap[tight]), '.2f')} ({guide_style(tight).label})"
+    text = f"Log evidence by {reference}: {number(truth, '.2f')} nats. ELBO minus it: "
+    text += f"{number(float(gap[tight]), '+.2f')} ({guide_style(tight).label})"
     if tight != loose:
-        text += f" to {number(float(gap[loose]), '.2f')} ({guide_style(loose).label})"
+        text += f" to {number(float(gap[loose]), '+,.2f')} ({guide_style(loose).label})"
     return text
 
 

@@ -182,6 +182,20 @@ def test_the_bridge_of_two_known_normals(autocorrelation):
     assert errors.mean() == pytest.approx(values.std(), rel=0.35)
 
 
+def test_a_bridge_between_far_banks_says_so():
+    """Draws of two normals six standard deviations apart: a root all the same, of a large error."""
+    rng = np.random.default_rng(0)
+
+    def log_l(u):
+        return -0.5 * u**2 + 0.5 * (u - 6) ** 2
+
+    value, error = _bridge(log_l(rng.normal(0, 1, (2, 500))), log_l(rng.normal(6, 1, 1000)))
+    assert error > 0.3
+    assert abs(value) < 5 * error
+    with pytest.raises(ValueError, match="have a density of 0"):
+        _bridge(log_l(rng.normal(0, 1, (2, 500))), np.full(9, -np.inf))
+
+
 def test_the_bridge_of_a_constrained_site():
     """A noise on the positive reals: a line through the origin, by quadrature over both."""
     x = inputs(20, 1)

@@ -152,6 +152,13 @@ def test_few_draws_are_refused():
             call()
 
 
+def test_more_numbers_than_memory_takes_are_refused(monkeypatch):
+    posterior, x, y = line()
+    monkeypatch.setattr("probml_tp.diagnostics.loo.MAX_ELEMENTS", 29_999)
+    with pytest.raises(ValueError, match="1000 draws at 30 points make 30,000"):
+        loo(posterior, x, y)
+
+
 def test_one_chain_is_enough_and_nothing_is_warned_of():
     posterior, x, y = line()
     draws = {n: v.unsqueeze(0) for n, v in posterior.draws(400).items()}
