@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from importlib import import_module
 
 import arviz as az
 import numpy as np
@@ -154,7 +155,7 @@ def test_few_draws_are_refused():
 
 def test_more_numbers_than_memory_takes_are_refused(monkeypatch):
     posterior, x, y = line()
-    monkeypatch.setattr("probml_tp.diagnostics.loo.MAX_ELEMENTS", 29_999)
+    monkeypatch.setattr(import_module("probml_tp.diagnostics.loo"), "MAX_ELEMENTS", 29_999)
     with pytest.raises(ValueError, match="1000 draws at 30 points make 30,000"):
         loo(posterior, x, y)
 

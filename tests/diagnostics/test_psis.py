@@ -112,8 +112,8 @@ def test_student_t_tails_have_their_known_shape(target, df, expected):
     r"""For degrees of freedom :math:`\nu_p < \nu_q` it is :math:`(\nu_q - \nu_p) / \nu_q`."""
     model = BayesianModel(Nothing(), StudentTPrior(df=target, scale=1.0), Gaussian(scale=1.0))
     posterior = Posterior(StudentGuide(model, df=df), seed=1)
-    found = pareto_k(posterior, [[0.0]], [0.0], num_samples=40_000)
-    assert found.k == pytest.approx(expected, abs=0.1)
+    found = pareto_k(posterior, [[0.0]], [0.0], num_samples=20_000)
+    assert found.k == pytest.approx(expected, abs=0.12)
     assert found.layers == {}
 
 
