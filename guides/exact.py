@@ -87,6 +87,11 @@ class Exact(StructuredNormal):
             shift.addmv_(design.mT, residual[part].flatten(), alpha=beta)
         return self._mean(precision, shift), precision
 
+    @property
+    def finalize_passes(self) -> int:
+        """Five to see that the net is linear, then the residuals, the design, the likelihood."""
+        return 8
+
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         r""":math:`\phi(x)^\top m`, ``(N, d)``, and :math:`\phi(x)^\top\Sigma\phi(x)`, exact."""
         return self.linearized_moments(x)

@@ -93,6 +93,31 @@ class Factor(nn.Module, ABC):
     def spread(self, epsilon: Tensor) -> Tensor:
         r""":math:`C\varepsilon` for standard normal vectors ``(S, p)``."""
 
+    def spread_given_rest(self, sites: Sequence[str], epsilon: Tensor) -> Tensor:
+        r"""Deviations of some of its sites given that all others have none.
+
+        Their covariance is the inverse of their block of the precision,
+        :math:`\Lambda_{ll} = A^\top A` with ``A`` the columns ``l`` of :math:`C^{-1}`.
+
+        Args:
+            sites: which.
+            epsilon: standard normal vectors ``(S, p_l)``.
+
+        Returns:
+            ``(S, p_l)``.
+        """
+        if len(sites) == len(self.sites):
+            return self.spread(epsilon)
+        identity = torch.eye(self.size, dtype=epsilon.dtype, device=epsilon.device)
+        white = self.whiten(identity[self._rows(sites)]).double()
+        root = scale_tril_of_precision(white @ white.mT, "conditional")
+        return epsilon @ root.to(epsilon).mT
+
+    def _rows(self, sites: Sequence[str]) -> Tensor:
+        """Where the elements of some of its sites stand in the group."""
+        places = torch.arange(self.size, device=self.index.device).split(self.sizes)
+        return torch.cat([p for n, p in zip(self.sites, places, strict=True) if n in sites])
+
     @abstractmethod
     def whiten(self, deviation: Tensor) -> Tensor:
         """The inverse of :meth:`spread`."""
@@ -199,6 +224,10 @@ class DiagonalFactor(Factor):
     def spread(self, epsilon: Tensor) -> Tensor:
         """See :meth:`Factor.spread`."""
         return epsilon * self.scale
+
+    def spread_given_rest(self, sites: Sequence[str], epsilon: Tensor) -> Tensor:
+        """See :meth:`Factor.spread_given_rest`: the elements are independent."""
+        return epsilon * self.scale[self._rows(sites)]
 
     def whiten(self, deviation: Tensor) -> Tensor:
         """See :meth:`Factor.whiten`."""

@@ -2,7 +2,7 @@ r"""Multivariate normal posteriors in unconstrained space, their covariance made
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -217,6 +217,23 @@ class StructuredNormal(Guide):
             value = self.model.layout.unravel(self.loc)[name].clone()
             u[name] = value.expand(count, *value.shape)
         return self.model.constrain({name: u[name] for name in self.model.sites})
+
+    @torch.no_grad()
+    def conditional_draws(
+        self, sites: Collection[str], num_samples: int, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Normal, factor by factor: see :meth:`Factor.spread_given_rest`."""
+        self._require_fit()
+        parts: dict[str, Tensor] = {}
+        for factor in self.factor_list:
+            own = [name for name in factor.sites if name in sites]
+            sizes = [self.model.layout.shapes[name].numel() for name in own]
+            if own:
+                epsilon = self._noise(check_num_samples(num_samples), sum(sizes), generator)
+                moved = factor.spread_given_rest(own, epsilon).split(sizes, dim=-1)
+                parts |= dict(zip(own, moved, strict=True))
+        order = [name for name in self.model.sites if name in parts]
+        return self.around_centre(order, torch.cat([parts[name] for name in order], -1))
 
     def _noise(self, count: int, size: int, generator: torch.Generator | None) -> Tensor:
         return torch.randn(

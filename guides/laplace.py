@@ -110,6 +110,11 @@ class Laplace(StructuredNormal):
         )
         self.take(curvatures, prior_precision(self.model, self.loc), x, y)
 
+    @property
+    def finalize_passes(self) -> int:
+        """Two: the curvature, and the log likelihood at the mode."""
+        return 2
+
     def options(self) -> dict[str, Any]:
         """Structure, curvature, sites and the limit on their number."""
         return {

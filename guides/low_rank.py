@@ -3,6 +3,7 @@ r"""Normals whose covariance is low rank plus diagonal: correlations without a P
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from numbers import Integral
 from typing import Any, ClassVar, cast
 
@@ -84,6 +85,32 @@ class LowRankPlusDiagonal(Guide):
         )
         flat = epsilon.mul_(d).add_(self.loc).addmm_(z, factor.mT)
         return self.model.constrain(self.model.layout.unravel(flat))
+
+    @torch.no_grad()
+    def conditional_draws(
+        self, sites: Collection[str], num_samples: int, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        r""":math:`u_l - m_l = d_l \odot \varepsilon + V_l z` with ``z`` given the other sites.
+
+        There :math:`\delta = 0`, so that :math:`z \sim \mathcal N(0, C_{-l}^{-1})`.
+        """
+        (d, factor), slices = self.scale_and_factor(), self.model.layout.slices
+        own = torch.zeros(len(d), dtype=torch.bool, device=d.device)
+        for name in sites:
+            own[slices[name]] = True
+        tril = _capacitance_tril(d[~own], factor[~own])
+        epsilon, z = (
+            torch.randn(
+                check_num_samples(num_samples),
+                n,
+                generator=generator,
+                dtype=d.dtype,
+                device=d.device,
+            )
+            for n in factor[own].shape
+        )
+        z = torch.linalg.solve_triangular(tril.mT, z.double().mT, upper=True).mT.to(d)
+        return self.around_centre(sites, epsilon * d[own] + z @ factor[own].mT)
 
     def log_prob(self, draws: Draws) -> Tensor:
         r"""Normal log density in unconstrained space, minus the log determinant of the map.

@@ -2,7 +2,7 @@ r"""Mean-field variational inference with independent normal factors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import pyro.distributions as dist
@@ -123,6 +123,21 @@ class MeanFieldNormal(Guide):
         )
         flat = epsilon.mul_(self.log_scale.exp()).add_(self.loc)
         return self.model.constrain(self.model.layout.unravel(flat))
+
+    @torch.no_grad()
+    def conditional_draws(
+        self, sites: Collection[str], num_samples: int, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The marginals of the sites: they are independent."""
+        own = [self.log_scale[s] for n, s in self.model.layout.slices.items() if n in sites]
+        scale = torch.cat(own).exp()
+        epsilon = torch.randn(
+            (check_num_samples(num_samples), len(scale)),
+            generator=generator,
+            dtype=scale.dtype,
+            device=scale.device,
+        )
+        return self.around_centre(sites, scale * epsilon)
 
     def log_prob(self, draws: Draws) -> Tensor:
         """Normal log density in unconstrained space, minus the log determinant of the map."""

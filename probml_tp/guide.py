@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection, Generator, Mapping
+from typing import Any, ClassVar, cast
 
 import pyro
 import torch
@@ -126,6 +126,42 @@ class Guide(nn.Module, ABC):
         """Mean ``(N, k)`` and covariance ``(N, k, k)`` of the outputs, where they are normal."""
         return None
 
+    def conditional_draws(
+        self, sites: Collection[str], num_samples: int, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor] | None:
+        r"""Draws of some sites given all others, which are held at the guide's centre.
+
+        Args:
+            sites: those that vary.
+            num_samples: ``S``.
+            generator: determines the draws.
+
+        Returns:
+            ``{site: (S, *shape)}`` for every site, without gradients; ``None`` where the guide has
+            no such conditional in closed form.
+        """
+        return None
+
+    def around_centre(self, sites: Collection[str], deviation: Tensor) -> dict[str, Tensor]:
+        """Move some sites away from :attr:`loc`, in unconstrained space.
+
+        Args:
+            sites: those that are moved.
+            deviation: their deviations side by side, in the model's order, ``(S, p)``.
+
+        Returns:
+            Every site's own values ``(S, *shape)``; of the others one value, repeated without
+            using memory.
+        """
+        loc, start, u = cast("Tensor", self.loc), 0, {}
+        for name, centre in self.model.layout.unravel(loc.detach().clone()).items():
+            u[name] = centre.expand(len(deviation), *centre.shape)
+            if name in sites:
+                stop = start + centre.numel()
+                u[name] = u[name] + deviation[:, start:stop].reshape(u[name].shape)
+                start = stop
+        return self.model.constrain(u)
+
     # ----------------------------------------------------------------------------- fitting it
 
     deterministic_loss: ClassVar[bool] = False
@@ -174,6 +210,16 @@ class Guide(nn.Module, ABC):
             y: targets in canonical shape.
             size: ``N``.
         """
+
+    @property
+    def loss_passes(self) -> int:
+        """How often one evaluation of the loss runs the net over its batch."""
+        return 1
+
+    @property
+    def finalize_passes(self) -> int:
+        """How often :meth:`finalize` runs the net over all the data."""
+        return 0
 
     def end_epoch(self) -> None:
         """Called after each pass over the data, without gradients."""

@@ -48,8 +48,10 @@ class FitInfo:
         members: losses, seconds and the like of each member of an ensemble.
         log_evidence: after each update of prior or noise by the evidence, in nats.
         data: digest of the training data, which tells whether two posteriors are of the same.
-        forward_passes: of the net over all the training data, each with its gradient where there is
-            one; 0 where they were not counted.
+        forward_passes: of the net over as many points as there are training data, each with its
+            gradient where there is one, evaluations on validation data and the closed-form part
+            included. Each draw of a variational objective, each member of an ensemble and each step
+            of a line search counts. 0 where they were not counted.
     """
 
     options: dict[str, Any] = field(default_factory=dict)

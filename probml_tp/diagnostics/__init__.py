@@ -1,9 +1,14 @@
-"""Diagnostics: ArviZ records, the ELBO, the gap to a reference, simulation-based calibration."""
+"""Diagnostics: ArviZ records, evidence, the gap to a reference, simulation-based calibration."""
 
 from probml_tp.diagnostics.advice import Advice, Requirement, recommend
+from probml_tp.diagnostics.ais import AIS, annealed_importance_sampling
 from probml_tp.diagnostics.arviz import to_inference_data
+from probml_tp.diagnostics.bridge import bridge_sampling
 from probml_tp.diagnostics.elbo import ELBO, elbo
 from probml_tp.diagnostics.gap import GapReport, compare
+from probml_tp.diagnostics.iwelbo import IWELBO, LogEvidence, iwelbo
+from probml_tp.diagnostics.loo import loo
+from probml_tp.diagnostics.psis import ParetoK, k_threshold, pareto_k
 from probml_tp.diagnostics.ranks import (
     RankUniformity,
     Verdict,
@@ -20,18 +25,28 @@ from probml_tp.diagnostics.sbc import (
 )
 
 __all__ = [
+    "AIS",
     "ELBO",
+    "IWELBO",
     "Advice",
     "GapReport",
     "Infer",
+    "LogEvidence",
+    "ParetoK",
     "Quantity",
     "RankUniformity",
     "Requirement",
     "SbcResult",
     "Verdict",
+    "annealed_importance_sampling",
+    "bridge_sampling",
     "compare",
     "ecdf_band",
     "elbo",
+    "iwelbo",
+    "k_threshold",
+    "loo",
+    "pareto_k",
     "rank_uniformity",
     "recommend",
     "simulation_based_calibration",

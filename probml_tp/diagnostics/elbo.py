@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-
-from probml_tp.evaluate import draw_batches
-from probml_tp.guide import check_num_samples
+from probml_tp.diagnostics.importance import check_density, check_proper, importance_ratios
 from probml_tp.posterior import Posterior
 
 __all__ = ["ELBO", "elbo"]
@@ -40,6 +37,7 @@ def elbo(
         ValueError: the guide has no density, a prior is improper, or the data do not fit.
 
     Example:
+        >>> import torch
         >>> from probml_tp import BayesianModel, Exact, Gaussian, NormalPrior, fit
         >>> model = BayesianModel(
         ...     torch.nn.Linear(1, 1).double(), NormalPrior(1.0), Gaussian(scale=0.1)
@@ -49,23 +47,16 @@ def elbo(
         >>> abs(elbo(posterior, x, 2 * x).value - posterior.guide.log_evidence()) < 1e-8
         True
     """
-    guide, model = posterior.guide, posterior.model
-    if guide.no_density:
-        raise ValueError(f"the ELBO needs a density; {guide.no_density}. Use another guide.")
-    if not all(site.is_proper for site in model.sites.values()):
-        raise ValueError(
-            "the ELBO needs a proper prior; a flat one has an arbitrary constant. Use NormalPrior."
-        )
-    inputs, targets = model.check_data(x, y)
-    values = torch.zeros(check_num_samples(num_samples), dtype=torch.float64, device=inputs.device)
-    chosen = posterior.seed if seed is None else seed
-    for batch in draw_batches(guide, inputs, num_samples=num_samples, seed=chosen, own_net=True):
-        log_likelihood = model.likelihood.log_prob(
-            batch.outputs, targets[batch.points], batch.params
-        )
-        values[batch.draws] += log_likelihood.double().sum(1)
-        if batch.points.start == 0:
-            with torch.no_grad():
-                values[batch.draws] += model.log_prior(batch.params) - guide.log_prob(batch.params)
+    check_density(posterior, "the ELBO")
+    check_proper(posterior.model, "the ELBO")
+    inputs, targets = posterior.model.check_data(x, y)
+    values = importance_ratios(
+        posterior.guide,
+        inputs,
+        targets,
+        num_samples=num_samples,
+        seed=posterior.seed if seed is None else seed,
+        own_net=True,
+    ).log_ratios
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
     return ELBO(float(values.mean()), error)

@@ -8,7 +8,7 @@ something where they are identified, as in linear models; the functions are what
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from probml_tp.diagnostics.gap_checks import (
     EVERYWHERE,
     NOISE_FLOOR,
     check_converged,
+    check_same_data,
     checked_inputs,
     checked_regions,
 )
@@ -29,6 +30,7 @@ from probml_tp.diagnostics.gap_distances import (
     regression_measures,
     weight_measures,
 )
+from probml_tp.diagnostics.gap_evidence import evidence_tables
 from probml_tp.diagnostics.gap_sample import Convergence, Resampled, Sample, collect
 from probml_tp.evaluate import substream
 from probml_tp.posterior import Posterior
@@ -54,9 +56,14 @@ class GapReport:
         functions: the same for each ``posterior``, ``region`` and ``metric``, over the region's
             points; the region ``"all"`` is every point.
         points: the same for each ``posterior``, ``metric`` and ``point`` (and ``target``).
-        costs: one row a posterior: ``seconds`` of its fit and ``peak_memory_mib`` of the process
-            up to its end, the ``draws`` compared, and of a chain ``r_hat``, ``ess`` and
-            ``tail_ess``, the worst over the function values.
+        costs: one row a posterior: ``seconds`` of its fit, ``peak_memory_mib`` of the process up to
+            its end and ``forward_passes`` (NaN where not counted), the ``draws`` compared, and of a
+            chain ``r_hat``, ``ess`` and ``tail_ess``, the worst over the function values.
+        evidence: one row a posterior, where ``data`` were given: ``pareto_k`` and its
+            ``k_threshold``, ``elbo``, ``iwelbo`` of 50 draws, ``log_evidence`` (exact, Laplace; of
+            chains by bridge sampling) and ``elpd_loo``, each of these with its ``_error``, a
+            standard error, and ``loo_worst_k``; NaN where not defined or not to be had.
+        layers: Pareto k-hat of each posterior with a density, a column for each layer.
     """
 
     reference: str
@@ -65,6 +72,8 @@ class GapReport:
     functions: pd.DataFrame
     points: pd.DataFrame
     costs: pd.DataFrame
+    evidence: pd.DataFrame = field(default_factory=pd.DataFrame)
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def table(
         self, space: Literal["functions", "weights"] = "functions", *, of: str | None = None
@@ -101,6 +110,7 @@ def compare(
     reference: str,
     x: object,
     *,
+    data: tuple[object, object] | None = None,
     regions: Mapping[str, object] | None = None,
     sites: Sequence[str] | None = None,
     num_samples: int = 1000,
@@ -144,6 +154,8 @@ def compare(
         posteriors: name to posterior; all of one model.
         reference: the name of the one that the others are compared with, such as NUTS.
         x: inputs ``(N, ...)``, away from the data too.
+        data: inputs and targets that the posteriors were fitted to: then the report tells of each
+            what needs no reference, its evidence.
         regions: name to a boolean array ``(N,)`` or to indices of points, such as those inside,
             between and outside the data.
         sites: whose weights are compared; default all, ``()`` for none.
@@ -157,10 +169,11 @@ def compare(
         The report.
 
     Raises:
-        ValueError: there is nothing to compare, the models differ, ``x`` or a region does not fit,
-            the reference consists of finitely many points, or it has not converged: its R-hat on
-            the function values (class probabilities) at ``x`` is above 1.01 or unknown, or its
-            bulk effective sample size below 400 (Vehtari et al. 2021).
+        ValueError: there is nothing to compare, the models or the data that they were fitted to
+            differ, ``x``, ``data`` or a region does not fit, the reference consists of finitely
+            many points, or it has not converged: its R-hat on the function values (class
+            probabilities) at ``x`` is above 1.01 or unknown, or its bulk effective sample size
+            below 400 (Vehtari et al. 2021).
 
     Example:
         >>> import torch
@@ -173,6 +186,7 @@ def compare(
         True
     """
     inputs = checked_inputs(posteriors, reference, x)
+    check_same_data(posteriors, reference, data)
     places = checked_regions(regions, len(inputs))
     chosen = check_sites(posteriors[reference].model, sites)
     if positive_integer("num_samples", num_samples) < LEAST_DRAWS:
@@ -182,11 +196,11 @@ def compare(
         )
     positive_integer("resamples", resamples)
     strictly_between_0_and_1("level", level)
+    seeds = {name: substream(valid_seed(seed), GAP, *name.encode()) for name in posteriors}
     samples = {}
     for name in sorted(posteriors, key=lambda name: name != reference):  # refuse it first
-        own = substream(valid_seed(seed), GAP, *name.encode())
         samples[name] = collect(
-            posteriors[name], inputs, sites=chosen, num_samples=num_samples, seed=own
+            posteriors[name], inputs, sites=chosen, num_samples=num_samples, seed=seeds[name]
         )
         if name == reference and not accept_reference:
             check_converged(name, samples[name].convergence)
@@ -196,8 +210,12 @@ def compare(
     target = samples[reference].resample(resamples, substream(seed, GAP))
     for name in posteriors:
         if name != reference:
-            own = substream(seed, GAP, *name.encode())
-            rows.add(name, samples[name].resample(resamples, own), target)
+            rows.add(name, samples[name].resample(resamples, seeds[name]), target)
+    tables = (
+        ()
+        if data is None
+        else evidence_tables(posteriors, data, num_samples=num_samples, seeds=seeds)
+    )
     return GapReport(
         reference,
         level,
@@ -205,6 +223,7 @@ def compare(
         pd.DataFrame(rows.functions),
         pd.DataFrame(rows.points),
         _costs(posteriors, samples),
+        *tables,
     )
 
 
@@ -262,6 +281,7 @@ def _costs(posteriors: Mapping[str, Posterior], samples: Mapping[str, Sample]) -
         rows[name] = {
             "seconds": posterior.info.seconds,
             "peak_memory_mib": posterior.info.peak_memory_mib,
+            "forward_passes": posterior.info.forward_passes or np.nan,
             "draws": samples[name].size,
             **vars(found),
         }

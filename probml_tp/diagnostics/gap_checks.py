@@ -9,13 +9,15 @@ import numpy as np
 from torch import Tensor
 
 from probml_tp.diagnostics.gap_sample import Convergence
+from probml_tp.digest import digest
 from probml_tp.posterior import Posterior
-from probml_tp.validation import as_tensor
+from probml_tp.validation import as_tensor, data_pair
 
 __all__ = [
     "EVERYWHERE",
     "NOISE_FLOOR",
     "check_converged",
+    "check_same_data",
     "checked_inputs",
     "checked_regions",
     "has_converged",
@@ -67,6 +69,39 @@ def checked_inputs(posteriors: Mapping[str, Posterior], reference: str, x: objec
             f"posterior as reference."
         )
     return own.model.check_inputs(x)
+
+
+def check_same_data(
+    posteriors: Mapping[str, Posterior], reference: str, data: tuple[object, object] | None
+) -> None:
+    """Check that posteriors were fitted to the same data, as far as they remember which.
+
+    Args:
+        posteriors: name to posterior.
+        reference: the name of the one that the others are compared with.
+        data: inputs and targets that are said to be those, if any.
+
+    Raises:
+        ValueError: they were not, or the data are others or do not fit the model.
+    """
+    known = {name: p.info.data for name, p in posteriors.items() if p.info.data}
+    first = reference if reference in known else next(iter(known), reference)
+    for name, found in known.items():
+        if found != known[first]:
+            raise ValueError(
+                f"posteriors can be compared if they are of the same data; {name!r} was fitted to "
+                f"data of digest {found}, {first!r} to {known[first]}. Fit both to the same data, "
+                f"in the same order."
+            )
+    if data is None:
+        return
+    own = digest(posteriors[reference].model.check_data(*data_pair("data", data)))
+    if known and own != known[first]:
+        raise ValueError(
+            f"data must be those that the posteriors were fitted to, in the same order; got data "
+            f"of digest {own}, {first!r} was fitted to {known[first]}. Pass the training data, or "
+            f"leave data out."
+        )
 
 
 def checked_regions(regions: Mapping[str, object] | None, num_points: int) -> dict[str, Array]:

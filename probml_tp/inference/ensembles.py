@@ -211,6 +211,7 @@ def _summary(infos: list[FitInfo], seed: int) -> FitInfo:
         validation_losses=_mean([info.validation_losses for info in infos]),
         peak_memory_mib=max(peak_memory_mib(), *(info.peak_memory_mib for info in infos)),
         stopped_early=any(info.stopped_early for info in infos),
+        forward_passes=sum(info.forward_passes for info in infos),
         members=[{name: asdict(info)[name] for name in own} for info in infos],
     )
 

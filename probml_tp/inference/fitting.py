@@ -119,7 +119,7 @@ def fit(
         progress: show a bar (on terminals), or a callback ``(done, total, message)``.
 
     Returns:
-        The posterior; ``posterior.info`` has the losses, time and memory.
+        The posterior; ``posterior.info`` has the losses, time, memory and passes of the net.
 
     Raises:
         ValueError: the data do not fit the model, the guide belongs to another model, options do
@@ -160,6 +160,7 @@ def fit(
     info.seconds = earlier + time.perf_counter() - start
     info.peak_memory_mib = peak_memory_mib()
     info.data = digest([x, y])
+    info.forward_passes += built.finalize_passes
     return Posterior(built, seed=seed, info=info)
 
 
@@ -251,7 +252,7 @@ class _Trainer:
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self.guide.loss(x, y, size=len(self.x))
+            loss = self._evaluate(x, y)
             loss.backward()
             return loss
 
@@ -259,6 +260,11 @@ class _Trainer:
         self.scheduler.step()
         detached: Tensor = loss.detach()
         return detached
+
+    def _evaluate(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of some points, which is counted."""
+        self.info.forward_passes += self.guide.loss_passes * len(x) / len(self.x)
+        return self.guide.loss(x, y, size=len(self.x))
 
     def _check_finite(self) -> None:
         if not torch.isfinite(torch.tensor(self.info.losses[-1])):
@@ -274,7 +280,7 @@ class _Trainer:
         total = 0.0
         with torch.no_grad(), seeded(substream(self.options.seed, VALIDATION), x.device):
             for xb, yb in zip(x.split(chunk), y.split(chunk), strict=True):
-                total += float(self.guide.loss(xb, yb, size=len(self.x))) * len(xb)
+                total += float(self._evaluate(xb, yb)) * len(xb)
         return total / len(x)
 
     def _watch(self, rule: EarlyStopping) -> None:

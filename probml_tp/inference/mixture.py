@@ -227,6 +227,16 @@ class Mixture(Guide):
         losses: Tensor = vmap(lambda own: functional_call(objective, own, ()))(stacked)
         return losses
 
+    @property
+    def loss_passes(self) -> int:
+        """Those of all members."""
+        return sum(guide.loss_passes for guide in self._guides)
+
+    @property
+    def finalize_passes(self) -> int:
+        """Those of all members."""
+        return sum(guide.finalize_passes for guide in self._guides)
+
     def end_epoch(self) -> None:
         """Each member's own."""
         for guide in self._guides:

@@ -1,0 +1,126 @@
+"""What a comparison tells of each posterior by itself, from the data alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from probml_tp.diagnostics.bridge import bridge_sampling
+from probml_tp.diagnostics.elbo import elbo
+from probml_tp.diagnostics.importance import is_proper
+from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo
+from probml_tp.diagnostics.loo import loo
+from probml_tp.diagnostics.psis import k_threshold, pareto_k
+from probml_tp.inference.empirical import Empirical
+from probml_tp.posterior import Posterior
+
+__all__ = ["evidence_tables"]
+
+COLUMNS = (
+    "pareto_k",
+    "k_threshold",
+    "elbo",
+    "elbo_error",
+    "iwelbo",
+    "iwelbo_error",
+    "log_evidence",
+    "log_evidence_error",
+    "elpd_loo",
+    "elpd_loo_error",
+    "loo_worst_k",
+)
+
+Row = dict[str, float]
+
+UNKNOWN = LogEvidence(math.nan, math.nan)
+
+
+def evidence_tables(
+    posteriors: Mapping[str, Posterior],
+    data: tuple[object, object],
+    *,
+    num_samples: int,
+    seeds: Mapping[str, int],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Judge each posterior by its density, its bounds and its predictions of points left out.
+
+    Args:
+        posteriors: name to posterior.
+        data: inputs and targets that they were fitted to.
+        num_samples: draws of a posterior that is not a chain.
+        seeds: name to the seed of its draws.
+
+    Returns:
+        One row a posterior, NaN where a number is not defined; and Pareto k-hat with a column for
+        each layer.
+
+    Raises:
+        ValueError: the data do not fit, or there are too few draws.
+    """
+    rows: dict[str, Row] = {}
+    layers: dict[str, Mapping[str, float]] = {}
+    for name, posterior in posteriors.items():
+        row = dict.fromkeys(COLUMNS, math.nan)
+        if posterior.guide.no_density is None:
+            found = pareto_k(posterior, *data, num_samples=num_samples, seed=seeds[name])
+            row |= {"pareto_k": found.k, "k_threshold": k_threshold(num_samples)}
+            layers[name] = found.layers
+        rows[name] = (
+            row
+            | _bounds(posterior, data, num_samples, seeds[name])
+            | _log_evidence(posterior, data, seeds[name])
+            | _loo(posterior, data, num_samples, seeds[name])
+        )
+    return _frame(rows), _frame(layers)
+
+
+def _frame(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("posterior")
+
+
+def _bounds(posterior: Posterior, data: tuple[object, object], count: int, seed: int) -> Row:
+    """Lower bounds of the log evidence."""
+    if posterior.guide.no_density or not is_proper(posterior.model):
+        return {}
+    one = elbo(posterior, *data, num_samples=count, seed=seed)
+    many = iwelbo(posterior, *data, num_samples=count, draws=min(50, count), seed=seed)
+    return {
+        "elbo": one.value,
+        "elbo_error": one.standard_error,
+        "iwelbo": many.value,
+        "iwelbo_error": many.standard_error,
+    }
+
+
+def _log_evidence(posterior: Posterior, data: tuple[object, object], seed: int) -> Row:
+    """The guide's own closed form, with no Monte Carlo error; of a chain by a bridge."""
+    guide, found = posterior.guide, UNKNOWN
+    if not is_proper(posterior.model):
+        return {}
+    if isinstance(guide, Empirical):
+        found = _bridge(posterior, data, seed)
+    elif hasattr(guide, "log_evidence") and guide.no_density is None:
+        found = LogEvidence(float(guide.log_evidence()), 0.0)  # type: ignore[operator]
+    return {"log_evidence": found.value, "log_evidence_error": found.standard_error}
+
+
+def _bridge(posterior: Posterior, data: tuple[object, object], seed: int) -> LogEvidence:
+    """The bridge's estimate, unknown where the chain is too short for one."""
+    try:
+        return bridge_sampling(posterior, *data, seed=seed)
+    except ValueError:
+        return UNKNOWN
+
+
+def _loo(posterior: Posterior, data: tuple[object, object], count: int, seed: int) -> Row:
+    """Points left out, where the draws are, or can be weighted to be, of the posterior."""
+    if posterior.guide.no_density and not isinstance(posterior.guide, Empirical):
+        return {}
+    found = loo(posterior, *data, num_samples=count, seed=seed)
+    return {
+        "elpd_loo": float(found["elpd_loo"]),
+        "elpd_loo_error": float(found["se"]),
+        "loo_worst_k": float(found["pareto_k"].max()),
+    }

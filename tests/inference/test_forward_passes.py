@@ -1,0 +1,99 @@
+"""How often a fit ran the net over the training data."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from guide_cases import build
+
+from probml_tp import BayesianModel, Delta, Gaussian, Laplace, MeanFieldNormal, NormalPrior, fit
+from probml_tp.inference import EarlyStopping, Mixture, fit_ensemble
+
+X = torch.linspace(-1, 1, 12, dtype=torch.float64).unsqueeze(-1)
+Y = X.squeeze(-1) + 0.1 * torch.cos(9 * X.squeeze(-1))
+
+
+def _model() -> BayesianModel:
+    net = torch.nn.Linear(1, 1).double()
+    torch.nn.init.zeros_(net.weight)
+    torch.nn.init.zeros_(net.bias)
+    return BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1))
+
+
+class Calls:
+    """How many points a net was run at."""
+
+    def __init__(self, model: BayesianModel) -> None:
+        self.points = 0
+        model.net.register_forward_pre_hook(self.count)
+
+    def count(self, _module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        self.points += len(arguments[0])
+
+
+def _passes(guide: object, **options: object) -> float:
+    return fit(_model(), guide, (X, Y), progress=False, **options).info.forward_passes
+
+
+@pytest.mark.parametrize("batch_size", [None, 4, 5])
+def test_an_epoch_is_one_pass_whatever_the_batches(batch_size):
+    assert _passes(MeanFieldNormal, epochs=7, batch_size=batch_size) == pytest.approx(7)
+
+
+def test_steps_of_a_line_search_are_counted():
+    model = _model()
+    calls = Calls(model)
+    found = fit(model, Delta, (X, Y), epochs=3, optimizer="lbfgs", progress=False)
+    passes = found.info.forward_passes
+    assert passes > 3
+    assert calls.points - 2 == passes * len(X)  # two points are run to check the data
+
+
+@pytest.mark.parametrize("early", [None, EarlyStopping(patience=100)])
+@pytest.mark.parametrize("held_out", [None, (X[:6], Y[:6])])
+def test_evaluations_between_epochs_are_counted(early, held_out):
+    found = _passes(Delta, epochs=4, early_stopping=early, validation=held_out)
+    evaluated = 0.5 if held_out is not None else 1.0 if early is not None else 0.0
+    assert found == pytest.approx(4 * (1 + evaluated))
+
+
+def test_members_count_each():
+    together = _passes(partial(Mixture, member=Delta, members=3), epochs=5)
+    apart = fit_ensemble(_model(), Delta, (X, Y), members=3, epochs=5, jobs=1, progress=False)
+    assert together == apart.info.forward_passes == 15
+
+
+def test_the_closed_form_part_is_counted():
+    assert _passes(Laplace, epochs=5) == 7
+    mixture = partial(Mixture, member=Laplace, members=2)
+    assert _passes(mixture, epochs=5) == 14
+
+
+@pytest.mark.parametrize(
+    "name", ["laplace", "laplace-kronecker", "laplace-diagonal", "exact", "mean-field", "swag"]
+)
+def test_what_finalize_takes_is_what_it_says(name):
+    guide, case = build(name, "linear" if name == "exact" else "mlp")
+    data = case.model.check_data(case.x, case.y)
+    whole = []
+
+    def count(_module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        whole.append(len(arguments[0]) == case.size)  # one example is run to learn the structure
+
+    case.model.net.register_forward_pre_hook(count)
+    guide.finalize(*data)
+    assert sum(whole) == guide.finalize_passes
+
+
+def test_a_resumed_fit_counts_both_parts(tmp_path):
+    path = tmp_path / "fit.pt"
+
+    def stop(done: int, _total: int, _message: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(_model(), Delta, (X, Y), epochs=5, checkpoint=path, progress=stop)
+    assert _passes(Delta, epochs=5, checkpoint=path) == 5
