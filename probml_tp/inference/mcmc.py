@@ -99,8 +99,8 @@ def sample_nuts(
             first metric, and what the adapted one is pulled towards.
         init_scale: standard deviation of the noise added to each starting point; in units of the
             standard deviations of ``init`` if it has any.
-        chains_per_batch: chains evaluated together, in one process. Default: 2 where parameters times
-            data points are at most a million, for there a second chain costs little more than
+        chains_per_batch: chains evaluated together, in one process. Default: 2 where parameters
+            times data points are at most a million, for there a second chain costs little more than
             one, else 1. On one core 4 may be faster. Draws depend on it through rounding.
         jobs: processes; default: one a batch of chains, at most one a core. 1 runs them here.
         seed: determines every chain, however many chains and processes run.
@@ -142,7 +142,8 @@ def sample_nuts(
     start = time.perf_counter()
     settings = ChainSettings(num_samples, warmup, target_accept, max_tree_depth)
     batches = [
-        list(range(c, min(c + chains_per_batch, chains))) for c in range(0, chains, chains_per_batch)
+        list(range(c, min(c + chains_per_batch, chains)))
+        for c in range(0, chains, chains_per_batch)
     ]
     jobs = number_of_jobs(jobs, len(batches))
     with progress_reporter(progress, "nuts", unit="draw") as report, single_thread():

@@ -66,7 +66,8 @@ class Potential:
 
     def __call__(self, positions: Array) -> tuple[Array, Array]:
         """Potentials ``(K,)`` in nats and gradients ``(K, P)`` at positions ``(K, P)``."""
-        gradients, values = self.evaluate(torch.from_numpy(positions).to(self.like))
+        with torch.no_grad():
+            gradients, values = self.evaluate(torch.from_numpy(positions).to(self.like))
         return values.double().cpu().numpy(), gradients.double().cpu().numpy()
 
     def _by_autograd(self, u: Tensor) -> tuple[Tensor, Tensor]:
