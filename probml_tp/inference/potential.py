@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
@@ -74,7 +76,7 @@ class Potential:
         gradients, values = [], []
         for row in u:
             leaf = row.clone().requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), _unchecked():
                 value = self.one(leaf)
                 gradients.append(torch.autograd.grad(value, leaf)[0])
             values.append(value.detach())
@@ -83,7 +85,7 @@ class Potential:
     def _traced(self, function: GradientAndValue) -> GradientAndValue | None:
         """The traced graph, or nothing if there is none or it is not the same function."""
         u = self.like + 0.01 * torch.arange(self.batch).to(self.like).unsqueeze(-1)
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _unchecked(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is no longer developed
             try:
                 graph = make_fx(function)(u)
@@ -95,6 +97,14 @@ class Potential:
             except TRACING_ERRORS:
                 return None
         return traced if all(map(_close, found, self._by_autograd(u + 0.02))) else None
+
+
+def _unchecked() -> AbstractContextManager[None]:
+    """Distributions without argument checks: values far out are divergences, not errors."""
+    context: AbstractContextManager[None] = pyro.settings.context(
+        validate_distributions_torch=False, validate_distributions_pyro=False
+    )
+    return context
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
