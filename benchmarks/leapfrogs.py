@@ -38,7 +38,9 @@ def leapfrog_step(
     with single_thread():
         one, several = (Potential(model, *checked, batch=k) for k in (1, CHAINS))
         check_close(
-            "potentials", torch.from_numpy(one(flat[None])[0][0]), stock._potential_energy_last
+            "potentials",
+            torch.from_numpy(one(flat[None])[0])[0].to(model.dtype),
+            stock._potential_energy_last,
         )
         contenders = [
             Contender("ours", ours(one, flat, 1, leapfrogs), units=leapfrogs),
