@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import arviz as az
@@ -299,7 +298,7 @@ def main(quick: bool, only: tuple[str, ...], numpyro: bool, write: bool) -> None
     text = run(QUICK if quick else Size(), only or tuple(TASKS), numpyro=numpyro)
     click.echo(text)
     if write:
-        write_section("nuts", text, page=Path(__file__).resolve().parents[1] / "docs/benchmarks.md")
+        write_section("nuts", text)
 
 
 if __name__ == "__main__":
