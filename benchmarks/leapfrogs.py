@@ -1,9 +1,11 @@
-"""The inner loop of NUTS: our flat functional potential against Pyro's effect handlers."""
+"""The inner loop of NUTS: our traced flat potential against Pyro's effect handlers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import torch
 from pyro.infer import NUTS
 from pyro.ops.integrator import velocity_verlet
 from setups import check_close
@@ -12,32 +14,61 @@ from torch import Tensor
 
 from probml_tp import BayesianModel
 from probml_tp.evaluate import seeded
-from probml_tp.inference.mcmc import _potential
+from probml_tp.inference.mcmc import drive
+from probml_tp.inference.metric import DiagonalMetric
+from probml_tp.inference.nuts import Gradients, leapfrog, with_momentum
 from probml_tp.inference.parallel import single_thread
+from probml_tp.inference.potential import Potential
 
-__all__ = ["leapfrog"]
+__all__ = ["leapfrog_step"]
 
 STEP_SIZE = 1e-4
+CHAINS = 4
 
 
-def leapfrog(
+def leapfrog_step(
     task: str, model: BayesianModel, x: Tensor, y: Tensor, *, rounds: int, leapfrogs: int
 ) -> Comparison:
-    """Time per leapfrog step of both kernels, from the same point with unit mass."""
+    """Time per leapfrog step of a chain in both samplers, from the same point with unit mass."""
     start = model.initial_params()
-    flat = model.layout.ravel(model.unconstrain(start))
-    ours, stock = NUTS(potential_fn=_potential(model, x, y)), NUTS(model)
-    set_up(ours, {"u": flat})
+    stock = NUTS(model)
     set_up(stock, start, x, y)
-    check_close("potentials", ours._potential_energy_last, stock._potential_energy_last)
-    contenders = [
-        Contender("ours", trajectory(ours, leapfrogs), units=leapfrogs),
-        Contender("Pyro NUTS(model)", trajectory(stock, leapfrogs), units=leapfrogs),
-    ]
+    checked = model.check_data(x, y)
+    flat = model.layout.ravel(model.unconstrain(start)).double().numpy()
     with single_thread():
+        one, several = (Potential(model, *checked, batch=k) for k in (1, CHAINS))
+        check_close(
+            "potentials",
+            torch.from_numpy(one(flat[None])[0])[0].to(model.dtype),
+            stock._potential_energy_last,
+        )
+        contenders = [
+            Contender("ours", ours(one, flat, 1, leapfrogs), units=leapfrogs),
+            Contender(
+                f"ours, {CHAINS} chains in a batch",
+                ours(several, flat, CHAINS, leapfrogs),
+                units=CHAINS * leapfrogs,
+            ),
+            Contender("Pyro NUTS(model)", pyros(stock, leapfrogs), units=leapfrogs),
+        ]
         return compare(
             f"Leapfrog step, {task}, {len(x)} points", contenders, rounds=rounds, steps=1
         )
+
+
+def ours(
+    potential: Potential, start: np.ndarray, chains: int, leapfrogs: int
+) -> Callable[[], object]:
+    """A run of leapfrog steps of each chain."""
+    metric = DiagonalMetric(np.ones(len(start)))
+
+    def trajectory(seed: int) -> Gradients[None]:
+        value, gradient = yield start
+        z = with_momentum(start, value, gradient, metric, np.random.default_rng(seed))
+        for _ in range(leapfrogs):
+            z = yield from leapfrog(z, STEP_SIZE, metric)
+
+    return lambda: drive([trajectory(seed) for seed in range(chains)], potential)
 
 
 def set_up(kernel: NUTS, start: dict[str, Tensor], *data: Tensor) -> None:
@@ -47,7 +78,7 @@ def set_up(kernel: NUTS, start: dict[str, Tensor], *data: Tensor) -> None:
         kernel.setup(0, *data)
 
 
-def trajectory(kernel: NUTS, leapfrogs: int) -> Callable[[], object]:
+def pyros(kernel: NUTS, leapfrogs: int) -> Callable[[], object]:
     """A run of leapfrog steps with the kernel's own potential, mass matrix and start."""
     z, _, z_grads = kernel._fetch_from_cache()
     with seeded(1):

@@ -14,7 +14,7 @@ from setups import Digits
 
 from probml_tp.environment import describe_environment
 
-__all__ = ["PAGE", "peer", "setting", "verdict", "write_section"]
+__all__ = ["PAGE", "machine", "peer", "setting", "verdict", "write_section"]
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
@@ -32,13 +32,18 @@ def setting(digits: Digits, rounds: str, packages: tuple[str, ...] = ()) -> str:
         rounds: how often, in words.
         packages: peers, as distributions, whose versions are given too.
     """
+    return f"{machine(packages)}; {rounds}. Digits: {digits.source}."
+
+
+def machine(packages: tuple[str, ...] = ()) -> str:
+    """Where and with what the figures were measured: the beginning of a sentence."""
     environment = describe_environment()
     own = environment["packages"]
     versions = "".join(f", {name} {importlib.metadata.version(name)}" for name in packages)
     return (
         f"Run on {environment['date'][:10]}: Python {environment['python']}, torch {own['torch']}, "
         f"pyro-ppl {own['pyro-ppl']}{versions}, {platform.machine()}, {environment['cpus']} CPUs, "
-        f"{torch.get_num_threads()} threads; {rounds}. Digits: {digits.source}."
+        f"{torch.get_num_threads()} threads"
     )
 
 

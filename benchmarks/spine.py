@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from leapfrogs import leapfrog
+from leapfrogs import leapfrog_step
 from predictions import MEMORY_OF, dropout_prediction, loop_or_vmap, memory_of, peak_memory
 from report import setting, verdict, write_section
 from setups import (
@@ -83,8 +83,8 @@ def predictions(size: Size, digits: Digits) -> Iterator[Comparison]:
 def leapfrogs(size: Size, _: Digits) -> Iterator[Comparison]:
     """The inner loop of NUTS, on one thread as in ``sample_nuts``."""
     options = {"rounds": size.rounds, "leapfrogs": size.leapfrogs}
-    yield leapfrog("logistic regression", logistic_model(), *two_classes(200), **options)
-    yield leapfrog("MLP 1-50-50-1", mlp_model(), *curve(100), **options)
+    yield leapfrog_step("logistic regression", logistic_model(), *two_classes(200), **options)
+    yield leapfrog_step("MLP 1-50-50-1", mlp_model(), *curve(100), **options)
 
 
 PARTS = {"steps": steps, "predictions": predictions, "leapfrogs": leapfrogs}

@@ -170,7 +170,7 @@ def _fit_nuts(model: BayesianModel, data: Data, config: Config, update: Update) 
         num_samples=config.chain_draws,
         warmup=config.warmup,
         chains=config.chains,
-        dense_mass=True,
+        mass_matrix="dense",
         jobs=config.jobs,
         seed=config.seed,
         progress=update,

@@ -193,7 +193,7 @@ def _fit(
             chains=config.nuts_chains,
             num_samples=config.nuts_samples,
             warmup=config.nuts_warmup,
-            dense_mass=True,
+            mass_matrix="dense",
             seed=config.seed,
             progress=update,
         )

@@ -45,8 +45,9 @@ def to_inference_data(
     r"""Turn a posterior into ``arviz.InferenceData``.
 
     Groups: ``posterior`` (one variable a site, dimensions named after the site), ``sample_stats``
-    (``lp``, the log joint, and ``log_q`` where the guide has a density; NUTS adds ``diverging``,
-    ``step_size`` and ``acceptance_rate``), ``posterior_predictive``, ``log_likelihood``,
+    (``lp``, the log joint, and ``log_q`` where the guide has a density; NUTS adds ``energy``,
+    ``diverging``, ``tree_depth``, ``reached_max_treedepth``, ``n_steps``, ``step_size`` and
+    ``acceptance_rate``), ``posterior_predictive``, ``log_likelihood``,
     ``observed_data`` (all ``y`` over ``observation``) and ``constant_data`` (``x``). Attributes
     give model, guide, seed and versions. A chain's draws keep their chains and order; other
     guides give independent draws as one chain. For the linearised Laplace guide ``lp``,
@@ -183,10 +184,11 @@ def _stats_group(
     variables = {n: (["chain", "draw"], v.reshape(shape).numpy()) for n, v in stats.items()}
     sampler = posterior.info.sampler
     if isinstance(posterior.guide, Empirical) and sampler:
-        variables["diverging"] = (["chain", "draw"], np.asarray(sampler["diverging"]))
-        for name in ("step_size", "acceptance_rate"):
-            values = np.repeat(np.asarray(sampler[name])[:, None], shape[1], axis=1)
-            variables[name] = (["chain", "draw"], values)
+        for name in sorted(sampler.keys() - {"lp"}):
+            by_draw = np.asarray(sampler[name])
+            if by_draw.ndim == 1:  # one for each chain
+                by_draw = np.repeat(by_draw[:, None], shape[1], axis=1)
+            variables[name] = (["chain", "draw"], by_draw)
     return _dataset(variables, shape)
 
 

@@ -1,25 +1,33 @@
-"""NUTS over a model's pure log joint, chains in parallel processes."""
+"""The runner of NUTS: chains batched within a process, groups of chains spread over processes."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from probml_tp.digest import digest
-from probml_tp.evaluate import seeded, substream
+from probml_tp.evaluate import substream
+from probml_tp.inference.chain import Chain, ChainSettings, sample_chain
+from probml_tp.inference.chain_starts import (
+    CHAINS,
+    MassMatrix,
+    Starts,
+    check_mass_matrix,
+    find_starts,
+)
 from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
+from probml_tp.inference.nuts import Draw, Gradients
 from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.inference.potential import Potential
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import (
@@ -30,9 +38,18 @@ from probml_tp.validation import (
     valid_seed,
 )
 
-__all__ = ["sample_nuts"]
+__all__ = ["drive", "sample_nuts"]
 
-CHAINS = 4
+T = TypeVar("T")
+
+Report = Callable[[int, int], None]
+"""Told of transitions and divergences since the last time."""
+
+BATCHED_WORK = 1_000_000
+"""Parameters times points up to which dispatch, not arithmetic, is what a gradient costs."""
+
+REPORTS = 50
+"""How often a chain in this process reports."""
 
 
 def sample_nuts(
@@ -44,18 +61,28 @@ def sample_nuts(
     chains: int = 4,
     target_accept: float = 0.8,
     max_tree_depth: int = 10,
-    dense_mass: bool = False,
+    mass_matrix: MassMatrix = "diagonal",
+    init: Posterior | None = None,
     init_scale: float = 0.1,
+    chains_per_batch: int | None = None,
     jobs: int | None = None,
     seed: int = 0,
     progress: bool | ProgressCallback = True,
 ) -> Posterior:
     r"""Sample the posterior with the No-U-Turn sampler (Hoffman & Gelman 2014).
 
-    Pyro's kernel runs on the potential
+    The target is :math:`e^{-U(u)}` with
     :math:`U(u) = -\log p(\theta(u), y \mid x) - \log|\partial\theta/\partial u|` over one flat
-    unconstrained vector, so no effect handler is in the leapfrog loop. Chains start around the
-    net's own parameters and run in separate processes.
+    unconstrained vector. The sampler is Stan's: multinomial over the trajectory, generalised U-turn
+    criterion, step size by dual averaging, metric in doubling windows of the warm-up. Potential and
+    gradient are traced once into plain tensor operations, and chains of small nets
+    are evaluated in batches, whatever the depth of their trees.
+
+    R-hat tells whether chains agree only if they start further apart than the posterior is wide.
+    Without ``init`` they start close to the net's own parameters, which does not ensure that: for a
+    multimodal posterior it is worth running several nets, or starting from an ensemble. With an
+    ``init`` that has a spread each chain starts at the mean plus twice a draw's deviation from it;
+    with a point (MAP) or points (an ensemble), at one of them.
 
     Args:
         model: the model.
@@ -65,15 +92,27 @@ def sample_nuts(
         chains: the number of chains; R-hat needs at least 2.
         target_accept: the acceptance probability that the step size aims at.
         max_tree_depth: at most ``2**max_tree_depth`` leapfrog steps a draw.
-        dense_mass: adapt a full mass matrix instead of a diagonal one.
-        init_scale: standard deviation of the chains' starting points around the initial values.
-        jobs: processes; default: one a chain, at most one a core. 1 runs chains one by one here.
-        seed: determines every chain, however many processes run.
-        progress: show a bar (on terminals), or a callback ``(done, total, message)``.
+        mass_matrix: ``"diagonal"`` adapts variances, ``"dense"`` a covariance, ``"laplace"``
+            variances along the axes of the curvature at the mode, which ``init`` gives; it needs
+            the shortest warm-up where the posterior is nearly normal.
+        init: a posterior of the same model to start from; its variances, if it has any, are the
+            first metric, and what the adapted one is pulled towards.
+        init_scale: standard deviation of the noise added to each starting point; in units of the
+            standard deviations of ``init`` if it has any.
+        chains_per_batch: chains evaluated together, in one process. Default: 2 where parameters
+            times data points are at most a million, for there a second chain costs little more than
+            one, else 1. On one core 4 may be faster. Draws depend on it through rounding.
+        jobs: processes; default: one a batch of chains, at most one a core. 1 runs them here.
+        seed: determines every chain, however many chains and processes run.
+        progress: show a bar (on terminals), or a callback ``(done, total, message)`` that counts
+            transitions; from other processes it hears only when a batch of chains is done.
 
     Returns:
-        The posterior: an :class:`Empirical` guide named ``"nuts"``, with ``lp`` and ``diverging``
-        by chain and draw, and step size and acceptance rate by chain, in ``info.sampler``.
+        The posterior: an :class:`Empirical` guide named ``"nuts"``. ``info.sampler`` has for each
+        chain and draw ``lp`` (the log density in unconstrained space), ``energy``,
+        ``acceptance_rate``, ``tree_depth``, ``n_steps``, ``diverging`` and
+        ``reached_max_treedepth``, and for each chain ``step_size``; ``info.forward_passes`` counts
+        gradients over all chains, warm-up included.
 
     Raises:
         ValueError: the data do not fit the model, or an option is invalid. (A flat prior is fine
@@ -93,117 +132,176 @@ def sample_nuts(
     num_samples, warmup, chains, max_tree_depth = (
         positive_integer(name, value) for name, value in counts.items()
     )
+    if chains_per_batch is None:
+        chains_per_batch = 2 if model.num_params * len(x) <= BATCHED_WORK else 1
+    positive_integer("chains_per_batch", chains_per_batch)
     seed = valid_seed(seed)
     positive("init_scale", init_scale)
     strictly_between_0_and_1("target_accept", target_accept)
+    check_mass_matrix(mass_matrix, model, init)
     start = time.perf_counter()
-    settings = _Settings(num_samples, warmup, target_accept, max_tree_depth, dense_mass, init_scale)
-    tasks = [delayed(_run_chain)(model, x, y, settings, seed, c) for c in range(chains)]
-    pool = Parallel(n_jobs=number_of_jobs(jobs, chains), return_as="generator_unordered")
-    results: list[_Chain] = []
-    with progress_reporter(progress, "nuts", unit="chain") as report:
-        for chain in pool(tasks):
-            results.append(chain)
-            report(len(results), chains, f"{int(chain.diverging.sum())} divergences")
-    results.sort(key=lambda chain: chain.index)
-    guide = Empirical(model, method="nuts", draws=_draws(model, results))
+    settings = ChainSettings(num_samples, warmup, target_accept, max_tree_depth)
+    batches = [
+        list(range(c, min(c + chains_per_batch, chains)))
+        for c in range(0, chains, chains_per_batch)
+    ]
+    jobs = number_of_jobs(jobs, len(batches))
+    with progress_reporter(progress, "nuts", unit="draw") as report, single_thread():
+        begin = find_starts(
+            model, x, y,
+            chains=chains, init=init, init_scale=init_scale, mass_matrix=mass_matrix, seed=seed,
+        )  # fmt: skip
+        batch = _Batch(model, x, y, chains_per_batch, begin, mass_matrix, settings, seed)
+        done = _run(batch, batches, jobs, _counter(report, chains * (warmup + num_samples)))
+    guide = Empirical(model, method="nuts", draws=_draws(model, done))
     info = FitInfo(
-        options={"chains": chains, "seed": seed, **vars(settings)},
+        options={
+            "chains": chains,
+            "seed": seed,
+            **vars(settings),
+            "mass_matrix": mass_matrix,
+            "init": init.name if init else None,
+            "init_scale": init_scale,
+            "chains_per_batch": chains_per_batch,
+        },
         seconds=time.perf_counter() - start,
         peak_memory_mib=peak_memory_mib(),
-        sampler=_sampler_stats(results),
+        sampler=_sampler_stats(done),
         data=digest([x, y]),
+        forward_passes=float(sum(chain.gradients for chain in done)),
     )
     return Posterior(guide, seed=seed, info=info)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    num_samples: int
-    warmup: int
-    target_accept: float
-    max_tree_depth: int
-    dense_mass: bool
-    init_scale: float
+# ------------------------------------------------------------------------- batches of chains
+
+
+def _run(batch: _Batch, indices: list[list[int]], jobs: int, report: Report) -> list[Chain]:
+    """All batches of chains, in this process or in others."""
+    if jobs == 1:
+        results = [(own, batch.run(own, report)) for own in indices]
+    else:
+        pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
+        results = []
+        for own, chains in pool(delayed(batch.run_apart)(own) for own in indices):
+            results.append((own, chains))
+            stats = [chain.stats["diverging"] for chain in chains]
+            report(len(own) * batch.transitions, sum(map(sum, stats)))
+    return [chain for _, chains in sorted(results, key=lambda r: r[0]) for chain in chains]
 
 
 @dataclass(frozen=True)
-class _Chain:
-    index: int
-    draws: Tensor
-    lp: np.ndarray
-    diverging: np.ndarray
-    step_size: float
-    acceptance_rate: float
+class _Batch:
+    """What a batch of chains needs to run in any process."""
+
+    model: BayesianModel
+    x: Tensor
+    y: Tensor
+    size: int
+    starts: Starts
+    mass_matrix: MassMatrix
+    settings: ChainSettings
+    seed: int
+
+    @property
+    def transitions(self) -> int:
+        """How many a chain makes."""
+        return self.settings.warmup + self.settings.num_samples
+
+    def run_apart(self, indices: list[int]) -> tuple[list[int], list[Chain]]:
+        """In another process, on one thread: the cores have other chains."""
+        with single_thread():
+            return indices, self.run(indices, lambda *_: None)
+
+    def run(self, indices: list[int], report: Report) -> list[Chain]:
+        """The chains of these indices."""
+        potential = Potential(self.model, self.x, self.y, batch=self.size)
+        tick = _Tick(report, every=max(1, len(indices) * self.transitions // REPORTS))
+        chains = [self._chain(index, tick) for index in indices]
+        done = drive(chains, potential)
+        tick.flush()
+        return done
+
+    def _chain(self, index: int, tick: _Tick) -> Gradients[Chain]:
+        return sample_chain(
+            self.starts.positions[index],
+            self.starts.jitter,
+            self.starts.estimator(self.mass_matrix),
+            self.settings,
+            np.random.default_rng(substream(self.seed, CHAINS, index)),
+            tick,
+        )
 
 
-def _run_chain(
-    model: BayesianModel, x: Tensor, y: Tensor, settings: _Settings, seed: int, index: int
-) -> _Chain:
-    """One chain, on one thread: the net is small, and the cores have other chains."""
-    stream = substream(seed, CHAINS, index)
-    with single_thread(), torch.enable_grad(), seeded(stream, model.device):
-        return _sample_chain(model, x, y, settings, index)
+def drive(chains: list[Gradients[T]], potential: Potential) -> list[T]:
+    """Run coroutines to their ends, answering the requests of all of them by one evaluation.
+
+    Rows of the batch beyond the chains that are left stay where they were: the others' answers
+    then are the same to the last bit, however many chains run.
+
+    Args:
+        chains: at most as many as the potential takes at a time.
+        potential: the potential.
+
+    Returns:
+        What each coroutine returns.
+    """
+    first = [next(chain) for chain in chains]
+    padding = [first[0]] * (potential.batch - len(chains))
+    positions = np.stack(first + padding)
+    left = dict(enumerate(chains))
+    results: dict[int, T] = {}
+    while left:
+        potentials, gradients = potential(positions)
+        for k, chain in list(left.items()):
+            try:
+                positions[k] = chain.send((float(potentials[k]), gradients[k]))
+            except StopIteration as end:
+                results[k] = end.value
+                del left[k]
+    return [results[k] for k in range(len(chains))]
 
 
-def _sample_chain(
-    model: BayesianModel, x: Tensor, y: Tensor, settings: _Settings, index: int
-) -> _Chain:
-    start = model.layout.ravel(model.unconstrain(model.initial_params()))
-    start = start + settings.init_scale * torch.randn_like(start)
-    kernel = NUTS(
-        potential_fn=_potential(model, x, y),
-        target_accept_prob=settings.target_accept,
-        max_tree_depth=settings.max_tree_depth,
-        full_mass=settings.dense_mass,
-    )
-    energies: list[float] = []
-    diagnostics: dict[str, Any] = {}
+class _Tick:
+    """Adds up transitions and reports every so many."""
 
-    def record(kernel: Any, _params: Any, stage: str, _step: int) -> None:
-        if not stage.lower().startswith("warmup"):
-            energies.append(float(kernel._potential_energy_last))
-            diagnostics.update(kernel.diagnostics())  # the kernel forgets them when it is done
+    def __init__(self, report: Report, *, every: int) -> None:
+        self.report, self.every = report, every
+        self.count = self.divergences = 0
 
-    mcmc = MCMC(
-        kernel,
-        num_samples=settings.num_samples,
-        warmup_steps=settings.warmup,
-        initial_params={"u": start},
-        hook_fn=record,
-        disable_progbar=True,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="pyro")
-        mcmc.run()
-    diverging = np.zeros(settings.num_samples, dtype=bool)
-    diverging[diagnostics["divergences"]] = True
-    return _Chain(
-        index=index,
-        draws=mcmc.get_samples()["u"],
-        lp=-np.asarray(energies[-settings.num_samples :]),
-        diverging=diverging,
-        step_size=float(kernel.step_size),
-        acceptance_rate=float(diagnostics["acceptance rate"]),
-    )
+    def __call__(self, draw: Draw) -> None:
+        self.count += 1
+        self.divergences += draw.diverging
+        if self.count == self.every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Report what has not been."""
+        if self.count:
+            self.report(self.count, self.divergences)
+        self.count = self.divergences = 0
 
 
-def _potential(model: BayesianModel, x: Tensor, y: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
-    def potential(params: dict[str, Tensor]) -> Tensor:
-        return -model.log_joint_flat(params["u"], x, y)
+def _counter(report: ProgressCallback, total: int) -> Report:
+    done = divergences = 0
 
-    return potential
+    def add(transitions: int, diverging: int) -> None:
+        nonlocal done, divergences
+        done += transitions
+        divergences += diverging
+        report(done, total, f"{divergences} divergences")
+
+    return add
 
 
-def _draws(model: BayesianModel, chains: list[_Chain]) -> dict[str, Tensor]:
-    flat = torch.stack([chain.draws for chain in chains])
-    return model.constrain(model.layout.unravel(flat))
+# -------------------------------------------------------------------------------- the record
 
 
-def _sampler_stats(chains: list[_Chain]) -> dict[str, Any]:
-    return {
-        "lp": [chain.lp.tolist() for chain in chains],
-        "diverging": [chain.diverging.tolist() for chain in chains],
-        "step_size": [chain.step_size for chain in chains],
-        "acceptance_rate": [chain.acceptance_rate for chain in chains],
-    }
+def _draws(model: BayesianModel, chains: list[Chain]) -> dict[str, Tensor]:
+    flat = torch.from_numpy(np.stack([chain.draws for chain in chains]))
+    return model.constrain(model.layout.unravel(flat.to(model.dtype).to(model.device)))
+
+
+def _sampler_stats(chains: list[Chain]) -> dict[str, Any]:
+    stats = {name: [chain.stats[name] for chain in chains] for name in chains[0].stats}
+    return stats | {"step_size": [chain.step_size for chain in chains]}

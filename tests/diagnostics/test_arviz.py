@@ -240,9 +240,10 @@ def test_chains_keep_their_draws_in_order(nuts: tuple[Case, Posterior]) -> None:
     np.testing.assert_array_equal(
         record.sample_stats["diverging"], posterior.info.sampler["diverging"]
     )
-    for name in ("step_size", "acceptance_rate"):
-        expected = np.repeat(np.array(posterior.info.sampler[name])[:, None], 150, axis=1)
-        np.testing.assert_array_equal(record.sample_stats[name], expected)
+    steps = np.repeat(np.array(posterior.info.sampler["step_size"])[:, None], 150, axis=1)
+    np.testing.assert_array_equal(record.sample_stats["step_size"], steps)
+    for name in ("energy", "acceptance_rate", "tree_depth", "n_steps", "reached_max_treedepth"):
+        np.testing.assert_array_equal(record.sample_stats[name], posterior.info.sampler[name])
     for c, s in ((0, 0), (0, 149), (1, 0), (1, 77)):
         params = {"weight": chains[c, s]}
         expected = case.model.log_likelihood(params, case.x, case.y)

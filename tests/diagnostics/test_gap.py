@@ -176,7 +176,7 @@ def test_nuts_is_at_the_noise_floor_of_the_exact_posterior():
         num_samples=400,
         warmup=150,
         chains=2,
-        dense_mass=True,
+        mass_matrix="dense",
         jobs=1,
         progress=False,
     )
