@@ -36,7 +36,7 @@ class _Schools(nn.Module):
         self.register_parameter(self.effects, filled(8, 0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        theta: Tensor = self.get_parameter(self.effects)
+        theta: Tensor = getattr(self, self.effects)
         if self.effects == "eta":
             theta = self.mu + self.tau * theta
         return torch.stack([theta[x[:, 0].long()], x[:, 1]], dim=-1)

@@ -11,6 +11,12 @@ from probml_tp.diagnostics.ranks import (
     symmetry_p_value,
     uniform_p_value,
 )
+from probml_tp.diagnostics.references import (
+    ReferencePosterior,
+    moment_errors,
+    reference_names,
+    reference_posterior,
+)
 from probml_tp.diagnostics.sbc import (
     Infer,
     Quantity,
@@ -24,12 +30,16 @@ __all__ = [
     "Infer",
     "Quantity",
     "RankUniformity",
+    "ReferencePosterior",
     "SbcResult",
     "Verdict",
     "compare",
     "ecdf_band",
     "elbo",
+    "moment_errors",
     "rank_uniformity",
+    "reference_names",
+    "reference_posterior",
     "simulation_based_calibration",
     "symmetry_p_value",
     "to_inference_data",
