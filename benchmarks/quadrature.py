@@ -112,10 +112,10 @@ def eight_schools(points: int = 4000) -> Moments:
     )  # fmt: skip
 
 
-def dugongs(points: int = 400) -> Moments:
+def dugongs(points: int = 120) -> Moments:
     """Quadrature over the decay and the log noise: given them, regression is conjugate."""
     decays, us = grid(
-        (np.arange(points) + 0.5) / points / 2 + 0.5, np.linspace(-3.6, -0.8, points // 4)
+        (np.arange(points) + 0.5) / points / 2 + 0.5, np.linspace(-3.6, -0.8, points // 3)
     )
     y, ages = np.array(DUGONG_LENGTHS), np.array(DUGONG_AGES)
     prior_mean, prior_scale = np.array([2.5, 1.0]), np.ones(2)

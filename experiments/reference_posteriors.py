@@ -27,7 +27,7 @@ from probml_tp.experiment import (
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import labels_of
 from probml_tp.guides import Delta, Laplace, LowRankNormal, MeanFieldNormal
-from probml_tp.inference import fit, sample_nuts
+from probml_tp.inference import GuideFactory, fit, sample_nuts
 from probml_tp.inference.parallel import single_thread
 from probml_tp.models import CLASSICS, Classic
 from probml_tp.plots.moments import moments_figure
@@ -153,7 +153,7 @@ def _fit(guide: str, classic: Classic, config: Config, mode: Posterior | None) -
             if guide == "map":
                 return mode
             return one(partial(Laplace, curvature="hessian"), init=mode, epochs=0)
-        made = {
+        made: dict[str, GuideFactory] = {
             "mean-field": partial(MeanFieldNormal, init_scale=0.1),
             "low-rank-normal": partial(LowRankNormal, rank=config.rank, init_scale=0.1),
         }
