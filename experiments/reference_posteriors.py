@@ -230,6 +230,8 @@ def _overall(guide: str, errors: Errors) -> str | None:
     tables = {name: _summaries(row[guide]) for name, row in errors.items() if guide in row}
     if not tables:
         return None
+    finite = {n: t for n, t in tables.items() if np.isfinite(t["error"][0])}
+    tables = finite or tables
     worst = max(tables, key=lambda name: tables[name]["error"][0])
     best = min(tables, key=lambda name: tables[name]["error"][0])
     narrow = min(tables, key=lambda name: tables[name]["narrowest"][0])

@@ -122,7 +122,8 @@ def moment_errors(
     Returns:
         A row for each scalar quantity: ``mean``, ``sd``; ``mean_error`` in reference standard
         deviations and ``sd_ratio``, each with its Monte Carlo standard error ``..._se``, the
-        reference's own included. A point mass has a ratio of 0, without error.
+        reference's own included. A point mass has a ratio of 0, without error, and an infinite
+        error of the mean where a quantity is infinite at the point.
 
     Raises:
         ValueError: the quantities are not the reference's, or ``num_samples`` is below 4.
@@ -175,13 +176,12 @@ def _by_scalar(quantities: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, An
 
 
 def _errors(values: np.ndarray[Any, Any], known: pd.Series[float]) -> dict[str, float]:
-    mean, sd = float(values.mean()), float(values.std(ddof=1))
-    constant = np.ptp(values) == 0
+    constant = bool((values == values.flat[0]).all())  # also where it is infinite
+    mean, sd = float(values.mean()), 0.0 if constant else float(values.std(ddof=1))
     mcse_mean, mcse_sd = (
         0.0 if constant else float(az.mcse(values, method=method))  # type: ignore[no-untyped-call]
         for method in ("mean", "sd")
     )
-    sd = 0.0 if constant else sd
     ratio = sd / known["sd"]
     return {
         "mean": mean,

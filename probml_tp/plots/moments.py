@@ -21,19 +21,23 @@ RATIO_LIMITS = (0.1, 10.0)
 
 
 def plot_moment_errors(
-    values: Mapping[str, Mapping[str, Array]], *, limits: tuple[float, float], ax: Axes
+    values: Mapping[str, Mapping[str, Array]],
+    *,
+    guides: Sequence[str],
+    limits: tuple[float, float],
+    ax: Axes,
 ) -> Axes:
     """Draw a dot for each quantity, posteriors in rows, guides one below the other in each.
 
     Args:
         values: posterior to guide to values ``(quantities,)``.
+        guides: the guides, from top to bottom in each row.
         limits: of the axis; what is beyond stands at the edge.
         ax: where to draw.
 
     Returns:
         ``ax``.
     """
-    guides = list(dict.fromkeys(guide for row in values.values() for guide in row))
     for i, row in enumerate(values.values()):
         for guide, value in row.items():
             style = guide_style(guide)
@@ -80,8 +84,10 @@ def moments_figure(
 
     made, axes = figure(1, 2, height=0.75 + 0.55 * len(posteriors) + 0.6, sharey=True)
     left, right = axes[0]
-    plot_moment_errors(chosen("mean_error"), limits=(-MEAN_LIMIT, MEAN_LIMIT), ax=left)
-    plot_moment_errors(chosen("sd_ratio"), limits=RATIO_LIMITS, ax=right)
+    plot_moment_errors(
+        chosen("mean_error"), guides=guides, limits=(-MEAN_LIMIT, MEAN_LIMIT), ax=left
+    )
+    plot_moment_errors(chosen("sd_ratio"), guides=guides, limits=RATIO_LIMITS, ax=right)
     left.axvline(0, color="black", linewidth=1)
     left.set_xlim(-MEAN_LIMIT, MEAN_LIMIT)
     left.set_xlabel("Error of the mean (true standard deviations)")
