@@ -30,6 +30,10 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.two_moons:EXPERIMENT",
             "Decision boundaries and the uncertainty around them on two moons.",
         ),
+        "reference-posteriors": Entry(
+            "probml_tp.experiments.reference_posteriors:EXPERIMENT",
+            "Every guide against posteriors of known moments: eight schools, rats, the funnel.",
+        ),
         "mnist-uncertainty": Entry(
             "probml_tp.experiments.mnist_uncertainty:EXPERIMENT",
             "LeNet on MNIST: accuracy, and which digits it is least sure of.",

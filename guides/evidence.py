@@ -212,6 +212,12 @@ def _tunable(guide: Laplace, precision: Precision, noise: bool) -> list[str]:
             "the noise cannot be found with the empirical Fisher, which scales with its fourth "
             "power. Use curvature='ggn'."
         )
+    if conditional := guide.model.conditional_sites:
+        raise ValueError(
+            f"the evidence is maximised for independent priors; that of {conditional[0]!r} is "
+            f"{guide.model.sites[conditional[0]].describe()}: its scale is inferred already. "
+            f"Sample the posterior, by sample_nuts() for example."
+        )
     own = guide.model.likelihood.site_distributions()
     names = [n for n in guide.random_sites if guide.model.sites[n].is_normal and n not in own]
     if not noise and (precision == "fixed" or not names):

@@ -44,6 +44,7 @@ __all__ = [
     "CurvatureKind",
     "generalised_gauss_newton",
     "likelihood_curvature",
+    "prior_hessian",
     "prior_precision",
 ]
 
@@ -209,7 +210,7 @@ def generalised_gauss_newton(model: BayesianModel, flat: Tensor, x: Tensor) -> T
 
 def prior_precision(model: BayesianModel, flat: Tensor) -> Tensor:
     r"""The diagonal of :math:`-\nabla_u^2 \log p(u)`; off-diagonal terms are zero, sites being
-    element-wise, so that one Hessian-vector product with ones gives it.
+    element-wise and independent, so that one Hessian-vector product with ones gives it.
 
     Returns:
         A tensor ``(P,)``, float64; negative where a heavy-tailed prior is not log-concave.
@@ -221,3 +222,13 @@ def prior_precision(model: BayesianModel, flat: Tensor) -> Tensor:
 
     diagonal: Tensor = grad(summed_gradient)(flat.detach())
     return -diagonal.double()
+
+
+def prior_hessian(model: BayesianModel, flat: Tensor) -> Tensor:
+    r""":math:`-\nabla_u^2 \log p(u)` as a matrix, for sites whose priors depend on each other.
+
+    Returns:
+        A tensor ``(P, P)``, float64; it need not be positive definite.
+    """
+    second: Tensor = jacrev(grad(model.log_prior_flat))(flat.detach())
+    return -second.double()

@@ -148,8 +148,8 @@ class StructuredNormal(Guide):
         """The log prior of the random sites at the centre, in unconstrained space."""
         u, values = self._point()
         random = {name: u[name] for name in self.random_sites}
-        terms = [self.model.sites[name].log_prob(values[name]) for name in random]
-        return torch.stack(terms).sum() + self.model.log_abs_det_jacobian(random)
+        log_prior = self.model.log_prior(values, sites=random)
+        return log_prior + self.model.log_abs_det_jacobian(random)
 
     @property
     def _is_proper(self) -> bool:

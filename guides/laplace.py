@@ -5,15 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
+import torch
 from torch import Tensor
 from torch.func import jvp
 
 from probml_tp.guide import Draws
+from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.delta import map_loss
 from probml_tp.guides.factors import DenseFactor, DiagonalFactor, Factor, KroneckerFactor
-from probml_tp.guides.fisher import CurvatureKind, likelihood_curvature, prior_precision
+from probml_tp.guides.fisher import (
+    CurvatureKind,
+    likelihood_curvature,
+    prior_hessian,
+    prior_precision,
+)
 from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.jacobians import plain_layers
 from probml_tp.model import BayesianModel
@@ -37,6 +44,9 @@ class Laplace(StructuredNormal):
     The guide is trained on the MAP objective; around a mode found before,
     ``fit(model, Laplace, data, init=map_posterior, epochs=0)`` only computes the curvature. That
     takes one pass over the data in batches, in memory flat in ``N``.
+
+    Of a hierarchical model the prior's exact second derivatives are taken, a full matrix that need
+    not be positive definite; full structure and all sites are all there is for it.
 
     Args:
         model: the model.
@@ -91,7 +101,15 @@ class Laplace(StructuredNormal):
                 f"the exact Hessian comes in full structure only; got {structure!r}. Use "
                 f"curvature='ggn', or structure='full'."
             )
-        factors = _factors(model, structure, chosen_sites(model, sites))
+        chosen = chosen_sites(model, sites)
+        if model.conditional_sites and (structure != "full" or len(chosen) < len(model.sites)):
+            raise ValueError(
+                f"in a model whose priors depend on other sites, Laplace takes all sites in full "
+                f"structure; got structure={structure!r} and {len(chosen)} of {len(model.sites)} "
+                f"sites, and {model.conditional_sites[0]!r} has a conditional prior. Use "
+                f"structure='full', sites='all'."
+            )
+        factors = _factors(model, structure, chosen)
         for factor in factors:
             check_size(factor, name=self.name, model=model, max_params=max_params)
         super().__init__(model, factors)
@@ -108,6 +126,12 @@ class Laplace(StructuredNormal):
         curvatures = likelihood_curvature(
             self.model, self.loc, x, y, factors=self.factor_list, kind=self.curvature
         )
+        if self.model.conditional_sites:
+            (likelihood,) = (cast("DenseCurvature", curvature) for curvature in curvatures)
+            whole = DenseCurvature(likelihood.matrix + prior_hessian(self.model, self.loc))
+            nothing = torch.zeros_like(self.loc, dtype=torch.float64)
+            self.take([whole], nothing, x, y)
+            return
         self.take(curvatures, prior_precision(self.model, self.loc), x, y)
 
     @property

@@ -245,8 +245,9 @@ def sampled_kl(
     Returns:
         An unbiased estimate in nats, a scalar.
     """
-    cross, entropy = model.log_abs_det_jacobian(u), torch.zeros_like(log_scale[0])
-    for name in model.normal_sites.others:
-        cross = cross + model.sites[name].log_prob(params[name])
+    others = model.normal_sites.others
+    cross = model.log_abs_det_jacobian(u) + model.log_prior(params, sites=others)
+    entropy = torch.zeros_like(log_scale[0])
+    for name in others:
         entropy = entropy + (log_scale[model.layout.slices[name]] + 0.5 * (LOG_2PI + 1)).sum()
     return -entropy - cross

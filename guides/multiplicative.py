@@ -103,7 +103,18 @@ class MultiplicativeNoise(Guide):
                 f"dropped weights must be able to be zero, so their prior must be on the real "
                 f"line; {site!r} has {model.sites[site].describe()}. Leave the layer out of rates."
             )
+        self._check_independent()
         object.__setattr__(self, "_noisy_net", self._with_noise(model.net))
+
+    def _check_independent(self) -> None:
+        """The KL term in closed form takes noisy weights to be independent of all else."""
+        for name, site in self.model.sites.items():
+            if site.given and self._layers.keys() & {name, *site.given}:
+                raise ValueError(
+                    f"dropped weights must have priors that neither depend on other sites nor are "
+                    f"depended on; {name!r} depends on {', '.join(site.given)}. Leave the layer "
+                    f"out of rates, or use NUTS or mean-field."
+                )
 
     @property
     def rates(self) -> dict[str, float]:

@@ -27,11 +27,18 @@ if TYPE_CHECKING:
         maximize_evidence,
     )
     from probml_tp.inference import EarlyStopping, Mixture, fit, fit_ensemble, sample_nuts
-    from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian
+    from probml_tp.likelihoods import (
+        Bernoulli,
+        Categorical,
+        Gaussian,
+        HeteroscedasticGaussian,
+        LocScaleGaussian,
+    )
     from probml_tp.model import BayesianModel
     from probml_tp.posterior import Posterior
     from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
     from probml_tp.priors import (
+        ConditionalPrior,
         FanInNormalPrior,
         FlatPrior,
         LaplacePrior,
@@ -62,11 +69,13 @@ _MODULES = {
         "Categorical",
         "Gaussian",
         "HeteroscedasticGaussian",
+        "LocScaleGaussian",
     ),
     "probml_tp.model": ("BayesianModel",),
     "probml_tp.posterior": ("Posterior",),
     "probml_tp.predictive": ("ClassificationPredictive", "RegressionPredictive"),
     "probml_tp.priors": (
+        "ConditionalPrior",
         "FanInNormalPrior",
         "FlatPrior",
         "LaplacePrior",
@@ -82,6 +91,7 @@ __all__ = [
     "Categorical",
     "ClassificationPredictive",
     "ConcreteDropout",
+    "ConditionalPrior",
     "Delta",
     "EarlyStopping",
     "Exact",
@@ -94,6 +104,7 @@ __all__ = [
     "Laplace",
     "LaplacePrior",
     "LinearizedLaplace",
+    "LocScaleGaussian",
     "LowRankNormal",
     "MCDropout",
     "MeanFieldNormal",

@@ -28,6 +28,7 @@ __all__ = [
     "Gaussian",
     "HeteroscedasticGaussian",
     "Likelihood",
+    "LocScaleGaussian",
     "RegressionLikelihood",
 ]
 
@@ -216,6 +217,10 @@ class HeteroscedasticGaussian(RegressionLikelihood):
         loc, raw = outputs.chunk(2, dim=-1)
         return loc, F.softplus(raw) + self.min_scale
 
+    def _slope(self, raw: Tensor) -> Tensor:
+        """The derivative of the scale by the output."""
+        return torch.sigmoid(raw)
+
     def moments(self, outputs: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Mean and variance of each target component, both ``(*draws, batch, d)``."""
         loc, scale = self._split(outputs)
@@ -232,10 +237,10 @@ class HeteroscedasticGaussian(RegressionLikelihood):
 
     def check_outputs(self, shape: torch.Size) -> None:
         """Outputs are ``(batch, 2 d)``."""
-        _matrix_outputs("HeteroscedasticGaussian", shape)
+        _matrix_outputs(type(self).__name__, shape)
         if shape[-1] % 2:
             raise ValueError(
-                f"HeteroscedasticGaussian needs two outputs (mean and scale) per target; the net "
+                f"{type(self).__name__} needs two outputs (mean and scale) per target; the net "
                 f"has {shape[-1]}. Give its last layer an even number of outputs."
             )
 
@@ -250,13 +255,42 @@ class HeteroscedasticGaussian(RegressionLikelihood):
     def fisher(self, outputs: Tensor, params: Params) -> Tensor:
         r""":math:`\mathrm{diag}(\sigma^{-2}, 2\sigma^{-2}\,\mathrm{sigmoid}(s)^2)`."""
         _, scale = self._split(outputs)
-        slope = torch.sigmoid(outputs.chunk(2, dim=-1)[1])
+        slope = self._slope(outputs.chunk(2, dim=-1)[1])
         diagonal = torch.cat([scale**-2, 2 * (slope / scale) ** 2], dim=-1)
         return torch.diag_embed(diagonal)
 
     def extra_repr(self) -> str:
         """The smallest scale."""
         return f"min_scale={self.min_scale:g}"
+
+
+class LocScaleGaussian(HeteroscedasticGaussian):
+    r"""Regression whose net returns the noise scale itself, beside the mean.
+
+    For ``d`` targets the net has ``2 d`` outputs: means :math:`f`, then standard deviations
+    :math:`\sigma`, which it has to keep positive. The scales may be known, observation by
+    observation (standard errors in a column of ``x``, as in a meta-analysis), or parameters of the
+    net with priors of their own.
+
+    Example:
+        >>> outputs = torch.tensor([[0.0, 2.0]])  # mean 0, standard deviation 2
+        >>> LocScaleGaussian().distribution(outputs, {}).variance
+        tensor([4.])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = outputs.chunk(2, dim=-1)
+        return loc, scale
+
+    def _slope(self, raw: Tensor) -> Tensor:
+        return torch.ones_like(raw)
+
+    def extra_repr(self) -> str:
+        """Nothing to add."""
+        return ""
 
 
 class Bernoulli(ClassificationLikelihood):

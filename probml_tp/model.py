@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -26,7 +26,14 @@ from torch.func import functional_call
 from probml_tp.digest import digest
 from probml_tp.layout import Layout
 from probml_tp.likelihoods import Gaussian, Likelihood
-from probml_tp.priors import NormalSites, PriorSpec, SiteDistribution, resolve_priors
+from probml_tp.priors import (
+    ConditionalPrior,
+    ConditionalSite,
+    NormalSites,
+    PriorSpec,
+    SiteDistribution,
+    resolve_priors,
+)
 from probml_tp.validation import as_tensor, finite, paired
 
 __all__ = ["BayesianModel"]
@@ -39,7 +46,9 @@ class BayesianModel(nn.Module):
 
     The net is copied and left untouched; the copy is in eval mode, so that layers such as dropout
     are deterministic (dropout as an approximate posterior is the guide ``MCDropout``). Sites are
-    the net's parameters under their own names, then the likelihood's.
+    the net's parameters under their own names, then the likelihood's; in a hierarchical model
+    (:class:`~probml_tp.priors.ConditionalPrior`) each comes after the sites that its prior
+    depends on.
 
     Args:
         net: any module mapping ``x`` of shape ``(batch, ...)`` to outputs ``(batch, k)``.
@@ -84,11 +93,10 @@ class BayesianModel(nn.Module):
                 f"site names must be unique; the net has a parameter named {sorted(clash)[0]!r}, "
                 f"which the likelihood or the data use. Rename the net's."
             )
-        net_priors = resolve_priors(prior, parameters)
-        _check_support(net_priors, parameters)
-        self._net_sites = tuple(net_priors)
-        self._net_priors = nn.ModuleList(net_priors.values())
-        self._sites = net_priors | own
+        self._sites = resolve_priors(prior, parameters, own)
+        _check_support(self._sites, parameters)
+        self._net_sites = tuple(parameters)
+        self._net_priors = nn.ModuleList(self._sites[name] for name in parameters)
         real = type(torch.distributions.constraints.real)
         self._transforms = {
             name: biject_to(site.support)
@@ -102,8 +110,13 @@ class BayesianModel(nn.Module):
 
     @property
     def sites(self) -> dict[str, SiteDistribution]:
-        """The prior of each site: the net's parameters, then the likelihood's."""
+        """The prior of each site, in the order in which they are sampled."""
         return self._sites
+
+    @property
+    def conditional_sites(self) -> list[str]:
+        """The sites whose prior depends on other sites: none, unless the model is hierarchical."""
+        return [name for name, site in self._sites.items() if site.given]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -180,8 +193,11 @@ class BayesianModel(nn.Module):
                 )
             likelihood = Gaussian(scale=noise_scale)
 
-        def prior(name: str, parameter: Tensor) -> TorchDistribution:
-            now = self.sites[name].base()
+        def prior(name: str, parameter: Tensor) -> TorchDistribution | ConditionalPrior:
+            site = self.sites[name]
+            if isinstance(site, ConditionalSite):
+                return site.prior
+            now = site.base()
             return dist.Normal(now.loc, scales[name]) if name in scales else now
 
         return BayesianModel(self.net, prior, likelihood, name=self.name)
@@ -209,7 +225,9 @@ class BayesianModel(nn.Module):
         Returns:
             The targets.
         """
-        params = {name: pyro.sample(name, prior()) for name, prior in self.sites.items()}
+        params: dict[str, Tensor] = {}
+        for name in self.sites:
+            params[name] = pyro.sample(name, self.prior(name, params))
         outputs = self.outputs(params, x)
         batch = torch.arange(len(x), device=x.device)
         with pyro.plate("data", size=size or len(x), subsample=batch):
@@ -226,9 +244,37 @@ class BayesianModel(nn.Module):
         outputs: Tensor = functional_call(self.net, own, (x,))
         return outputs
 
-    def log_prior(self, params: Params) -> Tensor:
-        r""":math:`\log p(\theta)` in nats, for sites ``(*draws, *shape)``: shape ``(*draws,)``."""
-        terms = [site.log_prob(params[name]) for name, site in self.sites.items()]
+    def prior(self, name: str, params: Params) -> TorchDistribution:
+        """The prior of one site, at the values of those that it depends on."""
+        site = self.sites[name]
+        distribution: TorchDistribution = site(*(params[other] for other in site.given))
+        return distribution
+
+    def sample_prior(self) -> dict[str, Tensor]:
+        """Draw every site from its prior, with torch's global random numbers.
+
+        Raises:
+            NotImplementedError: a prior is improper.
+        """
+        params: dict[str, Tensor] = {}
+        for name in self.sites:
+            params[name] = self.prior(name, params).sample()
+        return params
+
+    def log_prior(self, params: Params, *, sites: Iterable[str] | None = None) -> Tensor:
+        r""":math:`\log p(\theta)` in nats.
+
+        Args:
+            params: values ``(*draws, *shape)`` of every site.
+            sites: the sites whose terms are added up; default: all.
+
+        Returns:
+            The log density, ``(*draws,)``.
+        """
+        terms = []
+        for name in self.sites if sites is None else sites:
+            site = self.sites[name]
+            terms.append(site.log_prob(params[name], *(params[other] for other in site.given)))
         return torch.stack(terms).sum(0)
 
     def log_likelihood(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
@@ -282,8 +328,7 @@ class BayesianModel(nn.Module):
         if self.normal_sites.others:
             u = self.layout.unravel(flat)
             params = self.constrain(u)
-            for name in self.normal_sites.others:
-                total = total + self.sites[name].log_prob(params[name])
+            total = total + self.log_prior(params, sites=self.normal_sites.others)
             total = total + self.log_abs_det_jacobian(u)
         return total
 
@@ -382,11 +427,9 @@ def _check_parts(net: object, likelihood: object) -> None:
             )
 
 
-def _check_support(
-    priors: Mapping[str, SiteDistribution], parameters: Mapping[str, Tensor]
-) -> None:
-    for name, site in priors.items():
-        value = parameters[name].detach()
+def _check_support(sites: Mapping[str, SiteDistribution], parameters: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        site, value = sites[name], parameter.detach()
         if not bool(site.support.check(value).all()):
             raise ValueError(
                 f"a net's initial values must lie in their prior's support; {name!r} has "

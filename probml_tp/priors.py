@@ -4,13 +4,15 @@ A *prior* is any callable ``(name, parameter) -> distribution`` whose result has
 parameter's shape, or broadcasts to it. The classes here are the usual choices; a plain
 function or lambda works as well. There is no default prior: a Bayesian model without an
 explicit prior is not one.
+
+A hierarchical model has priors that depend on other sites: :class:`ConditionalPrior`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -25,6 +27,8 @@ from probml_tp.layout import Layout
 from probml_tp.validation import positive
 
 __all__ = [
+    "ConditionalPrior",
+    "ConditionalSite",
     "FanInNormalPrior",
     "FlatPrior",
     "LaplacePrior",
@@ -39,7 +43,7 @@ __all__ = [
 
 _HALF_LOG_2PI = 0.9189385332046727
 
-Prior = Callable[[str, Tensor], TorchDistribution]
+Prior = Callable[[str, Tensor], "TorchDistribution | ConditionalPrior"]
 """A prior: maps a parameter's name and its tensor (for shape, dtype) to a distribution."""
 
 PriorSpec = Prior | Mapping[str, Prior]
@@ -192,6 +196,57 @@ class FlatPrior:
         )
 
 
+def _as_they_are(*given: Tensor) -> Sequence[Tensor]:
+    return given
+
+
+@dataclass(frozen=True)
+class ConditionalPrior:
+    r"""A prior that depends on other sites, :math:`\theta \sim p(\theta \mid \mu, \tau)`.
+
+    The elements are independent given those sites. The sites named are sampled before it, whatever
+    the order of the net's parameters; they may have conditional priors themselves.
+
+    Args:
+        family: a class of ``pyro.distributions`` with scalar events, such as ``dist.Normal``.
+        given: the names of the sites that it depends on: parameters of the net, or the likelihood's
+            own.
+        arguments: a function of their values, in the order of ``given``, that returns the family's
+            arguments in order; by default the values are the arguments. It sees values with any
+            number of draws in front, aligned with the parameter from the last dimension, so it has
+            to index from the end, as in ``mu[..., group]``. Tensors that it holds stay where they
+            are when the model moves.
+
+    Raises:
+        ValueError: ``given`` is empty. (The model checks the rest, once it knows the sites.)
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> centred = ConditionalPrior(dist.Normal, given=("mu", "tau"))
+        >>> funnel = ConditionalPrior(
+        ...     dist.Normal, given=("v",), arguments=lambda v: (0.0, (v / 2).exp())
+        ... )
+        >>> funnel.given
+        ('v',)
+    """
+
+    family: Callable[..., Any]
+    _: KW_ONLY
+    given: Sequence[str]
+    arguments: Callable[..., Sequence[Any]] = _as_they_are
+
+    def __post_init__(self) -> None:
+        if isinstance(self.given, str) or not self.given:
+            raise ValueError(
+                f"a conditional prior names the sites that it depends on in a sequence; got "
+                f"{self.given!r}. Pass for example given=('mu', 'tau')."
+            )
+
+    def __call__(self, name: str, parameter: Tensor) -> ConditionalPrior:
+        """Itself: the model makes the distribution once it knows the other sites."""
+        return self
+
+
 class SiteDistribution(nn.Module):
     """A distribution whose tensor arguments are buffers, so that it moves with its module.
 
@@ -203,7 +258,17 @@ class SiteDistribution(nn.Module):
     Raises:
         ValueError: the distribution is discrete, has an event shape, does not broadcast, or is not
             determined by its tensor arguments.
+
+    Attributes:
+        shape: the site's shape.
+        support: where the distribution lives.
+        given: the sites that it depends on, none here; where there are some, their values are
+            arguments of the methods that follow.
     """
+
+    shape: torch.Size
+    support: Any
+    given: tuple[str, ...] = ()
 
     def __init__(self, name: str, distribution: Any, like: Tensor) -> None:
         super().__init__()
@@ -215,7 +280,7 @@ class SiteDistribution(nn.Module):
         for argument in self._arguments:
             value = torch.as_tensor(getattr(distribution, argument)).to(like).detach().clone()
             self.register_buffer(argument, value, persistent=False)
-        self.support: Any = distribution.support
+        self.support = distribution.support
         self._check_rebuilds(name)
 
     def _check_rebuilds(self, name: str) -> None:
@@ -231,8 +296,11 @@ class SiteDistribution(nn.Module):
 
     @property
     def is_normal(self) -> bool:
-        """Whether the site is normal, hence its KL divergence to a normal guide analytic."""
-        return self._family is dist.Normal
+        """Whether the site is normal, hence its KL divergence to a normal guide analytic.
+
+        A conditional prior is not: its parameters are random.
+        """
+        return self._family is dist.Normal and not self.given
 
     @property
     def is_proper(self) -> bool:
@@ -242,31 +310,145 @@ class SiteDistribution(nn.Module):
     def _arguments_now(self) -> dict[str, Tensor]:
         return {argument: getattr(self, argument) for argument in self._arguments}
 
-    def base(self) -> TorchDistribution:
+    def base(self, *given: Tensor) -> TorchDistribution:
         """The distribution with its arguments as they are, which broadcast to ``shape``."""
         if not self.is_proper:
             return dist.ImproperUniform(self.support, self.shape, torch.Size())
         return cast("TorchDistribution", self._family(**self._arguments_now(), validate_args=False))
 
-    def elementwise(self) -> TorchDistribution:
+    def elementwise(self, *given: Tensor) -> TorchDistribution:
         """The distribution with batch shape ``shape`` and scalar events."""
-        return cast("TorchDistribution", self.base().expand(self.shape))
+        return cast("TorchDistribution", self.base(*given).expand(self.shape))
 
-    def forward(self) -> TorchDistribution:
+    def forward(self, *given: Tensor) -> TorchDistribution:
         """The distribution over the whole site: event shape ``shape``, empty batch shape."""
-        return cast("TorchDistribution", self.elementwise().to_event(len(self.shape)))
+        return cast("TorchDistribution", self.elementwise(*given).to_event(len(self.shape)))
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, *given: Tensor) -> Tensor:
         """Log density of ``value`` with shape ``(*batch, *shape)``, summed to ``(*batch,)``."""
         if not self.is_proper:
             return value.new_zeros(value.shape[: value.ndim - len(self.shape)])
-        log_prob: Tensor = self.base().log_prob(value)
+        log_prob: Tensor = self.base(*given).log_prob(value)
         return log_prob.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else log_prob
 
     def describe(self) -> str:
         """A text such as ``Normal(loc=0, scale=1)``, for specs and error messages."""
         parts = [f"{a}={_describe(getattr(self, a))}" for a in self._arguments]
         return f"{self._family.__name__}({', '.join(parts)})"
+
+
+class ConditionalSite(SiteDistribution):
+    """The distribution of a site given others, from a :class:`ConditionalPrior`.
+
+    Two are taken for the same if family and sites are, and the log density at two fixed places.
+
+    Args:
+        name: the site's name, for error messages.
+        prior: the prior.
+        like: a tensor of the site's shape; its type and device are taken over.
+        sites: the sites known so far; those given are among them.
+
+    Raises:
+        ValueError: the family has no scalar events or a support that depends on its arguments, or
+            the function of the arguments does not work, or not with draws in front.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prior: ConditionalPrior,
+        like: Tensor,
+        sites: Mapping[str, SiteDistribution],
+    ) -> None:
+        nn.Module.__init__(self)
+        self.name, self.prior = name, prior
+        self.shape, self.given = like.shape, tuple(prior.given)
+        self._family, self._arguments = prior.family, ()
+        self._given_shapes = [sites[g].shape for g in self.given]
+        self.support = _fixed_support(name, prior.family)
+        values = _probe(like, self.shape, self.support)
+        given = [_probe(like, sites[g].shape, sites[g].support) for g in self.given]
+        places = self._check(values, given)
+        self._text = (
+            f"{prior.family.__name__} given {', '.join(self.given)}, of log density "
+            f"{' and '.join(f'{place:.6g}' for place in places.tolist())} at two fixed places"
+        )
+
+    def base(self, *given: Tensor) -> TorchDistribution:
+        """The distribution at values of the sites given, ``(*draws, *their shapes)``."""
+        if len(given) != len(self.given):
+            raise ValueError(
+                f"the prior of {self.name!r} depends on {', '.join(self.given)}; got "
+                f"{len(given)} values. Pass theirs, or use the model's log_prior()."
+            )
+        pairs = zip(given, self._given_shapes, strict=True)
+        aligned = [_aligned(value, shape, len(self.shape)) for value, shape in pairs]
+        made = self._family(*self.prior.arguments(*aligned), validate_args=False)
+        return cast("TorchDistribution", made)
+
+    def describe(self) -> str:
+        """A text that identifies the distribution, for specs and error messages."""
+        return self._text
+
+    def _check(self, values: Tensor, given: list[Tensor]) -> Tensor:
+        """The log density at two places; both at once has to be the same as one by one."""
+        try:
+            one_by_one = torch.stack(
+                [self(*(g[k] for g in given)).log_prob(values[k]) for k in range(2)]
+            )
+            together = self.log_prob(values, *given)
+            same = bool(torch.allclose(together, one_by_one, rtol=1e-4, atol=1e-6))
+        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"a conditional prior's arguments must be a function of the sites given that "
+                f"broadcasts to the parameter, and index from the end (mu[..., group]); that of "
+                f"{self.name!r}, of shape {tuple(self.shape)} given {', '.join(self.given)}, "
+                f"failed: {error}. Change the function."
+            ) from error
+        if not same:
+            raise ValueError(
+                f"a conditional prior's arguments must be the same whether draws are given one by "
+                f"one or together; those of {self.name!r} are not. Index and sum from the end, as "
+                f"in mu[..., group] and mu.mean(-1)."
+            )
+        return one_by_one
+
+
+def _fixed_support(name: str, family: Any) -> Any:
+    """The support of a family, if it is one for all arguments and of scalar events."""
+    constraints = torch.distributions.constraints
+    support = getattr(family, "support", None)
+    if not isinstance(family, type) or not issubclass(family, TorchDistributionMixin):
+        reason = "is not a class of pyro.distributions"
+    elif support is None or constraints.is_dependent(support):
+        reason = "has a support that depends on its arguments"
+    elif support.is_discrete or support.event_dim:
+        reason = "is discrete, or not of scalar events"
+    else:
+        return support
+    raise ValueError(
+        f"the family of a conditional prior must be a class of pyro.distributions on a fixed "
+        f"interval of the real line; that of {name!r}, "
+        f"{getattr(family, '__name__', repr(family))}, {reason}. Use for example dist.Normal, "
+        f"dist.Gamma or dist.Beta, and rescale in the net."
+    )
+
+
+def _probe(like: Tensor, shape: torch.Size, support: Any) -> Tensor:
+    """Two fixed places in a support, ``(2, *shape)``."""
+    count = 2 * math.prod(shape)
+    u = torch.sin(1 + torch.arange(count, dtype=torch.float64)).reshape(2, *shape)
+    place: Tensor = biject_to(support)(u).to(like)
+    return place
+
+
+def _aligned(value: Tensor, shape: torch.Size, ndim: int) -> Tensor:
+    """A value ``(*draws, *shape)`` with ones put between, so that ``ndim`` follow the draws."""
+    missing = ndim - len(shape)
+    if missing <= 0:
+        return value
+    draws = value.shape[: value.ndim - len(shape)]
+    return value.reshape(*draws, *(1,) * missing, *shape)
 
 
 class NormalSites(nn.Module):
@@ -322,7 +504,9 @@ class NormalSites(nn.Module):
 
 
 def resolve_priors(
-    prior: PriorSpec, parameters: Mapping[str, Tensor]
+    prior: PriorSpec,
+    parameters: Mapping[str, Tensor],
+    own: Mapping[str, SiteDistribution] | None = None,
 ) -> dict[str, SiteDistribution]:
     """Give every parameter its distribution.
 
@@ -331,12 +515,15 @@ def resolve_priors(
             (``"fc1.*"``, ``"*.bias"``) to a prior; an exact name wins over patterns, and among
             patterns the first that matches wins.
         parameters: the net's parameters by name.
+        own: the likelihood's own sites.
 
     Returns:
-        A site distribution for each parameter name.
+        A distribution for each site: the parameters, then the likelihood's own, but each after the
+        sites that it depends on.
 
     Raises:
-        ValueError: a pattern matches no parameter, or a parameter has no prior.
+        ValueError: a pattern matches no parameter, or a parameter has no prior; conditional priors
+            depend on unknown sites, or on each other in a circle.
 
     Example:
         >>> spec = {"bias": NormalPrior(10.0), "*": NormalPrior(1.0)}
@@ -344,8 +531,9 @@ def resolve_priors(
         >>> sites["bias"].describe()
         'Normal(loc=0, scale=10)'
     """
+    own = own or {}
     lookup = _lookup(prior, list(parameters)) if isinstance(prior, Mapping) else None
-    sites = {}
+    made: dict[str, Any] = {}
     for name, parameter in parameters.items():
         chosen = lookup[name] if lookup is not None else prior
         if not callable(chosen):
@@ -353,8 +541,43 @@ def resolve_priors(
                 f"a prior is a callable (name, parameter) -> distribution; got {chosen!r} for "
                 f"{name!r}. Pass for example NormalPrior(scale=1.0)."
             )
-        sites[name] = SiteDistribution(name, chosen(name, parameter), parameter)
+        made[name] = chosen(name, parameter)
+    given = {n: tuple(p.given) for n, p in made.items() if isinstance(p, ConditionalPrior)}
+    sites: dict[str, SiteDistribution] = {}
+    for name in _in_order([*parameters, *own], given):
+        if name in own:
+            sites[name] = own[name]
+        elif name in given:
+            sites[name] = ConditionalSite(name, made[name], parameters[name], sites)
+        else:
+            sites[name] = SiteDistribution(name, made[name], parameters[name])
     return sites
+
+
+def _in_order(names: Sequence[str], given: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names in their order, but each after those it depends on."""
+    order: list[str] = []
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            circle = " -> ".join((*above[above.index(name) :], name))
+            raise ValueError(
+                f"priors must not depend on each other in a circle; got {circle}. Give one of them "
+                f"a prior of its own."
+            )
+        for other in given.get(name, ()):
+            if other not in names:
+                raise ValueError(
+                    f"a conditional prior depends on sites of the model; that of {name!r} names "
+                    f"{other!r}. They are {', '.join(names)}."
+                )
+            visit(other, (*above, name))
+        if name not in order:
+            order.append(name)
+
+    for name in names:
+        visit(name, ())
+    return order
 
 
 def _lookup(priors: Mapping[str, Prior], names: list[str]) -> dict[str, Prior]:

@@ -12,12 +12,19 @@ from torch import Tensor, nn
 
 from probml_tp import (
     BayesianModel,
+    ConditionalPrior,
+    Exact,
     FanInNormalPrior,
     FlatPrior,
     Gaussian,
+    Laplace,
     LaplacePrior,
+    MCDropout,
+    MeanFieldNormal,
     NormalPrior,
     StudentTPrior,
+    fit,
+    maximize_evidence,
 )
 from probml_tp.priors import SiteDistribution, resolve_priors
 
@@ -188,3 +195,151 @@ def test_what_is_no_prior_is_refused(prior: object) -> None:
 def test_a_callable_that_gives_no_distribution_is_refused() -> None:
     with pytest.raises(ValueError, match=r"weight.*float|float.*weight"):
         BayesianModel(nn.Linear(1, 1), lambda _n, _p: 1.0, Gaussian(0.1))
+
+
+# --------------------------------------------------------------- priors that depend on other sites
+
+
+class Groups(nn.Module):
+    """Four levels about a mean, with the levels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(4))
+        self.tau = nn.Parameter(torch.ones(()))
+        self.mu = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.theta[x[:, 0].long()].unsqueeze(-1)
+
+
+CENTRED = {
+    "theta": ConditionalPrior(dist.Normal, given=("mu", "tau")),
+    "tau": lambda _, p: dist.HalfCauchy(p.new_tensor(5.0)),
+    "mu": NormalPrior(5.0),
+}
+
+
+def groups(**priors: object) -> BayesianModel:
+    return BayesianModel(Groups().double(), CENTRED | priors, Gaussian(scale=1.0))
+
+
+def test_a_conditional_prior_is_scipys_at_the_values_of_the_others() -> None:
+    model = groups()
+    generator = torch.Generator().manual_seed(0)
+    theta, mu, tau = (torch.randn(3, k, generator=generator).double() for k in (4, 1, 1))
+    params = {"theta": theta, "mu": mu[:, 0], "tau": tau[:, 0].exp()}
+    expected = (
+        scipy.stats.norm(mu.numpy(), tau.exp().numpy()).logpdf(theta.numpy()).sum(1)
+        + scipy.stats.norm(0, 5).logpdf(mu[:, 0].numpy())
+        + scipy.stats.halfcauchy(0, 5).logpdf(tau[:, 0].exp().numpy())
+    )
+    torch.testing.assert_close(model.log_prior(params), torch.as_tensor(expected))
+
+
+def test_sites_come_after_those_that_their_priors_depend_on() -> None:
+    model = groups()
+    assert list(model.sites) == ["mu", "tau", "theta"]
+    assert model.conditional_sites == ["theta"]
+    assert list(model.layout.shapes) == list(model.sites)
+    assert groups(theta=NormalPrior(1.0)).conditional_sites == []
+    assert list(groups(theta=NormalPrior(1.0)).sites) == ["theta", "tau", "mu"]
+
+
+def test_prior_draws_of_a_hierarchical_model_are_those_of_its_program() -> None:
+    model = groups(tau=lambda _, p: dist.HalfNormal(p.new_tensor(2.0)))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = [model.sample_prior() for _ in range(4000)]
+    spread = torch.stack([(d["theta"] - d["mu"]) for d in draws]).square().mean(1)
+    error = spread.std() / len(draws) ** 0.5
+    assert abs(spread.mean() - 4.0) < 5 * error  # E tau^2
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (ConditionalPrior(dist.Normal, given=("nu", "tau")), "names 'nu'"),
+        (ConditionalPrior(dist.Normal, given=("mu",)), "failed"),
+        (ConditionalPrior(dist.Uniform, given=("mu", "tau")), "support that depends"),
+        (ConditionalPrior(dist.Poisson, given=("tau",)), "discrete"),
+        (ConditionalPrior(dist.Dirichlet, given=("tau",)), "scalar events"),
+        (ConditionalPrior(torch.distributions.Normal, given=("mu", "tau")), "pyro.distributions"),
+        (ConditionalPrior(dist.Normal, given=("theta", "tau")), "circle"),
+        (
+            ConditionalPrior(dist.Normal, given=("mu",), arguments=lambda mu: (mu.sum(), 1.0)),
+            "one by one",
+        ),
+    ],
+)
+def test_conditional_priors_that_cannot_be_are_refused(prior: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        groups(theta=prior)
+
+
+def test_conditional_priors_in_a_circle_are_refused() -> None:
+    with pytest.raises(ValueError, match="theta -> mu -> theta"):
+        groups(
+            theta=ConditionalPrior(dist.Normal, given=("mu", "tau")),
+            mu=ConditionalPrior(
+                dist.Normal, given=("theta",), arguments=lambda theta: (theta.mean(-1), 1.0)
+            ),
+        )
+
+
+@pytest.mark.parametrize("given", ["mu", ()])
+def test_a_conditional_prior_names_its_sites(given: object) -> None:
+    with pytest.raises(ValueError, match="in a sequence"):
+        ConditionalPrior(dist.Normal, given=given)
+
+
+def test_fingerprints_tell_conditional_priors_apart() -> None:
+    def wider(mu: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+        return mu, 2 * tau
+
+    again = groups(theta=ConditionalPrior(dist.Normal, given=["mu", "tau"]))
+    same = {groups().fingerprint(), again.fingerprint()}
+    others = {
+        groups(theta=ConditionalPrior(dist.Normal, given=("mu", "tau"), arguments=wider)),
+        groups(theta=ConditionalPrior(dist.Laplace, given=("mu", "tau"))),
+    }
+    assert len(same) == 1
+    assert len(same | {other.fingerprint() for other in others}) == 3
+
+
+def test_laplaces_precision_of_a_hierarchical_model_is_the_hessian_of_its_log_joint() -> None:
+    model = groups()
+    x = torch.arange(12, dtype=torch.float64).unsqueeze(-1) % 4
+    y = torch.linspace(-3, 3, 12, dtype=torch.float64)
+    guide = Laplace(model, curvature="hessian")
+    guide.loc.data = torch.tensor([0.1, 0.4, -1.0, 0.0, 1.0, 0.5], dtype=torch.float64)
+    guide.finalize(x, y)
+    hessian = torch.autograd.functional.hessian(lambda u: -model.log_joint_flat(u, x, y), guide.loc)
+    torch.testing.assert_close(guide.covariance(), torch.linalg.inv(hessian).detach())
+
+
+def test_what_takes_priors_to_be_independent_refuses_others() -> None:
+    model = groups()
+    x, y = torch.arange(4.0).unsqueeze(-1), torch.zeros(4)
+    with pytest.raises(ValueError, match="full structure"):
+        Laplace(model, structure="diagonal")
+    with pytest.raises(ValueError, match="all sites"):
+        Laplace(model, sites="theta")
+    with pytest.raises(ValueError, match="KL divergence is analytic for normal priors only"):
+        MeanFieldNormal(model).kl()
+    with pytest.raises(ValueError, match="normal or flat priors"):
+        Exact(model)
+    laplace = fit(model, Laplace, (x, y), epochs=0)
+    with pytest.raises(ValueError, match="inferred already"):
+        maximize_evidence(laplace, (x, y))
+
+
+def test_dropped_weights_have_independent_priors() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    prior = {
+        "1.weight": ConditionalPrior(dist.Normal, given=("0.bias",), arguments=lambda b: (b, 1.0)),
+        "*": NormalPrior(1.0),
+    }
+    model = BayesianModel(net, prior, Gaussian(scale=0.3))
+    with pytest.raises(ValueError, match="neither depend on other sites nor"):
+        MCDropout(model, rates={"1": 0.3})

@@ -17,6 +17,12 @@ from probml_tp.diagnostics.ranks import (
     symmetry_p_value,
     uniform_p_value,
 )
+from probml_tp.diagnostics.references import (
+    ReferencePosterior,
+    moment_errors,
+    reference_names,
+    reference_posterior,
+)
 from probml_tp.diagnostics.sbc import (
     Infer,
     Quantity,
@@ -35,6 +41,7 @@ __all__ = [
     "ParetoK",
     "Quantity",
     "RankUniformity",
+    "ReferencePosterior",
     "Requirement",
     "SbcResult",
     "Verdict",
@@ -46,9 +53,12 @@ __all__ = [
     "iwelbo",
     "k_threshold",
     "loo",
+    "moment_errors",
     "pareto_k",
     "rank_uniformity",
     "recommend",
+    "reference_names",
+    "reference_posterior",
     "simulation_based_calibration",
     "symmetry_p_value",
     "to_inference_data",

@@ -277,7 +277,7 @@ class _Study:
         r""":math:`\theta^* \sim p(\theta)` and :math:`y \sim p(y \mid \theta^*, x)`."""
         model = self.model
         with seeded(self._stream(index, DATA), model.device):
-            params = {name: site().sample() for name, site in model.sites.items()}
+            params = model.sample_prior()
             outputs = model.outputs(params, self.x)
             finite = bool(torch.isfinite(outputs).all())
             y = model.likelihood.distribution(outputs, params).sample() if finite else outputs

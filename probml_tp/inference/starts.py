@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from probml_tp.evaluate import seeded, substream
 from probml_tp.model import BayesianModel
-from probml_tp.priors import SiteDistribution
 
 __all__ = ["random_start"]
 
@@ -47,10 +46,11 @@ def random_start(model: BayesianModel) -> dict[str, Tensor]:
     params = model.initial_params()
     with seeded(substream(int(torch.randint(2**31, ())), START), model.device):
         reset = {id(parameter) for parameter in _reset(net)}
-        for name, parameter in net.named_parameters():
-            site = model.sites[name]
-            fits = id(parameter) in reset and bool(site.support.check(parameter).all())
-            params[name] = parameter.detach() if fits else _draw(name, site)
+        parameters = dict(net.named_parameters())
+        for name in filter(parameters.__contains__, model.sites):  # after what they depend on
+            parameter, support = parameters[name], model.sites[name].support
+            fits = id(parameter) in reset and bool(support.check(parameter).all())
+            params[name] = parameter.detach() if fits else _draw(model, name, params)
     return params
 
 
@@ -63,12 +63,12 @@ def _reset(net: nn.Module) -> Iterator[nn.Parameter]:
             yield from own
 
 
-def _draw(name: str, site: SiteDistribution) -> Tensor:
-    if not site.is_proper:
+def _draw(model: BayesianModel, name: str, params: dict[str, Tensor]) -> Tensor:
+    if not model.sites[name].is_proper:
         raise ValueError(
             f"a random start draws a parameter from its prior where its module cannot draw it; "
             f"that of {name!r} is improper. Give it a proper prior, or its module a method "
             f"reset_parameters()."
         )
-    value: Tensor = site().sample()
+    value: Tensor = model.prior(name, params).sample()
     return value

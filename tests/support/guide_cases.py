@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from model_cases import CASES, CONJUGATE, NO_CURVATURE, Case, random_flat
+from model_cases import CASES, CONJUGATE, HIERARCHICAL, NO_CURVATURE, Case, random_flat
 
 from probml_tp import (
     SWAG,
@@ -135,6 +135,8 @@ def applies(guide: str, case: str) -> bool:
         return case in (*CONJUGATE, "flat-prior")
     if guide.endswith("dropout"):
         return RATES[case] is not None
+    if guide in ("laplace-kronecker", "laplace-diagonal") and case in HIERARCHICAL:
+        return False
     if guide == "laplace-kronecker" and case in NO_KRONECKER:
         return False
     if guide == "laplace-last-layer" and case in ONE_LAYER:
@@ -145,8 +147,8 @@ def applies(guide: str, case: str) -> bool:
 NO_KRONECKER = ("mlp-heavy-tails", "mlp-heteroscedastic", "mlp-2-targets-heteroscedastic")
 """Several prior precisions in one layer, or a likelihood that curvlinops does not know."""
 
-ONE_LAYER = (*CONJUGATE, "flat-prior", "logistic", "softmax")
-"""The last layer is all there is."""
+ONE_LAYER = (*CONJUGATE, "flat-prior", "logistic", "softmax", *HIERARCHICAL)
+"""The last layer is all there is, or all that Laplace takes."""
 
 PAIRS = [(g, c) for c in CASES for g in GUIDES if applies(g, c)]
 """Every guide with every model it applies to."""

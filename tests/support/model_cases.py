@@ -13,11 +13,13 @@ from probml_tp import (
     BayesianModel,
     Bernoulli,
     Categorical,
+    ConditionalPrior,
     FanInNormalPrior,
     FlatPrior,
     Gaussian,
     HeteroscedasticGaussian,
     LaplacePrior,
+    LocScaleGaussian,
     NormalPrior,
     StudentTPrior,
 )
@@ -117,6 +119,27 @@ class ResidualNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x + self.gain * self.inner(x) + self.offset)
+
+
+class GroupedLine(nn.Module):
+    """A level for each group; parameters before those that their priors depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor([0.3, -0.2, 0.5]))
+        self.slope = nn.Parameter(torch.tensor(0.4))
+        self.tau = nn.Parameter(torch.tensor(0.8))
+        self.mu = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.level[x[:, 0].long()] + self.slope * x[:, 1]).unsqueeze(-1)
+
+
+class KnownErrors(GroupedLine):
+    """The standard error of each observation is a column of the inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super().forward(x), x[:, 2:]], dim=-1)
 
 
 class BagOfWords(nn.Module):
@@ -265,6 +288,41 @@ def _positive_weights() -> Case:
     return Case(BayesianModel(net, prior, Gaussian(scale=0.3)), x, targets(x))
 
 
+def _half_exponential(slope: Tensor) -> tuple[float, Tensor]:
+    return 0.1, (slope / 2).exp()
+
+
+def _twice(noise_scale: Tensor) -> tuple[float, Tensor]:
+    return 0.0, 2 * noise_scale
+
+
+GROUP_PRIOR = {
+    "level": ConditionalPrior(dist.Normal, given=("mu", "tau")),
+    "tau": lambda _, p: dist.HalfCauchy(p.new_tensor(1.5)),
+    "mu": ConditionalPrior(dist.Normal, given=("slope",), arguments=_half_exponential),
+    "slope": NormalPrior(1.0),
+}
+
+
+def _grouped(net: type[GroupedLine], likelihood: object) -> Callable[[], Case]:
+    def build() -> Case:
+        x = torch.cat([torch.arange(10).unsqueeze(-1) % 3, inputs(10, 2).abs()], dim=-1)
+        return Case(BayesianModel(net().double(), GROUP_PRIOR, likelihood), x, targets(x))
+
+    return build
+
+
+def _noisy_scale() -> Case:
+    """The prior of the weights is in units of the noise, a site of the likelihood's."""
+    prior = {
+        "weight": ConditionalPrior(dist.Laplace, given=("noise_scale",), arguments=_twice),
+        "bias": NormalPrior(1.0),
+    }
+    x = inputs(10, 2)
+    net = _seeded(lambda: nn.Linear(2, 1))
+    return Case(BayesianModel(net, prior, Gaussian(dist.HalfNormal(0.7))), x, targets(x))
+
+
 HEAVY_TAILS = {
     "fc1.weight": StudentTPrior(df=4.0, scale=1.5),
     "*.bias": NormalPrior(1.3, loc=0.2),
@@ -296,6 +354,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "batch-norm": _batch_norm,
     "embedding": _embedding,
     "positive-weights": _positive_weights,
+    "hierarchical": _grouped(GroupedLine, Gaussian(scale=0.3)),
+    "hierarchical-known-errors": _grouped(KnownErrors, LocScaleGaussian()),
+    "conditional-on-noise": _noisy_scale,
 }
 """Every kind of model; LeNet at full size comes apart, for the tests that can afford it."""
 
@@ -304,5 +365,8 @@ LENET = _lenet
 CONJUGATE = ("linear", "polynomial", "gaussian-basis")
 """Linear, Gaussian, with a proper normal prior."""
 
-NO_CURVATURE = ("mlp-lasso",)
+NO_CURVATURE = ("mlp-lasso", "conditional-on-noise")
 """The prior has no curvature away from its kink, so that Laplace need not exist."""
+
+HIERARCHICAL = ("hierarchical", "hierarchical-known-errors", "conditional-on-noise")
+"""Priors that depend on other sites."""
