@@ -93,7 +93,8 @@ def limit_covariance(x: Array, *, noise: float = 1.0) -> Array:
                [0. , 0.5]])
     """
     n, total, squares = len(x), x.sum(), (x**2).sum()
-    return noise**2 * np.array([[squares, -total], [-total, n]]) / (n * squares - total**2) + 0.0
+    adjugate = np.array([[squares, -total], [-total, n]]) + 0.0
+    return np.asarray(noise**2 / (n * squares - total**2) * adjugate)
 
 
 # ------------------------------------------------------------------------------ hole or none
@@ -186,7 +187,8 @@ def flat_limit(x: Tensor) -> dict[str, Array]:
     """
     inputs = x[:, 0].numpy()
     priors: list[Prior] = [NormalPrior.from_precision(alpha) for alpha in ALPHAS]
-    found = [exact_covariance(inputs, prior=prior, noise=1.0) for prior in [*priors, FlatPrior()]]
+    priors.append(FlatPrior())
+    found = [exact_covariance(inputs, prior=prior, noise=1.0) for prior in priors]
     return {
         f"{LIMIT}.x": inputs,
         f"{LIMIT}.alpha": np.array([*ALPHAS, 0.0]),

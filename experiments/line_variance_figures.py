@@ -150,9 +150,10 @@ def _hole_figure(arrays: dict[str, Array]) -> Figure:
     left.set_title("Epistemic variance along x")
     n = len(_design(arrays, "hole")[0])
     samples = {name: n * arrays[f"{HOLE}.random.{name}"] for name in ("hole", "spread")}
-    bins = np.linspace(*np.quantile(np.concatenate(list(samples.values())), [0, 1]), 45)
+    both = np.concatenate(list(samples.values()))
+    bins = np.linspace(both.min(), both.max(), 45)
     for name, values in samples.items():
-        right.hist(values, bins=bins, color=LOOKS[name]["color"], alpha=0.5)
+        right.hist(values, bins=list(bins), color=LOOKS[name]["color"], alpha=0.5)
     right.set(xlabel="det ΦᵀΦ = n Σx² − (Σx)²", ylabel="random inputs per bin")
     right.set_title(f"{len(values):,} random inputs of {n} points each")
     shared_legend(made, [left], columns=2)
