@@ -303,7 +303,7 @@ def stages(config: Config) -> dict[str, float]:
         **{_stage(guide): seconds[guide] for guide in _recipes(config).order(config.guides)},
     }
     models = sum(len(family) for family in config.selection.families().values())
-    choice = 2.5e-2 * models * config.training_sets + 1
+    choice = 3e-2 * models * config.training_sets + 1
     return plan | {"judge": 0.3 * (2 + len(config.guides)), CHOICE: choice}
 
 

@@ -11,6 +11,7 @@ from probml_tp import Delta, Exact, NormalPrior, fit
 from probml_tp.datasets import sine_data
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.model_choice import FAMILIES
 from probml_tp.experiments.nonlinear_regression import (
     EXPERIMENT,
     GUIDES,
@@ -233,6 +234,12 @@ def test_findings_are_computed_from_the_numbers(results):
     assert f"{results.arrays['mlp-nuts.r_hat'].max():.2f}" in text
     assert f"{results.metrics['mlp · laplace']['rmse']:.2f}" in text
     assert "10¹²" in text or "10¹¹" in text
+    alpha, beta = results.arrays["model choice.plane.type-two"]
+    assert f"finds α = {alpha:.2f} and a noise SD of {beta**-0.5:.3f}" in text
+    criteria = [results.arrays[f"model choice.{name}.criteria"] for name in FAMILIES]
+    chosen = np.concatenate([one.argmin(-1) for one in criteria])
+    same = (chosen[:, 0] == chosen[:, 1]).sum()
+    assert f"the same candidate in {same} of {len(chosen)} cases" in text
     assert all(sentence.endswith(".") for sentence in results.findings)
 
 
@@ -247,7 +254,7 @@ def test_figures_need_the_arrays_only(figures):
 
 def test_every_panel_can_be_read(figures):
     for figure in figures:
-        axes = [ax for ax in figure.figure.axes if ax.get_visible()]
+        axes = [ax for ax in figure.figure.axes if ax.get_visible() and ax.get_subplotspec()]
         assert all(ax.get_xlabel() for ax in axes if ax.get_subplotspec().is_last_row())
         assert all(ax.get_ylabel() for ax in axes if ax.get_subplotspec().is_first_col())
 
