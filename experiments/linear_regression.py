@@ -28,6 +28,13 @@ from torch import Tensor
 from probml_tp.config import option
 from probml_tp.datasets import linear_data, linear_data_with_hole
 from probml_tp.experiment import Experiment, Progress, Results, Update
+from probml_tp.experiments.line_variance import (
+    HOLE,
+    LIMIT,
+    flat_limit,
+    hole_comparison,
+    line_tables,
+)
 from probml_tp.experiments.linear_regression_figures import SEQUENCE, figures, findings
 from probml_tp.experiments.recipes import (
     Recipes,
@@ -206,7 +213,8 @@ def stages(config: Config) -> dict[str, float]:
     seconds["swag"] = 4e-4 * config.swag_epochs * config.n / config.swag_batch
     seconds["nuts"] = chains_a_core * draw + 1
     order = _recipes(config).order(config.guides)
-    plan: dict[str, float] = {SEQUENCE: 0.5}
+    plan: dict[str, float] = {SEQUENCE: 0.5, LIMIT: 0.3}
+    plan |= {HOLE: 0.2} if "hole" in config.data else {}
     for name in config.data:
         plan |= {_stage(name, guide): seconds[guide] for guide in order}
         plan[_stage(name, "judge")] = 1e-3 * config.test_points + 1
@@ -288,6 +296,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     problems = [_problem(name, config) for name in config.data]
     with progress.stage(SEQUENCE):
         results.arrays |= _sequence(problems[0], config)
+    with progress.stage(LIMIT):
+        results.arrays |= flat_limit(problems[0].train[0])
+    if "hole" in config.data:
+        with progress.stage(HOLE):
+            results.arrays |= _with_and_without(config)
+    results.tables = line_tables(results.arrays)
     for problem in problems:
         rows = _fit_all(problem, config, progress)
         with progress.stage(_stage(problem.name, "judge")) as update:
@@ -354,6 +368,17 @@ def _judge_one(
     if row.guide == "nuts":
         results.arrays[f"{row.key}.weights"] = stored_draws(posterior)
         results.arrays[f"{row.key}.monte_carlo_error"] = _monte_carlo_error(record, exact)
+
+
+def _with_and_without(config: Config) -> dict[str, Array]:
+    line, hole = (_problem(name, config).train[0] for name in ("line", "hole"))
+    return hole_comparison(
+        line,
+        hole,
+        alpha=config.prior_precision,
+        noise=config.noise_scale,
+        seed=config.seed,
+    )
 
 
 def _sequence(problem: _Problem, config: Config) -> dict[str, Array]:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probml_tp.experiment import Figure, Results
+from probml_tp.experiments.line_variance_figures import line_figures, line_findings
 from probml_tp.plots.regression import (
     Band,
     band_legend,
@@ -106,7 +107,8 @@ def findings(results: Results[Any]) -> list[str]:
         _far: len(guides) > 1,
         _coverage: True,
     }
-    return [f"{sentence(_views(results))}." for sentence, applies in chosen.items() if applies]
+    said = [f"{sentence(_views(results))}." for sentence, applies in chosen.items() if applies]
+    return said + line_findings(results)
 
 
 def _each(views: list[_View], say: Callable[[_View], str]) -> str:
@@ -202,10 +204,12 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         results: what :func:`run` found.
 
     Yields:
-        Bands, variance along x, the posterior after more and more points, marginals.
+        Bands, variance along x, what decides it, the posterior after more and more points,
+        marginals.
     """
     yield _bands_figure(results)
     yield _variance_figure(results)
+    yield from line_figures(results)
     yield _sequence_figure(results)
     yield _weights_figure(results)
 
@@ -253,21 +257,30 @@ def _around(view: _View, times: float) -> tuple[float, float]:
 @house_style()
 def _variance_figure(results: Results[Any]) -> Figure:
     views = _views(results)
-    made, axes = figure(2, len(views), height=5.6)
-    for column, view in enumerate(views):
-        _wide_variance(view, axes[0, column])
-        _near_variance(view, axes[1, column])
-    axes[0, 0].set_ylabel("predictive variance (units of y²)")
-    axes[1, 0].set_ylabel("epistemic variance (units of y²)")
-    shared_legend(made, axes[:, 0], columns=4)
+    made, axes = figure(len(views), 3, height=2.7 * len(views) + 0.7)
+    for view, (fit, wide, near) in zip(views, axes, strict=True):
+        _fit_panel(view, fit)
+        _wide_variance(view, wide)
+        _near_variance(view, near)
+    for ax, title in zip(axes[0], ("Exact posterior", "Variance", "Epistemic, near"), strict=True):
+        ax.set_title(title)
+    shared_legend(made, axes[0], columns=5)
     return Figure(
         "variance-along-x",
         _parabola(views),
-        "Above, the exact predictive variance in its two parts, with the total of other guides as "
-        "lines. Below, the epistemic part alone about the training range (grey bar): its vertex "
-        "lies at the mean of x, wherever the points are.",
+        "Left, the fit of the exact posterior with 95 % intervals: dark for the function, light "
+        "for a new observation. Middle, its predictive variance in its two parts, with the total "
+        "of other guides as lines. Right, the epistemic part alone about the training range "
+        "(grey bar): its vertex lies at the mean of x, wherever the points are.",
         made,
     )
+
+
+def _fit_panel(view: _View, ax: Axes) -> None:
+    plot_band(view.band("exact"), ax=ax, color=guide_style("exact").color)
+    plot_data(view.array(".x"), view.array(".y"), ax=ax)
+    mark_training_range(view.array(".x"), ax=ax)
+    ax.set(xlabel="x", ylabel=f"{view.title}\ny")
 
 
 def _wide_variance(view: _View, ax: Axes) -> None:
@@ -276,7 +289,7 @@ def _wide_variance(view: _View, ax: Axes) -> None:
         if guide in view.results.config.guides:
             _variance_line(view, guide, ax, total=True)
     mark_training_range(view.array(".x"), ax=ax)
-    ax.set(title=view.title, xlabel="x")
+    ax.set(xlabel="x", ylabel="predictive variance (units of y²)")
 
 
 def _near_variance(view: _View, ax: Axes) -> None:
@@ -285,7 +298,8 @@ def _near_variance(view: _View, ax: Axes) -> None:
     mean, top = float(view.array(".x").mean()), view.epistemic_sd(_around(view, 2)[1]) ** 2
     ax.plot(mean, 0, "^", color="#333333", clip_on=False, zorder=5, label="mean of x")
     mark_training_range(view.array(".x"), ax=ax)
-    ax.set(xlabel="x", xlim=_around(view, 2), ylim=(0, 1.05 * top))
+    ax.set(xlabel="x", ylabel="epistemic variance (units of y²)")
+    ax.set(xlim=_around(view, 2), ylim=(0, 1.05 * top))
 
 
 def _variance_line(view: _View, guide: str, ax: Axes, *, total: bool) -> None:

@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import arviz as az
+import numpy as np
 import torch
 
 from probml_tp.config import option
 from probml_tp.datasets import sine_data
 from probml_tp.experiment import Experiment, Progress, Results, Update
+from probml_tp.experiments.far_field import GaussianProcess, fit_gaussian_process, polynomial_law
+from probml_tp.experiments.far_field_figures import GP, LAW
+from probml_tp.experiments.model_choice import CHOICE, Selection, choice_tables, compare_choices
 from probml_tp.experiments.nonlinear_regression_figures import figures, findings
 from probml_tp.experiments.recipes import (
     LAPLACE,
@@ -119,6 +123,26 @@ class Config(RegressionConfig):
     tree_depth: int = option(
         6, "A NUTS draw takes at most 2 to this power steps.", quick=4, full=8, minimum=1
     )
+    max_degree: int = option(16, "Largest degree among which criteria choose.", minimum=3)
+    max_bumps: int = option(14, "Largest number of bumps among which criteria choose.", minimum=3)
+    training_sets: int = option(
+        8, "Training sets on which criteria choose a model.", quick=3, full=50, minimum=1
+    )
+
+    @property
+    def selection(self) -> Selection:
+        """The models among which criteria choose, and on which data."""
+        return Selection(
+            n=self.n,
+            noise=self.noise,
+            alpha=self.prior_precision,
+            max_degree=self.max_degree,
+            max_bumps=self.max_bumps,
+            bumps=self.bumps,
+            sets=self.training_sets,
+            draws=self.draws,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -275,9 +299,12 @@ def stages(config: Config) -> dict[str, float]:
     seconds |= {"swag": 4e-4 * swag_steps, "multi-swag": 1e-3 * swag_steps}
     plan = {
         "bases": 1.0,
+        "gaussian process": 0.7,
         **{_stage(guide): seconds[guide] for guide in _recipes(config).order(config.guides)},
     }
-    return plan | {"judge": 0.3 * (2 + len(config.guides))}
+    models = sum(len(family) for family in config.selection.families().values())
+    choice = 3e-2 * models * config.training_sets + 1
+    return plan | {"judge": 0.3 * (2 + len(config.guides)), CHOICE: choice}
 
 
 def _stage(guide: str) -> str:
@@ -307,6 +334,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     problem = _problem(config)
     with progress.stage("bases") as update:
         rows = [_fit_basis(name, problem.train, config, update) for name in bases(config)]
+    with progress.stage("gaussian process"):
+        process = fit_gaussian_process(problem.train, noise=config.noise)
     rows += _fit_net(config, problem.train, progress)
     x, y = problem.train
     results.arrays |= {"x": to_numpy(x[:, 0]), "y": to_numpy(y)}
@@ -314,6 +343,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         for done, row in enumerate(rows):
             update(done, len(rows), row.label)
             _judge(row, problem, results)
+        _judge_process(process, problem, results)
+    results.arrays |= polynomial_law(rows[0].posterior, prefix=LAW)
+    with progress.stage(CHOICE) as update:
+        arrays, compared = compare_choices(config.selection, problem.test, update)
+    results.arrays |= arrays
+    results.tables = [choice_tables(arrays), compared]
     results.findings = findings(results)
     return results
 
@@ -335,6 +370,17 @@ def _judge(row: Row, problem: _Problem, results: Results[Config]) -> None:
     if row.guide == "nuts":
         r_hat = az.rhat(record["log_likelihood"])  # type: ignore[no-untyped-call]
         results.arrays[f"{row.key}.r_hat"] = r_hat["y"].to_numpy()
+
+
+def _judge_process(process: GaussianProcess, problem: _Problem, results: Results[Config]) -> None:
+    """Enter the Gaussian process into the results."""
+    grid, (x, y) = even_grid(FAR_LOW, FAR_HIGH, num=301), problem.test
+    band = Band.from_predictive(grid, process.predict(grid))
+    metrics = row_metrics(band, regression_scores(process.predict(x), y), problem.train)
+    own = {"log_evidence": process.log_evidence, "seconds": process.seconds}
+    results.metrics["gp · rbf"] = metrics | own
+    results.arrays |= band.to_arrays(GP)
+    results.arrays[f"{GP}.hyperparameters"] = np.array([process.variance, process.lengthscale])
 
 
 EXPERIMENT = Experiment(

@@ -9,7 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probml_tp.experiment import Figure, Results
-from probml_tp.experiments.common import one_of_each_family
+from probml_tp.experiments.far_field_figures import (
+    BASES,
+    far_figure,
+    law_figure,
+    law_finding,
+    return_finding,
+)
+from probml_tp.experiments.model_choice_figures import (
+    choice_figure,
+    choice_findings,
+    plane_figure,
+)
 from probml_tp.plots.regression import (
     Band,
     band_legend,
@@ -20,7 +31,6 @@ from probml_tp.plots.regression import (
     plot_variance_parts,
 )
 from probml_tp.plots.style import (
-    GuideStyle,
     figure,
     guide_style,
     house_style,
@@ -28,18 +38,11 @@ from probml_tp.plots.style import (
     number,
     order_of_magnitude,
     panels,
-    shared_legend,
 )
 
 __all__ = ["figures", "findings"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-
-BASES = {
-    "polynomial": GuideStyle("Polynomial basis", guide_style("exact").color, "-", "o"),
-    "gaussian": GuideStyle("Gaussian basis", guide_style("exact").color, (0, (4, 2)), "o"),
-}
-"""The exact posterior of each basis; in the exact guide's colour."""
 
 NEAR = (-1.0, 2.0)
 """The labs' prediction range; the arrays reach farther."""
@@ -68,12 +71,15 @@ def findings(results: Results[Any]) -> list[str]:
     guides = set(results.config.guides)
     chosen = {
         _bases_far: True,
+        law_finding: True,
         _net_far: bool(guides - {"map"}),
+        return_finding: True,
         _spread: True,
         _laplace: guides >= {"laplace", "laplace-linearized"},
         _chains: "nuts" in guides,
     }
-    return [f"{sentence(results)}." for sentence, applies in chosen.items() if applies]
+    said = [f"{sentence(results)}." for sentence, applies in chosen.items() if applies]
+    return said + choice_findings(results)
 
 
 def doubtful_range(band: Band, noise: float, *, share: float = 0.01) -> tuple[float, float] | None:
@@ -162,11 +168,16 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         results: what the run found.
 
     Yields:
-        The bases near the data, the net under every guide, and everything far away.
+        The bases near the data, the net under every guide, everything far away and its
+        laws, and the choice of a model.
     """
     yield _bases_figure(results)
     yield _net_figure(results)
-    yield _far_figure(results)
+    known = set(results.config.guides) - {"map"}
+    yield far_figure(results, _net_far(results) if known else _bases_far(results))
+    yield law_figure(results)
+    yield choice_figure(results)
+    yield plane_figure(results)
 
 
 @house_style()
@@ -220,36 +231,3 @@ def _net_figure(results: Results[Any]) -> Figure:
         "training range.",
         made,
     )
-
-
-@house_style()
-def _far_figure(results: Results[Any]) -> Figure:
-    made, axes = figure(1, 2, height=3.9, sharey=True)
-    left, right = axes[0]
-    for name, style in BASES.items():
-        _plot_variance(_band(results, f"{name}-exact"), style, left)
-    for guide in one_of_each_family(results.config.guides):
-        _plot_variance(_band(results, f"mlp-{guide}"), guide_style(guide), right)
-    limit = results.config.noise**2
-    for ax in axes[0]:
-        mark_limit(limit, "limit σ²", ax=ax)
-        ax.set(yscale="log", ylim=(limit / 2, 1e5 * limit), xlabel="x")
-        mark_training_range(results.arrays["x"], ax=ax)
-    left.set(title="Two bases", ylabel="predictive variance (units of y²)")
-    right.set_title(f"Net with {results.config.hidden} tanh units")
-    shared_legend(made, axes.flat, columns=5)
-    return Figure(
-        "far-field",
-        _net_far(results) if set(results.config.guides) - {"map"} else _bases_far(results),
-        "Total predictive variance on a range five times that of the training data (grey bar), on "
-        "a logarithmic axis. The dotted line is the variance of the noise: a model that reaches it "
-        "far out claims to know the function there. Of many guides one of each family is drawn; "
-        "the table has all.",
-        made,
-    )
-
-
-def _plot_variance(band: Band, style: GuideStyle, ax: Axes) -> None:
-    look: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
-    ax.plot(band.x, band.variance, label=style.label, **look)
-    ax.set_xlim(band.x[0], band.x[-1])

@@ -278,7 +278,8 @@ def test_the_same_seed_gives_the_same_numbers():
 
 def test_figures_need_the_arrays_only(figures):
     assert [figure.name for figure in figures] == [
-        "predictive-bands", "variance-along-x", "posterior-sequence", "posterior-of-weights",
+        "predictive-bands", "variance-along-x", "hole-or-none", "flat-prior-limit",
+        "posterior-sequence", "posterior-of-weights",
     ]  # fmt: skip
     for figure in figures:
         assert any(character.isdigit() for character in figure.title)
@@ -296,7 +297,7 @@ def test_every_panel_can_be_read(figures):
 def test_figures_of_fewer_guides_and_data(options):
     config = Config(**TINY, data=("hole",), n_per_side=2, **options)
     results = run_experiment(EXPERIMENT, config)
-    assert len(list(EXPERIMENT.figures(results))) == 4
+    assert len(list(EXPERIMENT.figures(results))) == 6
 
 
 def test_results_are_saved_and_posteriors_come_back(results, tmp_path):
@@ -304,7 +305,7 @@ def test_results_are_saved_and_posteriors_come_back(results, tmp_path):
         warnings.simplefilter("error")
         folder = write_results(results, EXPERIMENT, tmp_path)
     saved = read_results(folder)
-    assert len(saved.figures) == 4 and saved.metrics == results.metrics
+    assert len(saved.figures) == 6 and saved.metrics == results.metrics
     model = linear_regression(LinearBasis(), prior=NormalPrior.from_precision(2.0), likelihood=0.2)
     loaded = Posterior.load(folder / "posteriors" / "line-laplace.safetensors", model)
     expected = moments(results, "line", "laplace")

@@ -11,6 +11,7 @@ from probml_tp import Delta, Exact, NormalPrior, fit
 from probml_tp.datasets import sine_data
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.model_choice import FAMILIES
 from probml_tp.experiments.nonlinear_regression import (
     EXPERIMENT,
     GUIDES,
@@ -38,6 +39,9 @@ TINY = Config(
     chain_draws=20,
     tree_depth=3,
     jobs=1,
+    max_degree=5,
+    max_bumps=4,
+    training_sets=2,
 )
 
 
@@ -117,6 +121,17 @@ def test_far_out_the_polynomial_diverges_with_its_degree():
     assert float((far / near).log2()) == pytest.approx(2 * 4, abs=1e-2)
 
 
+def test_the_process_is_back_at_its_prior_where_the_gaussian_basis_knows_all(results):
+    variance, lengthscale = results.arrays["gp-rbf.hyperparameters"]
+    own, x = band(results, "gp-rbf"), results.arrays["x"]
+    far = (own.x < x.min() - 5 * lengthscale) | (own.x > x.max() + 5 * lengthscale)
+    np.testing.assert_allclose(own.epistemic_variance[far], variance, rtol=1e-4)
+    assert far[0] and far[-1]
+    basis = band(results, "gaussian-exact")
+    assert basis.epistemic_variance[far].max() < 1e-3 * variance
+    assert results.metrics["gp · rbf"]["epistemic_far"] == pytest.approx(variance**0.5, rel=1e-3)
+
+
 def test_the_polynomial_leaves_the_range_of_the_data(results):
     own = band(results, "polynomial-exact")
     assert own.variance[-1] > 1e6 * 0.04 and own.variance[0] > 1e4 * 0.04
@@ -125,7 +140,8 @@ def test_the_polynomial_leaves_the_range_of_the_data(results):
 
 
 def test_every_row_is_complete(results):
-    rows = ["polynomial · exact", "gaussian · exact", *(f"mlp · {guide}" for guide in GUIDES)]
+    nets = [f"mlp · {guide}" for guide in GUIDES]
+    rows = ["polynomial · exact", "gaussian · exact", *nets, "gp · rbf"]
     assert list(results.metrics) == rows
     for row in results.metrics.values():
         assert {"rmse", "nll", "coverage", "epistemic_inside", "seconds"} <= set(row)
@@ -209,7 +225,7 @@ def test_the_net_is_started_at_map_even_if_its_row_is_not_asked_for():
     results = run_experiment(EXPERIMENT, config, progress=recorder)
     assert recorder.stages == list(stages(config)) and "mlp: map" in recorder.stages
     assert "mlp · map" not in results.metrics
-    assert len(list(EXPERIMENT.figures(results))) == 3
+    assert len(list(EXPERIMENT.figures(results))) == 6
     assert not any("NUTS" in finding for finding in results.findings)
 
 
@@ -218,11 +234,19 @@ def test_findings_are_computed_from_the_numbers(results):
     assert f"{results.arrays['mlp-nuts.r_hat'].max():.2f}" in text
     assert f"{results.metrics['mlp · laplace']['rmse']:.2f}" in text
     assert "10¹²" in text or "10¹¹" in text
+    alpha, beta = results.arrays["model choice.plane.type-two"]
+    assert f"finds α = {alpha:.2f} and a noise SD of {beta**-0.5:.3f}" in text
+    criteria = [results.arrays[f"model choice.{name}.criteria"] for name in FAMILIES]
+    chosen = np.concatenate([one.argmin(-1) for one in criteria])
+    same = (chosen[:, 0] == chosen[:, 1]).sum()
+    assert f"the same candidate in {same} of {len(chosen)} cases" in text
     assert all(sentence.endswith(".") for sentence in results.findings)
 
 
 def test_figures_need_the_arrays_only(figures):
-    assert [figure.name for figure in figures] == ["bases", "net-by-guide", "far-field"]
+    assert [figure.name for figure in figures] == [
+        "bases", "net-by-guide", "far-field", "far-field-laws", "model-choice", "evidence-plane",
+    ]  # fmt: skip
     for figure in figures:
         assert any(character.isdigit() for character in figure.title)
         assert figure.figure.legends
@@ -230,15 +254,18 @@ def test_figures_need_the_arrays_only(figures):
 
 def test_every_panel_can_be_read(figures):
     for figure in figures:
-        axes = [ax for ax in figure.figure.axes if ax.get_visible()]
+        axes = [ax for ax in figure.figure.axes if ax.get_visible() and ax.get_subplotspec()]
         assert all(ax.get_xlabel() for ax in axes if ax.get_subplotspec().is_last_row())
         assert all(ax.get_ylabel() for ax in axes if ax.get_subplotspec().is_first_col())
 
 
-def test_the_limit_is_drawn_where_it_is(figures):
+def test_the_limit_is_drawn_where_it_is(figures, results):
     far = next(figure for figure in figures if figure.name == "far-field")
     for ax in far.figure.axes:
         limits = [line for line in ax.lines if line.get_label() == "limit σ²"]
+        prior = [line for line in ax.lines if line.get_label() == "prior of the process + σ²"]
+        variance = results.arrays["gp-rbf.hyperparameters"][0]
+        assert set(prior[0].get_ydata()) == {variance + 0.2**2}
         assert len(limits) == 1 and set(limits[0].get_ydata()) == {0.04000000000000001}
         low, high = ax.get_xlim()
         assert (low, high) == (-2.0, 3.0)
@@ -246,7 +273,7 @@ def test_the_limit_is_drawn_where_it_is(figures):
 
 def test_results_are_saved_and_posteriors_come_back(results, tmp_path):
     folder = write_results(results, EXPERIMENT, tmp_path)
-    assert len(read_results(folder).figures) == 3
+    assert len(read_results(folder).figures) == 6
     loaded = Posterior.load(folder / "posteriors" / "mlp-mc-dropout.safetensors", mlp_model(TINY))
     own = results.posteriors["mlp-mc-dropout"]
     x = torch.tensor([[0.3]], dtype=torch.float64)
