@@ -58,5 +58,9 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.tabular_regression:EXPERIMENT",
             "Real regression data with unknown noise: every guide beside scikit-learn.",
         ),
+        "tabular-classification": Entry(
+            "probml_tp.experiments.tabular_classification:EXPERIMENT",
+            "Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
+        ),
     }
 )

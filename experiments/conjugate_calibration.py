@@ -84,7 +84,7 @@ class Config(ExperimentConfig):
         200, "Data sets of the guides that are fitted fast.", quick=30, full=1000, minimum=2
     )
     fits: int = option(
-        16,
+        12,
         "Data sets of NUTS, the low-rank normal and dropout: the first of the others'.",
         quick=3,
         full=200,
@@ -98,15 +98,11 @@ class Config(ExperimentConfig):
     stacked_epochs: int = option(
         1000, "Gradient steps of the mean-field fits.", quick=300, full=3000, minimum=1
     )
-    epochs: int = option(
-        300, "Gradient steps of a low-rank or dropout fit.", full=1000, minimum=1
-    )
-    dropout: float = option(
-        0.05, "Rate at which the input is dropped.", minimum=0.001, maximum=0.9
-    )
+    epochs: int = option(300, "Gradient steps of a low-rank or dropout fit.", full=1000, minimum=1)
+    dropout: float = option(0.05, "Rate at which the input is dropped.", minimum=0.001, maximum=0.9)
     draws: int = option(200, "Draws of dropout, and of each ArviZ record.", minimum=50)
-    warmup: int = option(60, "Warm-up steps of a NUTS chain.", quick=30, full=200, minimum=1)
-    chain_draws: int = option(140, "Draws of a NUTS chain.", quick=50, full=400, minimum=4)
+    warmup: int = option(50, "Warm-up steps of a NUTS chain.", quick=30, full=200, minimum=1)
+    chain_draws: int = option(120, "Draws of a NUTS chain.", quick=50, full=400, minimum=4)
     jobs: int | None = option(
         None, "Processes that fit data sets; none for one a core.", quick=1, minimum=1
     )
@@ -406,9 +402,7 @@ class _Lines(nn.Module):
         return x * self.slope + self.intercept
 
 
-def fit_mean_field(
-    config: Config, simulated: Simulated, update: Update
-) -> tuple[Weights, float]:
+def fit_mean_field(config: Config, simulated: Simulated, update: Update) -> tuple[Weights, float]:
     """Fit mean-field normals to all data sets at once.
 
     The posterior of all lines is the product of those of each, a mean-field normal is a product

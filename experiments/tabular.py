@@ -23,7 +23,8 @@ from torch import Tensor
 from probml_tp.comparison import resampled_interval
 from probml_tp.config import ExperimentConfig, option
 from probml_tp.experiment import Update, no_update
-from probml_tp.experiments.common import Array, Intervals, Rows, derived_seed
+from probml_tp.experiments.common import Array, Intervals, Rows, derived_seed, labels_of
+from probml_tp.experiments.comparisons import Ends
 from probml_tp.experiments.recipes import Recipes
 from probml_tp.inference.parallel import number_of_jobs, single_thread
 from probml_tp.model import BayesianModel
@@ -43,6 +44,8 @@ __all__ = [
     "load_table",
     "make_split",
     "over_splits",
+    "panel_rows",
+    "row_label",
     "row_name",
     "run_splits",
     "split_sizes",
@@ -72,15 +75,11 @@ Run = Callable[[int], Rows]
 class TabularConfig(ExperimentConfig):
     """Options that both experiments have."""
 
-    test_share: float = option(
-        0.2, "Share of the points to test on.", minimum=0.05, maximum=0.9
-    )
+    test_share: float = option(0.2, "Share of the points to test on.", minimum=0.05, maximum=0.9)
     draws: int = option(
         100, "Posterior draws in predictions and ArviZ records.", full=500, minimum=10
     )
-    dropout: float = option(
-        0.1, "Drop rate of the hidden units.", minimum=0.001, maximum=0.9
-    )
+    dropout: float = option(0.1, "Drop rate of the hidden units.", minimum=0.001, maximum=0.9)
     rank: int = option(5, "Columns of the low-rank normal's factor.", minimum=0)
     jobs: int | None = option(
         None, "Processes that run splits; none for one a core.", quick=1, minimum=1
@@ -153,8 +152,7 @@ def make_split(name: str, index: int, config: TabularConfig) -> Split:
     inputs = [torch.from_numpy(scaler.transform(part)) for part in (x_train, x_test)]
     mean, scale = (0.0, 1.0) if is_labels else (float(y_train.mean()), float(y_train.std()))
     targets = [
-        torch.from_numpy(part if is_labels else (part - mean) / scale)
-        for part in (y_train, y_test)
+        torch.from_numpy(part if is_labels else (part - mean) / scale) for part in (y_train, y_test)
     ]
     return Split((inputs[0], targets[0]), (inputs[1], targets[1]), mean, scale)
 
@@ -164,18 +162,50 @@ def row_name(family: str, method: str) -> str:
     return f"{family} · {method}"
 
 
-def families(rows: Iterable[str]) -> dict[str, GuideStyle]:
-    """Row to the style of its guide; methods of scikit-learn are grey.
+def row_label(row: str) -> str:
+    """What findings and figures call a row.
 
     Example:
-        >>> families(["mlp · map", "scikit-learn · ARDRegression"])["mlp · map"].label
+        >>> row_label("mlp · laplace-linearized"), row_label("scikit-learn · ARDRegression")
+        ('MLP, linearised Laplace', 'ARDRegression')
+    """
+    family, method = row.split(" · ")
+    if family == LIBRARY:
+        return method
+    return f"{family.upper() if family == 'mlp' else family}, {labels_of([method])}"
+
+
+def families(rows: Iterable[str]) -> dict[str, GuideStyle]:
+    """Label of each row to the style of its guide; methods of scikit-learn are grey.
+
+    Example:
+        >>> families(["mlp · map", "scikit-learn · ARDRegression"])["MLP, MAP"].label
         'MAP'
     """
     styles = {}
     for row in rows:
         family, method = row.split(" · ")
-        styles[row] = LIBRARY_STYLE if family == LIBRARY else guide_style(method)
+        styles[row_label(row)] = LIBRARY_STYLE if family == LIBRARY else guide_style(method)
     return styles
+
+
+def panel_rows(metrics: Rows, intervals: Intervals, metric: str) -> dict[str, Ends]:
+    """One metric for :func:`probml_tp.plots.robustness.interval_panels`: label to value and ends.
+
+    Args:
+        metrics: row to metric to value.
+        intervals: row to metric to interval; NaN stands for one that is missing.
+        metric: which.
+
+    Returns:
+        The rows that have it.
+    """
+    missing = (float("nan"), float("nan"))
+    return {
+        row_label(row): (one[metric], *intervals.get(row, {}).get(metric, missing))
+        for row, one in metrics.items()
+        if metric in one
+    }
 
 
 def fit_guides(

@@ -80,9 +80,7 @@ class Config(TabularConfig):
     nuts_splits: int = option(
         3, "Splits that NUTS is run on: the first ones.", quick=1, full=20, minimum=1
     )
-    linear_guides: tuple[str, ...] = option(
-        LINEAR, "Guides of the linear model.", choices=LINEAR
-    )
+    linear_guides: tuple[str, ...] = option(LINEAR, "Guides of the linear model.", choices=LINEAR)
     net_guides: tuple[str, ...] = option(NET, "Guides of the net.", choices=NET)
     hidden: int = option(16, "Hidden units of the net.", minimum=1)
     epochs: int = option(

@@ -7,7 +7,14 @@ from typing import Any
 
 from probml_tp.experiment import Figure, Results
 from probml_tp.experiments.common import FIT_COLUMN, span
-from probml_tp.experiments.tabular import LIBRARY, SPLIT_WORDS, families, row_name
+from probml_tp.experiments.tabular import (
+    LIBRARY,
+    SPLIT_WORDS,
+    families,
+    panel_rows,
+    row_label,
+    row_name,
+)
 from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import number
 
@@ -35,16 +42,16 @@ def findings(results: Results[Any]) -> list[str]:
         Sentences.
     """
     metrics = results.metrics
-    rmse, nll = ({row: one[m] for row, one in metrics.items()} for m in ("rmse", "nll"))
+    rmse, nll = ({row_label(row): one[m] for row, one in metrics.items()} for m in ("rmse", "nll"))
     found = [
-        f"RMSE runs {span(rmse, '{:.1f}'.format, reference=REFERENCE, name=str)}, NLL "
-        f"{span(nll, '{:.3f}'.format, reference=REFERENCE, name=str)} nats a point.",
+        f"RMSE runs {span(rmse, '{:.1f}'.format, reference=row_label(REFERENCE), name=str)}, NLL "
+        f"{span(nll, '{:.3f}'.format, reference=row_label(REFERENCE), name=str)} nats a point.",
         _against_reference(results),
         *_same_model(results),
         _coverage(results),
     ]
     count = results.config.splits
-    few = [row for row in metrics if int(results.arrays[f"{row}.count"]) < count]
+    few = [row_label(row) for row in metrics if int(results.arrays[f"{row}.count"]) < count]
     words = f"{SPLIT_WORDS} ({count} splits"
     if few:
         words += f"; {', '.join(few)}: the first {results.config.nuts_splits}"
@@ -55,15 +62,12 @@ def _against_reference(results: Results[Any]) -> str:
     """Who is better or worse than BayesianRidge beyond chance."""
     table = results.tables[0]
     ends = {row: one["nll"] for row, one in table.intervals.items() if "nll" in one}
-    better = [row for row, (_, high) in ends.items() if high < 0]
-    worse = [row for row, (low, _) in ends.items() if low > 0]
-    parts = [
-        f"{', '.join(rows) if rows else 'nothing'} is {word}"
-        for rows, word in ((better, "better"), (worse, "worse"))
-    ]
+    better = [row_label(row) for row, (_, high) in ends.items() if high < 0]
+    worse = [row_label(row) for row, (low, _) in ends.items() if low > 0]
     return (
-        f"Against BayesianRidge on the same splits, by NLL with the corrected intervals: "
-        f"{'; '.join(parts)} beyond chance."
+        f"NLL against BayesianRidge on the same splits, where the corrected interval of the "
+        f"difference excludes 0: better: {'; '.join(better) or 'none'}. Worse: "
+        f"{'; '.join(worse) or 'none'}."
     )
 
 
@@ -80,7 +84,7 @@ def _same_model(results: Results[Any]) -> list[str]:
 
 
 def _coverage(results: Results[Any]) -> str:
-    held = {row: one["coverage 0.95"] for row, one in results.metrics.items()}
+    held = {row_label(row): one["coverage 0.95"] for row, one in results.metrics.items()}
     return f"95 % intervals hold {span(held, '{:.1f} %'.format, name=str)} of the test points."
 
 
@@ -95,21 +99,14 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     """
     table = results.tables[0]
     columns = [
-        Panel(
-            heading,
-            {
-                row: (one[metric], *table.intervals.get(row, {}).get(metric, NOTHING))
-                for row, one in table.metrics.items()
-            },
-            reference=0.0,
-        )
+        Panel(heading, panel_rows(table.metrics, table.intervals, metric), reference=0.0)
         for metric, heading in DIFFERENCES.items()
     ]
     made = interval_panels(columns, families=families(table.metrics), x="less BayesianRidge")
     made.legends.clear()
     best = min(table.metrics, key=lambda row: table.metrics[row]["nll"])
     title = (
-        f"{best} has the lowest NLL: {number(table.metrics[best]['nll'], '+.3f')} nats a point "
+        f"{row_label(best)} has the lowest NLL: {number(table.metrics[best]['nll'], '+.3f')} nats a point "
         f"against BayesianRidge"
     )
     caption = (
@@ -120,21 +117,18 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield _coverages(results)
 
 
-NOTHING = (float("nan"), float("nan"))
-
-
 def _coverages(results: Results[Any]) -> Figure:
-    columns = []
-    for level in LEVELS:
-        metric = f"coverage {level:g}"
-        rows = {
-            row: (one[metric], *results.intervals.get(row, {}).get(metric, NOTHING))
-            for row, one in results.metrics.items()
-        }
-        columns.append(Panel(f"{100 * level:g} % interval", rows, reference=100 * level))
+    columns = [
+        Panel(
+            f"{100 * level:g} % interval",
+            panel_rows(results.metrics, results.intervals, f"coverage {level:g}"),
+            reference=100 * level,
+        )
+        for level in LEVELS
+    ]
     made = interval_panels(columns, families=families(results.metrics), x="test points inside (%)")
     made.legends.clear()
-    held = {row: one["coverage 0.95"] for row, one in results.metrics.items()}
+    held = {row_label(row): one["coverage 0.95"] for row, one in results.metrics.items()}
     title = f"95 % intervals hold {span(held, '{:.0f} %'.format, name=str)}"
     caption = (
         "Share of test points inside central predictive intervals, mean over splits; bars: "
