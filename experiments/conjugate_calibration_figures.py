@@ -109,8 +109,8 @@ def _of_exact(results: Results[Any]) -> str:
         else f"{len(off)} of {2 * len(LEVELS)} promises are broken beyond chance"
     )
     return (
-        f"Over {count:,.0f} data sets with weights from the prior the exact posterior's {_levels()} "
-        f"% intervals hold the function in {_held(results, 'exact', FUNCTION)} % of the data sets, "
+        f"Over {count:,.0f} data sets with weights from the prior the exact posterior's "
+        f"{_levels()} % intervals hold the function in {_held(results, 'exact', FUNCTION)} % of the data sets, "
         f"and a fresh target in {_held(results, 'exact', PREDICTIVE)} %: {verdict} "
         f"(binomial tests at 5 % for all {2 * len(LEVELS)} together)."
     )
@@ -137,37 +137,40 @@ def _of_mean_field(results: Results[Any]) -> list[str]:
     middle, edge, beyond = (
         f"{row[f'width {p:g}']:.2f} times ({row[f'held {p:g}']:.0f} % held)" for p in PLACES
     )
-    return [
+    text = (
         f"Mean-field's 95 % interval of the function is {middle} as wide as the exact one at "
-        f"x = {PLACES[0]:g}, {edge} at x = {PLACES[1]:g} and {beyond} at x = {PLACES[2]:g}: too wide "
-        f"amid the data, too narrow at their edge and beyond. A mean-field normal leaves out the "
+        f"x = {PLACES[0]:g}, {edge} at x = {PLACES[1]:g} and {beyond} at x = {PLACES[2]:g}: too "
+        f"wide amid the data, too narrow at their edge and beyond. A mean-field normal leaves out the "
         f"correlation of slope and intercept and keeps each precision, so that its variance of the "
         f"function is right on average over the training inputs (up to the prior's share) and "
         f"nowhere else: coverage at inputs like those of training does not show it."
-    ]
+    )
+    return [text]
 
 
 def _of_map(results: Results[Any]) -> list[str]:
     if "map" not in results.metrics:
         return []
-    return [
+    text = (
         "MAP is one function: its interval for the function has no width and holds nothing. Its "
         f"{_levels()} % intervals for targets hold {_held(results, 'map', PREDICTIVE)} %, as most "
         f"of the predictive variance is noise here."
-    ]
+    )
+    return [text]
 
 
 def _of_dropout(results: Results[Any]) -> list[str]:
     if "mc-dropout" not in results.metrics:
         return []
     rate = results.config.dropout
-    return [
+    text = (
         f"Dropout in a linear regression drops inputs, as there are no hidden units: with one "
         f"input its posterior is two lines, a constant with probability {100 * rate:g} % and a "
         f"slope otherwise. That is no approximation of a posterior, and it does not contract with "
         f"more data. Its {_levels()} % intervals hold the function in "
         f"{_held(results, 'mc-dropout', FUNCTION)} % of the data sets."
-    ]
+    )
+    return [text]
 
 
 def _costs(results: Results[Any]) -> list[str]:

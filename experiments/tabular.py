@@ -1,4 +1,4 @@
-r"""What the two experiments on tables of scikit-learn share: data, splits, and statistics of splits.
+r"""What the two experiments on tables of scikit-learn share: data, splits, statistics of splits.
 
 Every split draws test points anew from the same few hundred. Training sets of two splits share most
 of their points, so that the values of a metric over splits are correlated: intervals are the

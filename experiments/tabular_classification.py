@@ -70,7 +70,7 @@ NET = (
 )
 LOGISTIC = ("laplace-linearized", "map")
 MODE_ROUNDS = 2
-TREES = 200
+TREES = 100
 FIRST, OTHERS, RECORDS = "first split", "other splits", "records for ArviZ"
 
 
@@ -89,14 +89,14 @@ class Config(TabularConfig):
         2.0, "Prior SD of a unit's input, for inputs of unit variance.", minimum=1e-3
     )
     epochs: int = option(
-        200,
+        150,
         "Gradient steps of the variational guides and of the ensemble.",
-        quick=60,
+        quick=40,
         full=1000,
         minimum=1,
     )
     members: int = option(5, "Members of the ensemble.", quick=3, minimum=2)
-    swag_epochs: int = option(20, "Passes over the data of SWAG.", quick=10, full=100, minimum=2)
+    swag_epochs: int = option(20, "Passes over the data of SWAG.", quick=5, full=100, minimum=2)
     gp_points: int = option(
         300, "Training points that the Gaussian process sees, at most.", full=1000, minimum=20
     )
@@ -142,14 +142,14 @@ def models(split: Split, config: Config) -> dict[str, BayesianModel]:
 def _recipes(config: Config, seed: int) -> Recipes:
     return Recipes(
         epochs=config.epochs,
-        lr=0.02,
+        lr=0.05,
         rounds=MODE_ROUNDS,
         init_scale=0.05,
         rank=config.rank,
         rates={"fc2": config.dropout},
         members=config.members,
         from_mode=("mean-field", "low-rank-normal"),
-        swag=SwagPath(lr=0.02, epochs=config.swag_epochs, batch_size=32, rank=10),
+        swag=SwagPath(lr=0.02, epochs=config.swag_epochs, batch_size=64, rank=10),
         seed=seed,
     )
 

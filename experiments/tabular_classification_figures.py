@@ -63,7 +63,7 @@ def _against_reference(results: Results[Any]) -> str:
         ends = {row: one[name] for row, one in table.intervals.items() if name in one}
         better = [row_label(row) for row, (_, high) in ends.items() if high < 0]
         worse = [row_label(row) for row, (low, _) in ends.items() if low > 0]
-        words = f"better: {', '.join(better) or 'none'}; worse: {', '.join(worse) or 'none'}"
+        words = f"better: {' / '.join(better) or 'none'}; worse: {' / '.join(worse) or 'none'}"
         parts.append(f"{TABLES[name][1]} ({words})")
     return (
         "NLL against scikit-learn's LogisticRegression on the same splits, where the corrected "
@@ -85,18 +85,19 @@ def _ranks(results: Results[Any]) -> list[str]:
     ranked = _ranking(results)
     if ranked is None:
         return []
-    best, worst = list(ranked.mean_ranks)[0], list(ranked.mean_ranks)[-1]
+    best, *_, worst = ranked.mean_ranks
     spread = ranked.mean_ranks[worst] - ranked.mean_ranks[best]
     verdict = (
         "tells the two apart" if spread > ranked.difference else "cannot tell even these apart"
     )
-    return [
+    text = (
         f"Ranked by NLL on each table, {best} is first on average ({ranked.mean_ranks[best]:.1f}) "
         f"and {worst} last ({ranked.mean_ranks[worst]:.1f}) of {len(ranked.mean_ranks)}; with "
         f"{ranked.num_blocks} tables the critical difference is {ranked.difference:.1f} ranks: "
         f"Nemenyi's test {verdict}. (Tables are the blocks; splits of one would not be "
         f"independent.)"
-    ]
+    )
+    return [text]
 
 
 def _averaging(results: Results[Any]) -> list[str]:
@@ -169,8 +170,7 @@ def _differences(results: Results[Any]) -> Figure:
 
 @house_style()
 def _rank_figure(ranked: CriticalDifference, results: Results[Any]) -> Figure:
-    styles = families(results.tables[0].metrics)
-    by_label = {row_label(row): style for row, style in styles.items()}
+    by_label = families(results.tables[0].metrics)
     made, axes = figure(1, 1, height=0.6 + 0.15 * len(ranked.mean_ranks))
 
     def style(label: str) -> GuideStyle:

@@ -43,9 +43,12 @@ def findings(results: Results[Any]) -> list[str]:
     """
     metrics = results.metrics
     rmse, nll = ({row_label(row): one[m] for row, one in metrics.items()} for m in ("rmse", "nll"))
-    found = [
+    ranges = (
         f"RMSE runs {span(rmse, '{:.1f}'.format, reference=row_label(REFERENCE), name=str)}, NLL "
-        f"{span(nll, '{:.3f}'.format, reference=row_label(REFERENCE), name=str)} nats a point.",
+        f"{span(nll, '{:.3f}'.format, reference=row_label(REFERENCE), name=str)} nats a point."
+    )
+    found = [
+        ranges,
         _against_reference(results),
         *_same_model(results),
         _coverage(results),
@@ -76,11 +79,12 @@ def _same_model(results: Results[Any]) -> list[str]:
     row = results.tables[0].metrics.get(row_name("linear", "exact"))
     if row is None:
         return []
-    return [
+    text = (
         f"The exact posterior with the evidence's noise and prior is the model of BayesianRidge up "
         f"to its hyperpriors and the intercept: its RMSE differs by {number(row['rmse'], '+.3f')}, "
         f"its NLL by {number(row['nll'], '+.4f')} nats a point."
-    ]
+    )
+    return [text]
 
 
 def _coverage(results: Results[Any]) -> str:
@@ -106,8 +110,8 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     made.legends.clear()
     best = min(table.metrics, key=lambda row: table.metrics[row]["nll"])
     title = (
-        f"{row_label(best)} has the lowest NLL: {number(table.metrics[best]['nll'], '+.3f')} nats a point "
-        f"against BayesianRidge"
+        f"{row_label(best)} has the lowest NLL: {number(table.metrics[best]['nll'], '+.3f')} nats "
+        f"a point against BayesianRidge"
     )
     caption = (
         "Mean over splits of the difference from scikit-learn's BayesianRidge on the same test "

@@ -309,7 +309,8 @@ def _mean_absolute_normal(mean: Tensor, variance: Tensor) -> Tensor:
     sd = variance.sqrt()
     z = mean / sd
     density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
-    return mean * torch.special.erf(z / math.sqrt(2)) + 2 * sd * density
+    absolute: Tensor = mean * torch.special.erf(z / math.sqrt(2)) + 2 * sd * density
+    return absolute
 
 
 def total_variation(probs: Tensor, reference: Tensor) -> Tensor:
