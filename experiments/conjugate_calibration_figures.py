@@ -110,8 +110,8 @@ def _of_exact(results: Results[Any]) -> str:
     )
     return (
         f"Over {count:,.0f} data sets with weights from the prior the exact posterior's "
-        f"{_levels()} % intervals hold the function in {_held(results, 'exact', FUNCTION)} % of the data sets, "
-        f"and a fresh target in {_held(results, 'exact', PREDICTIVE)} %: {verdict} "
+        f"{_levels()} % intervals hold the function in {_held(results, 'exact', FUNCTION)} % of "
+        f"the data sets, and a fresh target in {_held(results, 'exact', PREDICTIVE)} %: {verdict} "
         f"(binomial tests at 5 % for all {2 * len(LEVELS)} together)."
     )
 
@@ -134,16 +134,20 @@ def _of_mean_field(results: Results[Any]) -> list[str]:
     row = results.tables[1].metrics.get("mean-field")
     if row is None:
         return []
-    middle, edge, beyond = (
-        f"{row[f'width {p:g}']:.2f} times ({row[f'held {p:g}']:.0f} % held)" for p in PLACES
-    )
+    parts = []
+    for place in PLACES:
+        width = row[f"width {place:g}"]
+        word = "too wide" if width > 1 else "too narrow"
+        parts.append(
+            f"{word} at x = {place:g} ({width:.2f} times the exact width, "
+            f"{row[f'held {place:g}']:.0f} % held)"
+        )
     text = (
-        f"Mean-field's 95 % interval of the function is {middle} as wide as the exact one at "
-        f"x = {PLACES[0]:g}, {edge} at x = {PLACES[1]:g} and {beyond} at x = {PLACES[2]:g}: too "
-        f"wide amid the data, too narrow at their edge and beyond. A mean-field normal leaves out the "
-        f"correlation of slope and intercept and keeps each precision, so that its variance of the "
-        f"function is right on average over the training inputs (up to the prior's share) and "
-        f"nowhere else: coverage at inputs like those of training does not show it."
+        f"Mean-field's 95 % interval of the function is {', '.join(parts)}: amid the data, at "
+        f"their edge, and beyond them. A mean-field normal leaves out the correlation of slope and "
+        f"intercept and keeps each precision, so that its variance of the function is right on "
+        f"average over the training inputs (up to the prior's share) but not at each: coverage at "
+        f"inputs like those of training does not show it."
     )
     return [text]
 
