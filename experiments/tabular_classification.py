@@ -21,6 +21,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from probml_tp.comparison import critical_difference, win_rates
 from probml_tp.config import option
@@ -41,6 +42,7 @@ from probml_tp.experiments.tabular import (
     split_sizes,
 )
 from probml_tp.experiments.tabular_classification_figures import (
+    GAP_COLUMN,
     OVERALL,
     REFERENCE,
     figures,
@@ -225,6 +227,12 @@ def library_predictive(method: Any, split: Split, config: Config) -> Classificat
 # -------------------------------------------------------------------------------------- judging
 
 
+def scores(predictive: ClassificationPredictive, y: Tensor) -> dict[str, float]:
+    """Scores on the test points, and how far mean confidence exceeds accuracy."""
+    found = classification_scores(predictive, y)
+    return found | {"gap": float(predictive.confidence.mean()) - found["accuracy"]}
+
+
 def judge_split(
     split: Split,
     posteriors: Mapping[str, Posterior],
@@ -246,12 +254,12 @@ def judge_split(
     rows: Rows = {}
     for row, posterior in posteriors.items():
         predictive = posterior.predict(x, num_samples=config.draws)
-        rows[row] = classification_scores(predictive, y) | {"seconds": seconds[row]}
+        rows[row] = scores(predictive, y) | {"seconds": seconds[row]}
     for name, make in library_methods(x.shape[1], config.seed).items():
         start = time.perf_counter()
         predictive = library_predictive(make(), split, config)
         took = time.perf_counter() - start
-        rows[row_name(LIBRARY, name)] = classification_scores(predictive, y) | {"seconds": took}
+        rows[row_name(LIBRARY, name)] = scores(predictive, y) | {"seconds": took}
     return rows
 
 
@@ -307,7 +315,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 def _table(name: str, runs: list[Rows], config: Config) -> Table:
     metrics, intervals = over_splits(runs, split_sizes(name, config))
     title = f"{TABLES[name][1]}: means over {config.splits} splits, corrected 95 % t intervals"
-    columns = CLASSIFICATION_COLUMNS | FIT_COLUMN
+    columns = CLASSIFICATION_COLUMNS | GAP_COLUMN | FIT_COLUMN
     return Table(title, "Model and posterior", metrics, columns, intervals)
 
 
@@ -320,7 +328,7 @@ def _overall(runs: Mapping[str, list[Rows]], tables: list[Table]) -> Rows:
     overall: Rows = {
         row: {
             metric: float(np.mean([table.metrics[row][metric] for table in tables]))
-            for metric in (*CLASSIFICATION_COLUMNS, "seconds")
+            for metric in (*CLASSIFICATION_COLUMNS, *GAP_COLUMN, "seconds")
         }
         for row in rows
     }

@@ -20,13 +20,15 @@ from probml_tp.experiments.tabular import (
 from probml_tp.plots.robustness import Panel, interval_panels, plot_critical_difference
 from probml_tp.plots.style import GuideStyle, figure, house_style, number
 
-__all__ = ["OVERALL", "REFERENCE", "figures", "findings"]
+__all__ = ["GAP_COLUMN", "OVERALL", "REFERENCE", "figures", "findings"]
 
 REFERENCE = row_name(LIBRARY, "LogisticRegression")
+GAP_COLUMN = {"gap": "Confidence less accuracy"}
 OVERALL = {
     "rank": "Mean rank by NLL ↓",
     "wins": "NLL better than LogisticRegression (% of splits) ↑",
     **CLASSIFICATION_COLUMNS,
+    **GAP_COLUMN,
     **FIT_COLUMN,
 }
 """Metric to heading: means over the tables, which share no units but the nats of the NLL."""
@@ -44,7 +46,12 @@ def findings(results: Results[Any]) -> list[str]:
     names = results.config.data
     found = [_spread(name, table) for name, table in zip(names, results.tables, strict=False)]
     found += [_against_reference(results), *_ranks(results), *_averaging(results)]
-    return [*found, f"{SPLIT_WORDS} ({results.config.splits} splits)."]
+    settings = (
+        "Methods of scikit-learn have their default settings, but for the Gaussian process: its "
+        f"kernel is fixed, and it sees {results.config.gp_points} training points at most. A tuned "
+        "one would do better."
+    )
+    return [*found, settings, f"{SPLIT_WORDS} ({results.config.splits} splits)."]
 
 
 def _spread(name: str, table: Table) -> str:
@@ -111,7 +118,15 @@ def _averaging(results: Results[Any]) -> list[str]:
         nll = {row: one["nll"] for row, one in table.metrics.items() if row.startswith("mlp")}
         better = sum(value < nll[own] for value in nll.values())
         parts.append(f"{better} of {len(nll) - 1} on {TABLES[name][1]}")
-    return [f"Guides of the net with a lower mean NLL than its MAP estimate: {', '.join(parts)}."]
+    text = f"Guides of the net with a lower mean NLL than its MAP estimate: {', '.join(parts)}."
+    gaps = {row_label(r): one["gap"] for r, one in results.metrics.items() if r.startswith("mlp")}
+    sides = [table.metrics[own]["gap"] < 0 for table in tables]
+    return [
+        f"{text} Over the tables their mean confidence less accuracy runs "
+        f"{span(gaps, lambda gap: number(gap, '+.3f'), name=str, reference=row_label(own))}. MAP "
+        f"is underconfident already on {sum(sides)} of {len(sides)}; averaging over weights makes "
+        f"predictions less sure still."
+    ]
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:

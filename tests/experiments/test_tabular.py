@@ -24,7 +24,7 @@ from probml_tp.experiments.tabular import (
     split_sizes,
 )
 from probml_tp.models import logistic_regression
-from probml_tp.predictive import RegressionPredictive
+from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
 from probml_tp.results import read_results, write_results
 
 REGRESSION = tabular_regression.Config.preset(
@@ -193,11 +193,18 @@ def test_scikit_learn_stands_beside_the_guides(classification):
         assert all(math.isfinite(row["nll"]) for row in table.metrics.values())
 
 
+def test_confidence_is_compared_with_accuracy():
+    probs = torch.tensor([[0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    predictive = ClassificationPredictive(0, None, probs, None, None)
+    found = tabular_classification.scores(predictive, torch.tensor([0, 1]))
+    assert found["gap"] == pytest.approx(0.75 - 0.5)
+
+
 def test_ranks_and_wins_over_tables_and_splits(classification):
     rows = classification.metrics
     assert sum(row["rank"] for row in rows.values()) == pytest.approx(13 * 14 / 2)
     assert "wins" not in rows["scikit-learn · LogisticRegression"]
-    assert all(100 * 4 * row.get("wins", 0) % 50 == 0 for row in rows.values())
+    assert all(row.get("wins", 0.0) % 12.5 == 0 for row in rows.values())  # of 4 splits
     assert any("critical difference" in finding for finding in classification.findings)
 
 
