@@ -292,7 +292,7 @@ def _along(results: Results[Any]) -> Figure:
     axes[0, 1].set_ylabel("SD of the function (exact: 1)")
     axes[0, 1].set_ylim(0, min(4.0, 1.05 * axes[0, 1].get_ylim()[1]))
     for ax in axes[0]:
-        mark_training_range(np.array([0.0, 2.0]), ax=ax)
+        mark_training_range(np.linspace(0, 2, 21), ax=ax)
         ax.set_xlabel("x")
     shared_legend(made, axes[0])
     row = results.tables[1].metrics.get("mean-field")

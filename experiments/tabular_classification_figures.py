@@ -118,14 +118,13 @@ def _averaging(results: Results[Any]) -> list[str]:
         nll = {row: one["nll"] for row, one in table.metrics.items() if row.startswith("mlp")}
         better = sum(value < nll[own] for value in nll.values())
         parts.append(f"{better} of {len(nll) - 1} on {TABLES[name][1]}")
-    text = f"Guides of the net with a lower mean NLL than its MAP estimate: {', '.join(parts)}."
     gaps = {row_label(r): one["gap"] for r, one in results.metrics.items() if r.startswith("mlp")}
     sides = [table.metrics[own]["gap"] < 0 for table in tables]
+    ranges = span(gaps, lambda gap: number(gap, "+.3f"), name=str, reference=row_label(own))
     return [
-        f"{text} Over the tables their mean confidence less accuracy runs "
-        f"{span(gaps, lambda gap: number(gap, '+.3f'), name=str, reference=row_label(own))}. MAP "
-        f"is underconfident already on {sum(sides)} of {len(sides)}; averaging over weights makes "
-        f"predictions less sure still."
+        f"Guides of the net with a lower mean NLL than its MAP estimate: {', '.join(parts)}.",
+        f"Over the tables the net's mean confidence less accuracy runs {ranges}; MAP is "
+        + f"underconfident already on {sum(sides)} of {len(sides)}.",
     ]
 
 
