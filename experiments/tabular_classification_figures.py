@@ -121,10 +121,10 @@ def _averaging(results: Results[Any]) -> list[str]:
     gaps = {row_label(r): one["gap"] for r, one in results.metrics.items() if r.startswith("mlp")}
     sides = [table.metrics[own]["gap"] < 0 for table in tables]
     ranges = span(gaps, lambda gap: number(gap, "+.3f"), name=str, reference=row_label(own))
+    under = f"{sum(sides)} of {len(sides)}"
     return [
         f"Guides of the net with a lower mean NLL than its MAP estimate: {', '.join(parts)}.",
-        f"Over the tables the net's mean confidence less accuracy runs {ranges}; MAP is "
-        + f"underconfident already on {sum(sides)} of {len(sides)}.",
+        f"The net's mean confidence less accuracy runs {ranges}; MAP is below 0 on {under} tables.",
     ]
 
 
