@@ -42,7 +42,7 @@ def findings(results: Results[Any]) -> list[str]:
         Sentences.
     """
     metrics = results.metrics
-    rmse, nll = ({row_label(row): one[m] for row, one in metrics.items()} for m in ("rmse", "nll"))
+    rmse, nll = (_values(results, metric) for metric in ("rmse", "nll"))
     ranges = (
         f"RMSE runs {span(rmse, '{:.1f}'.format, reference=row_label(REFERENCE), name=str)}, NLL "
         f"{span(nll, '{:.3f}'.format, reference=row_label(REFERENCE), name=str)} nats a point."
@@ -54,11 +54,21 @@ def findings(results: Results[Any]) -> list[str]:
         _coverage(results),
     ]
     count = results.config.splits
-    few = [row_label(row) for row in metrics if int(results.arrays[f"{row}.count"]) < count]
+    few = [row_label(row) for row in metrics if row not in _on_all_splits(results)]
     words = f"{SPLIT_WORDS} ({count} splits"
     if few:
         words += f"; {', '.join(few)}: the first {results.config.nuts_splits}"
     return [*found, words + ")."]
+
+
+def _on_all_splits(results: Results[Any]) -> list[str]:
+    """The rows whose means are over all splits, hence can be compared as they are."""
+    count = results.config.splits
+    return [row for row in results.metrics if int(results.arrays[f"{row}.count"]) == count]
+
+
+def _values(results: Results[Any], metric: str) -> dict[str, float]:
+    return {row_label(row): results.metrics[row][metric] for row in _on_all_splits(results)}
 
 
 def _against_reference(results: Results[Any]) -> str:
@@ -88,7 +98,7 @@ def _same_model(results: Results[Any]) -> list[str]:
 
 
 def _coverage(results: Results[Any]) -> str:
-    held = {row_label(row): one["coverage 0.95"] for row, one in results.metrics.items()}
+    held = _values(results, "coverage 0.95")
     return f"95 % intervals hold {span(held, '{:.1f} %'.format, name=str)} of the test points."
 
 
@@ -108,7 +118,8 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     ]
     made = interval_panels(columns, families=families(table.metrics), x="less BayesianRidge")
     made.legends.clear()
-    best = min(table.metrics, key=lambda row: table.metrics[row]["nll"])
+    whole = [row for row in _on_all_splits(results) if row in table.metrics]
+    best = min(whole, key=lambda row: table.metrics[row]["nll"])
     title = (
         f"{row_label(best)} has the lowest NLL: {number(table.metrics[best]['nll'], '+.3f')} nats "
         f"a point against BayesianRidge"
@@ -132,7 +143,7 @@ def _coverages(results: Results[Any]) -> Figure:
     ]
     made = interval_panels(columns, families=families(results.metrics), x="test points inside (%)")
     made.legends.clear()
-    held = {row_label(row): one["coverage 0.95"] for row, one in results.metrics.items()}
+    held = _values(results, "coverage 0.95")
     title = f"95 % intervals hold {span(held, '{:.0f} %'.format, name=str)}"
     caption = (
         "Share of test points inside central predictive intervals, mean over splits; bars: "

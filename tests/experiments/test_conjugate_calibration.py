@@ -30,9 +30,9 @@ from probml_tp.results import read_results, write_results
 
 TINY = Config.preset(
     "quick",
-    datasets=40,
+    datasets=25,
     fits=2,
-    stacked_epochs=600,
+    stacked_epochs=300,
     epochs=100,
     warmup=15,
     chain_draws=30,
@@ -109,7 +109,7 @@ def test_mean_field_is_too_wide_amid_the_data_and_too_narrow_beyond():
 
 
 def test_mean_field_fits_of_all_data_sets_at_once_are_those_of_each():
-    config = Config(datasets=3, fits=2, stacked_epochs=1500)
+    config = Config(datasets=3, fits=2, stacked_epochs=800)
     simulated = simulate(config)
     exact = exact_weights(config, simulated.x, simulated.y)
     optimum = 1 / np.linalg.inv(exact.covariance).diagonal(axis1=1, axis2=2)
