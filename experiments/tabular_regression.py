@@ -65,7 +65,7 @@ __all__ = ["EXPERIMENT", "Config", "run", "stages"]
 NAME, TABLE = "tabular-regression", "diabetes"
 LINEAR = ("exact", "nuts", "laplace", "mean-field", "low-rank-normal", "mc-dropout", "map")
 NET = ("laplace-linearized", "laplace", "mean-field", "low-rank-normal", "mc-dropout", "map")
-MODE_ROUNDS = 5
+MODE_ROUNDS = 3
 INPUT_DROPOUT = 0.05
 """Rate at which the linear model's inputs are dropped: it has no other units."""
 
@@ -78,13 +78,13 @@ class Config(TabularConfig):
 
     splits: int = option(8, "Random splits.", quick=3, full=20, minimum=1)
     nuts_splits: int = option(
-        3, "Splits that NUTS is run on: the first ones.", quick=1, full=20, minimum=1
+        2, "Splits that NUTS is run on: the first ones.", quick=1, full=20, minimum=1
     )
     linear_guides: tuple[str, ...] = option(LINEAR, "Guides of the linear model.", choices=LINEAR)
     net_guides: tuple[str, ...] = option(NET, "Guides of the net.", choices=NET)
     hidden: int = option(16, "Hidden units of the net.", minimum=1)
     epochs: int = option(
-        300, "Gradient steps of the variational guides.", quick=150, full=2000, minimum=1
+        250, "Gradient steps of the variational guides.", quick=100, full=2000, minimum=1
     )
     warmup: int = option(50, "Warm-up steps of the NUTS chain.", quick=20, full=500, minimum=1)
     chain_draws: int = option(100, "Draws of the NUTS chain.", quick=40, full=500, minimum=4)
@@ -147,7 +147,7 @@ def fit_exact(split: Split, seed: int) -> Posterior:
     """The exact posterior under the prior precisions and the noise of largest evidence."""
     model = linear_model(split.train[0].shape[1], 1.0)
     found = fit_evidence(
-        model, split.train, precision="layer", noise=True, epochs=12, burn_in=2, every=2,
+        model, split.train, precision="layer", noise=True, epochs=8, burn_in=2, every=2,
         optimizer="lbfgs", seed=seed, progress=False,
     )  # fmt: skip
     exact = fit(found.model, Exact, split.train, seed=seed, progress=False)
