@@ -146,8 +146,8 @@ def _of_mean_field(results: Results[Any]) -> list[str]:
         f"Mean-field's 95 % interval of the function is {', '.join(parts)}: amid the data, at "
         f"their edge, and beyond them. A mean-field normal leaves out the correlation of slope and "
         f"intercept and keeps each precision, so that its variance of the function is right on "
-        f"average over the training inputs (up to the prior's share) but not at each: coverage at "
-        f"inputs like those of training does not show it."
+        f"average over the training inputs (up to the prior's share) but not at each: in coverage "
+        f"averaged over inputs like those of training most of the error cancels."
     )
     return [text]
 
