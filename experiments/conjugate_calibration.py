@@ -251,15 +251,12 @@ class Weights:
         variance = np.einsum("dmp,dpq,dmq->dm", phi, self.covariance, phi)
         return np.einsum("dmp,dp->dm", phi, self.mean), np.sqrt(variance.clip(0))
 
-    def functions(self, x: Array) -> Array:
-        """The function of each draw at inputs ``(D, M)``: ``(S, D, M)``."""
-        assert self.draws is not None  # noqa: S101
-        return np.asarray(self.draws[..., :1] * x + self.draws[..., 1:])
-
     def interval(self, x: Array, level: float) -> tuple[Array, Array]:
         """The central interval of the function at inputs ``(D, M)``."""
         if self.draws is not None:
-            low, high = np.quantile(self.functions(x), [(1 - level) / 2, (1 + level) / 2], axis=0)
+            low, high = np.quantile(
+                _lines(self.draws, x), [(1 - level) / 2, (1 + level) / 2], axis=0
+            )
             return low, high
         mean, sd = self.moments(x)
         half = stats.norm.ppf((1 + level) / 2) * sd
@@ -271,7 +268,7 @@ class Weights:
         variance = torch.full_like(mean, noise**2)
         if self.draws is None:
             return RegressionPredictive(0, None, mean, sd.square(), variance)
-        means = torch.from_numpy(self.functions(x)).flatten(1)
+        means = torch.from_numpy(_lines(self.draws, x)).flatten(1)
         return RegressionPredictive(
             num_samples=len(means),
             outputs=means.unsqueeze(-1),
@@ -281,6 +278,11 @@ class Weights:
             component_means=means,
             component_scales=torch.full_like(means, noise),
         )
+
+
+def _lines(draws: Array, x: Array) -> Array:
+    """The function of each draw ``(S, D, 2)`` at inputs ``(D, M)``: ``(S, D, M)``."""
+    return np.asarray(draws[..., :1] * x + draws[..., 1:])
 
 
 def linear_model(config: Config) -> BayesianModel:
