@@ -80,7 +80,7 @@ FIRST, OTHERS, RECORDS = "first split", "other splits", "records for ArviZ"
 class Config(TabularConfig):
     """Options of the experiment."""
 
-    data: tuple[str, ...] = option(DATA, "Tables.", choices=DATA)
+    data: tuple[str, ...] = option(DATA, "Tables.", quick=DATA[:2], choices=DATA)
     splits: int = option(4, "Random splits of each table.", quick=2, full=10, minimum=1)
     net_guides: tuple[str, ...] = option(NET, "Guides of the net.", choices=NET)
     logistic_guides: tuple[str, ...] = option(
@@ -91,7 +91,7 @@ class Config(TabularConfig):
         2.0, "Prior SD of a unit's input, for inputs of unit variance.", minimum=1e-3
     )
     epochs: int = option(
-        150,
+        120,
         "Gradient steps of the variational guides and of the ensemble.",
         quick=40,
         full=1000,
@@ -114,7 +114,7 @@ def stages(config: Config) -> dict[str, float]:
         Stage to seconds, in the order of the run.
     """
     step = {"mean-field": 3e-3, "low-rank-normal": 3e-3, "mc-dropout": 3e-3, "deep-ensemble": 4e-3}
-    split = 2.0 + sum(step.get(guide, 0.0) * config.epochs for guide in config.net_guides)
+    split = 2.5 + sum(step.get(guide, 0.0) * config.epochs for guide in config.net_guides)
     others = len(config.data) * config.splits - 1
     return {
         FIRST: 4.0 + split,

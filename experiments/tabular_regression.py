@@ -76,7 +76,7 @@ FIRST, OTHERS, RECORDS = "first split", "other splits", "records for ArviZ"
 class Config(TabularConfig):
     """Options of the experiment."""
 
-    splits: int = option(8, "Random splits.", quick=3, full=20, minimum=1)
+    splits: int = option(6, "Random splits.", quick=2, full=20, minimum=1)
     nuts_splits: int = option(
         2, "Splits that NUTS is run on: the first ones.", quick=1, full=20, minimum=1
     )
@@ -84,12 +84,12 @@ class Config(TabularConfig):
     net_guides: tuple[str, ...] = option(NET, "Guides of the net.", choices=NET)
     hidden: int = option(16, "Hidden units of the net.", minimum=1)
     epochs: int = option(
-        250, "Gradient steps of the variational guides.", quick=100, full=2000, minimum=1
+        200, "Gradient steps of the variational guides.", quick=100, full=2000, minimum=1
     )
     warmup: int = option(50, "Warm-up steps of the NUTS chain.", quick=20, full=500, minimum=1)
     chain_draws: int = option(100, "Draws of the NUTS chain.", quick=40, full=500, minimum=4)
     tree_depth: int = option(
-        5, "A NUTS draw takes at most 2 to this power steps.", quick=4, full=10, minimum=1
+        4, "A NUTS draw takes at most 2 to this power steps.", full=10, minimum=1
     )
 
 
@@ -104,7 +104,7 @@ def stages(config: Config) -> dict[str, float]:
     """
     step = {"mean-field": 1.8e-3, "low-rank-normal": 2e-3, "mc-dropout": 1.8e-3}
     guides = [*config.linear_guides, *config.net_guides]
-    split = 2.0 + sum(step.get(guide, 0.0) * config.epochs for guide in guides)
+    split = 2.5 + sum(step.get(guide, 0.0) * config.epochs for guide in guides)
     chain = 4e-4 * 2**config.tree_depth * (config.warmup + config.chain_draws)
     chain *= "nuts" in config.linear_guides
     others, nuts = config.splits - 1, min(config.nuts_splits, config.splits) - 1
