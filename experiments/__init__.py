@@ -54,5 +54,17 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.distribution_shift:EXPERIMENT",
             "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
         ),
+        "conjugate-calibration": Entry(
+            "probml_tp.experiments.conjugate_calibration:EXPERIMENT",
+            "Do intervals hold what they promise? A conjugate model on many fresh data sets.",
+        ),
+        "tabular-regression": Entry(
+            "probml_tp.experiments.tabular_regression:EXPERIMENT",
+            "Real regression data with unknown noise: every guide beside scikit-learn.",
+        ),
+        "tabular-classification": Entry(
+            "probml_tp.experiments.tabular_classification:EXPERIMENT",
+            "Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
+        ),
     }
 )

@@ -1,8 +1,9 @@
 r"""Which of several methods is better, over seeds and over data sets.
 
 :mod:`probml_tp.resampling` tells how far a value would move with other test points; here it is how
-far it moves with another run (:func:`mean_interval`, :func:`paired_seeds`) or another data set
-(:func:`win_rates`, :func:`critical_difference`).
+far it moves with another run (:func:`mean_interval`, :func:`paired_seeds`), another split of the
+same data (:func:`resampled_interval`) or another data set (:func:`win_rates`,
+:func:`critical_difference`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from probml_tp.validation import finite_vector, strictly_between_0_and_1
+from probml_tp.validation import finite_vector, positive_integer, strictly_between_0_and_1
 
 __all__ = [
     "CriticalDifference",
@@ -23,6 +24,7 @@ __all__ = [
     "critical_difference",
     "mean_interval",
     "paired_seeds",
+    "resampled_interval",
     "win_rates",
 ]
 
@@ -108,6 +110,47 @@ def paired_seeds(a: object, b: object, level: float = 0.95) -> MeanInterval:
             f"{len(second)} values. Pass the seeds that both have, in the same order."
         )
     return mean_interval(first - second, level)
+
+
+def resampled_interval(
+    values: object, *, train_size: int, test_size: int, level: float = 0.95
+) -> MeanInterval:
+    r"""The mean over random splits of one data set, with the corrected t interval.
+
+    .. math:: \bar v \pm t_{n-1, (1 + \text{level}) / 2}\,
+              s\,\sqrt{\tfrac1n + \tfrac{N_{\text{test}}}{N_{\text{train}}}}
+
+    The splits share most of their training points, so their values are not independent:
+    :func:`mean_interval` would shrink to nothing with more splits of the same data. The second term
+    under the root stands for their correlation (Nadeau & Bengio 2003, "Inference for the
+    generalization error"). For two methods, pass the differences of their values.
+
+    Args:
+        values: one per split ``(n,)``, or the difference of two methods on each.
+        train_size: points that each fit sees.
+        test_size: points that each value is computed on.
+        level: the probability of the interval.
+
+    Returns:
+        The mean and the interval, which a single split does not have.
+
+    Raises:
+        ValueError: there is no value, one is not finite, a size is below 1, or ``level`` is not
+            between 0 and 1.
+
+    Example:
+        >>> values = [0.91, 0.93, 0.95]
+        >>> wide = resampled_interval(values, train_size=90, test_size=10)
+        >>> narrow = mean_interval(values)
+        >>> [[round(end, 3) for end in result.interval] for result in (wide, narrow)]
+        [[0.873, 0.987], [0.88, 0.98]]
+    """
+    ratio = positive_integer("test_size", test_size) / positive_integer("train_size", train_size)
+    plain = mean_interval(values, level)
+    if plain.interval is None:
+        return plain
+    half = (plain.interval[1] - plain.mean) * math.sqrt(1 + plain.count * ratio)
+    return MeanInterval(plain.mean, (plain.mean - half, plain.mean + half), plain.count)
 
 
 def win_rates(

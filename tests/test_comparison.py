@@ -13,6 +13,7 @@ from probml_tp.comparison import (
     critical_difference,
     mean_interval,
     paired_seeds,
+    resampled_interval,
     win_rates,
 )
 
@@ -33,6 +34,21 @@ def test_one_run_has_no_interval():
     result = mean_interval([0.9])
     assert (result.mean, result.interval, result.count) == (0.9, None, 1)
     assert not result.excludes_zero
+
+
+def test_the_corrected_t_interval_by_hand_and_its_limit():
+    """Nadeau & Bengio 2003: the variance of the mean is (1/n + test/train) s^2."""
+    values = [1.0, 2.0, 3.0, 4.0]
+    half = 3.182446305284264 * math.sqrt((1 / 4 + 1 / 9) * 5 / 3)
+    result = resampled_interval(values, train_size=90, test_size=10)
+    assert (result.mean, result.count) == (2.5, 4)
+    assert result.interval == pytest.approx((2.5 - half, 2.5 + half))
+    many = np.random.default_rng(0).normal(size=10_000)
+    wide = resampled_interval(many, train_size=90, test_size=10).interval
+    assert wide[1] - wide[0] > 0.9 * 2 * 1.96 / 3  # more splits of the same data tell no more
+    assert resampled_interval([0.5], train_size=9, test_size=1).interval is None
+    with pytest.raises(ValueError, match="test_size"):
+        resampled_interval(values, train_size=9, test_size=0)
 
 
 def test_equal_runs_have_an_interval_of_no_width():

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from scipy.stats import norm
 from sklearn.metrics import brier_score_loss
 
@@ -24,6 +25,7 @@ from probml_tp.metrics import (
     brier_score,
     classification_metrics,
     classification_scores,
+    crps,
     expected_calibration_error,
     regression_metrics,
     regression_scores,
@@ -276,3 +278,77 @@ def test_targets_that_do_not_fit_and_outputs_not_kept_are_refused(regressor):
         regression_scores(posterior.predict(torch.zeros(3, 1)), [0.0, 1.0, 2.0])
     column = regression_scores(predictive, [[0.0], [1.0], [2.0]])
     assert column == regression_scores(predictive, [0.0, 1.0, 2.0])
+
+
+# ------------------------------------------------------------------------------------------- CRPS
+
+
+def integrated_crps(means, scales, y: float) -> float:
+    """The integral that defines the score, by quadrature, for a mixture of normals."""
+
+    def below(z: float) -> float:
+        return float(norm.cdf(z, means, scales).mean())
+
+    low, high = float((means - 12 * scales).min()), float((means + 12 * scales).max())
+    left, right = min(low, y), max(high, y)
+    first = quad(lambda z: below(z) ** 2, left, y, limit=300, epsabs=1e-11)[0]
+    return first + quad(lambda z: (1 - below(z)) ** 2, y, right, limit=300, epsabs=1e-11)[0]
+
+
+def mixture(means, scales) -> RegressionPredictive:
+    """A predictive of given components ``(S, N[, d])``."""
+    return RegressionPredictive(
+        num_samples=len(means),
+        outputs=means,
+        mean=means.mean(0),
+        epistemic_variance=means.var(0, correction=0),
+        aleatoric_variance=scales.square().mean(0),
+        component_means=means,
+        component_scales=scales,
+    )
+
+
+@pytest.mark.parametrize("components", [1, 4])
+def test_crps_is_the_integral_that_defines_it(components):
+    generator = torch.Generator().manual_seed(components)
+    means = torch.randn(components, 3, generator=generator, dtype=torch.float64)
+    scales = 0.2 + torch.rand(components, 3, generator=generator, dtype=torch.float64)
+    y = torch.tensor([-2.0, 0.1, 5.0], dtype=torch.float64)
+    expected = [
+        integrated_crps(means[:, n].numpy(), scales[:, n].numpy(), float(y[n])) for n in range(3)
+    ]
+    assert crps(mixture(means, scales), y).tolist() == pytest.approx(expected, abs=1e-8)
+
+
+def test_crps_of_equal_components_is_that_of_one_normal_and_chunks_change_nothing(monkeypatch):
+    means = torch.zeros(3, 5, 2, dtype=torch.float64)
+    y = torch.linspace(-1, 1, 10, dtype=torch.float64).reshape(5, 2)
+    normal = RegressionPredictive(0, None, means[0], means[0], torch.ones_like(means[0]))
+    many = mixture(means, torch.ones_like(means))
+    torch.testing.assert_close(crps(many, y), crps(normal, y))
+    whole = crps(many, y)
+    monkeypatch.setattr("probml_tp.metrics.MAX_PAIRS", 9)
+    torch.testing.assert_close(crps(many, y), whole)
+
+
+def test_crps_is_proper_and_tends_to_the_absolute_error():
+    """The truth N(0, 1) scores better than a shifted, a wider and a narrower normal."""
+    grid = torch.linspace(-9, 9, 4001, dtype=torch.float64)
+    weights = torch.from_numpy(norm.pdf(grid.numpy())) * (grid[1] - grid[0])
+
+    def expected(mean: float, sd: float) -> float:
+        m, v = torch.full_like(grid, mean), torch.full_like(grid, sd**2)
+        predictive = RegressionPredictive(0, None, m, torch.zeros_like(m), v)
+        return float(crps(predictive, grid) @ weights)
+
+    best = expected(0.0, 1.0)
+    assert best == pytest.approx(1 / math.sqrt(math.pi))
+    assert all(expected(*other) > best + 1e-3 for other in [(0.3, 1.0), (0.0, 1.3), (0.0, 0.7)])
+    one = torch.ones(1, dtype=torch.float64)
+    point = RegressionPredictive(0, None, one, 0 * one, 1e-16 * one)
+    assert float(crps(point, 3 * one)) == pytest.approx(2.0, abs=1e-7)
+
+
+def test_crps_needs_the_outputs_and_fitting_targets(regressor):
+    with pytest.raises(ValueError, match="keep_outputs"):
+        crps(Posterior(MeanFieldNormal(regressor)).predict(torch.zeros(2, 1)), [0.0, 0.0])
