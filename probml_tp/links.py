@@ -71,7 +71,8 @@ def laplace_bridge(
               + \frac{e^{m_k}}{C^2} \sum_l e^{-m_l}\Big), \qquad p_k = \alpha_k / \sum_l \alpha_l
 
     It uses the diagonal of ``V`` only. For two classes the two entries are equal and cancel: ``p``
-    is then the softmax of the mean, as if there were no variance, and only the entropy knows it. The expected entropy is the Dirichlet's,
+    is then the softmax of the mean, as if there were no variance, and only the entropy knows it.
+    The expected entropy is the Dirichlet's,
     :math:`\psi(\alpha_0 + 1) - \sum_k p_k\,\psi(\alpha_k + 1)`.
 
     Args:
