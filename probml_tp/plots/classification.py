@@ -204,6 +204,7 @@ def map_panels(
     plot: PlotMap,
     label: str,
     decorate: Callable[[str, Axes], object],
+    columns: int = 5,
 ) -> Figure:
     """Draw one map a guide, side by side, with one colour bar for all.
 
@@ -213,11 +214,14 @@ def map_panels(
         plot: draws one map; the same scale in each.
         label: what the colours mean, with the unit.
         decorate: called with each guide and its axes, to draw what lies upon the map.
+        columns: panels in a row, at most.
 
     Returns:
         The figure.
     """
-    made, axes, used = panels(len(maps), most=5, height=1.85, sharex=True, sharey=True)
+    made, axes, used = panels(
+        len(maps), most=columns, height=9.25 / columns, sharex=True, sharey=True
+    )
     for guide, ax in zip(maps, used, strict=True):
         plot(maps[guide], extent=extent, ax=ax)
         decorate(guide, ax)
