@@ -50,5 +50,9 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.distribution_shift:EXPERIMENT",
             "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
         ),
+        "laplace-vs-vi": Entry(
+            "probml_tp.experiments.laplace_vs_vi:EXPERIMENT",
+            "Laplace or variational inference: nearness to NUTS, evidence, and cost with size.",
+        ),
     }
 )
