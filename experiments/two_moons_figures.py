@@ -122,7 +122,7 @@ def _confidence(results: Results[Any]) -> Figure:
 def _repeats(results: Results[Any]) -> Figure:
     rows = [row for row in (*REPEATED, HALVES, ANOTHER_RUN) if _values(results, row, "tv")]
     panels = {
-        heading: {row: _values(results, row, metric) for row in rows}
+        heading: {row: _runs(results, row, metric) for row in rows}
         for metric, heading in (
             ("tv", "Mean total variation to NUTS"),
             ("mi_correlation", "Correlation of the MI with NUTS's"),
@@ -143,6 +143,16 @@ def _repeats(results: Results[Any]) -> Figure:
     ]
     title = f"Mean total variation to NUTS: {', '.join(means)}"
     return Figure("repeated-fits", title, caption, made)
+
+
+def _runs(
+    results: Results[Any], row: str, metric: str
+) -> tuple[list[float], tuple[float, float, float]]:
+    values = _values(results, row, metric)
+    if not values:
+        return [], (np.nan, np.nan, np.nan)
+    found = mean_interval(values)
+    return values, (found.mean, *(found.interval or (np.nan, np.nan)))
 
 
 def _values(results: Results[Any], row: str, metric: str) -> list[float]:

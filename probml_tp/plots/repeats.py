@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probml_tp.comparison import mean_interval
 from probml_tp.plots.robustness import plot_intervals
 from probml_tp.plots.style import figure, guide_style, house_style
 
@@ -17,20 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["repeat_panels"]
 
 
+Runs = tuple[Sequence[float], tuple[float, float, float]]
+"""The values of all runs, and their mean with the ends of its interval (NaN for one run)."""
+
+
 @house_style()
-def repeat_panels(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw each run as a small point, and the mean of several runs with Student's t interval.
+def repeat_panels(panels: Mapping[str, Mapping[str, Runs]]) -> Figure:
+    """Draw each run as a small point, and the mean of several runs with its interval.
 
     Args:
-        panels: heading of a metric to row to its values, one a run; the same rows in each.
+        panels: heading of a metric to row to its runs; the same rows in each.
 
     Returns:
         The figure.
     """
     rows = max(len(row) for row in panels.values())
     made, axes = figure(1, len(panels), height=0.32 * rows + 0.9, sharey=True)
-    for (heading, values), ax in zip(panels.items(), axes[0], strict=True):
-        ends = {name: _ends(found) for name, found in values.items()}
+    for (heading, runs), ax in zip(panels.items(), axes[0], strict=True):
+        values = {name: found for name, (found, _) in runs.items()}
+        ends = {name: three for name, (_, three) in runs.items()}
         plot_intervals(ends, ax=ax)
         seen = [end for found in ends.values() for end in found if np.isfinite(end)]
         for place, (name, found) in enumerate(values.items()):
@@ -47,13 +51,6 @@ def repeat_panels(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
         ax.set_xlim(_limits(seen, [v for found in values.values() for v in found]))
         ax.set_xlabel(heading)
     return made
-
-
-def _ends(values: Sequence[float]) -> tuple[float, float, float]:
-    if not values:
-        return (np.nan, np.nan, np.nan)
-    found = mean_interval(values)
-    return (found.mean, *(found.interval or (np.nan, np.nan)))
 
 
 def _limits(ends: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
