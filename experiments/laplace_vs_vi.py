@@ -40,6 +40,7 @@ from probml_tp.priors import NormalPrior
 __all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
 
 NAME = "laplace-vs-vi"
+BLOBS_TREE_DEPTH = 7
 SCALING_STAGE = "costs of growing nets"
 
 
@@ -74,7 +75,7 @@ class Config(ExperimentConfig):
     blobs_draws: int = option(
         400,
         "Draws kept of each chain, and half as many warm-up steps, on the blobs.",
-        quick=150,
+        quick=100,
         full=2000,
         minimum=20,
     )
@@ -106,7 +107,7 @@ def stages(config: Config) -> dict[str, float]:
     leapfrogs = draws * 2**config.nuts_tree_depth * config.nuts_chains
     compare = 1.0 + 1e-5 * config.points * config.resamples
     return {
-        "fit blobs": 1.0 + 1.5e-3 * steps + 5e-3 * config.blobs_draws * config.nuts_chains,
+        "fit blobs": 1.0 + 1.5e-3 * steps + 1e-2 * config.blobs_draws * config.nuts_chains,
         "compare blobs": compare,
         "fit moons": 2.5 + 6e-3 * steps + 5e-4 * leapfrogs,
         "compare moons": 2 * compare,
@@ -118,7 +119,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     """Compare the guides with NUTS on two problems, and measure what they cost."""
     count, draws = config.nuts_chains, config.blobs_draws
     chains = {
-        "blobs": Chains(count, draws, draws // 2, 10),
+        "blobs": Chains(count, draws, draws // 2, BLOBS_TREE_DEPTH),
         "moons": Chains(count, config.nuts_samples, config.nuts_warmup, config.nuts_tree_depth),
     }
     studies = {
