@@ -61,10 +61,12 @@ EXPERIMENTS = Registry(
         "tabular-regression": Entry(
             "probml_tp.experiments.tabular_regression:EXPERIMENT",
             "Real regression data with unknown noise: every guide beside scikit-learn.",
-        ),
         "tabular-classification": Entry(
             "probml_tp.experiments.tabular_classification:EXPERIMENT",
             "Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
+        "laplace-vs-vi": Entry(
+            "probml_tp.experiments.laplace_vs_vi:EXPERIMENT",
+            "Laplace or variational inference: nearness to NUTS, evidence, and cost with size.",
         ),
     }
 )

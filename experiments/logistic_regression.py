@@ -10,7 +10,7 @@ loss over 400 points it is a weight decay of 0.05 / 400.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,6 @@ from probml_tp.diagnostics import elbo
 from probml_tp.experiment import (
     Experiment,
     ExperimentConfig,
-    Figure,
     Progress,
     Results,
     Update,
@@ -33,26 +32,24 @@ from probml_tp.experiments.common import (
     chain_health,
     derived_seed,
 )
+from probml_tp.experiments.logistic_regression_figures import figures
 from probml_tp.experiments.plane import (
     REFERENCE,
     Plane,
     PlaneStudy,
     closest_to_reference,
-    confidence_figure,
     far_away,
-    map_figure,
     plane_columns,
     plane_stages,
-    share_of_map,
     study_on_plane,
 )
+from probml_tp.experiments.predictive_links import LinkStudy, compare_links, link_sentence
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.inference import sample_nuts
 from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.models import logistic_regression
-from probml_tp.plots.classification import plot_probability
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
@@ -69,6 +66,7 @@ GUIDES = (
     "nuts",
 )
 MODE_ROUNDS = 10
+LINK_STAGE = "closed forms of the predictive"
 EVIDENCE_COLUMNS = {
     "log_evidence": "Log evidence (nats)",
     "elbo": "ELBO (nats) ↑",
@@ -124,7 +122,11 @@ def stages(config: Config) -> dict[str, float]:
         "nuts": 2.0 + 3e-3 * steps * config.nuts_chains,
     }
     fits = {guide: seconds[guide] for guide in _recipes(config).order(config.guides)}
-    return plane_stages(fits, predict=1.0 + 0.6 * len(config.guides))
+    links = {LINK_STAGE: 1.0 + 2e-7 * config.num_samples * config.resolution**2}
+    return {
+        **plane_stages(fits, predict=1.0 + 0.6 * len(config.guides)),
+        **(links if "laplace" in config.guides else {}),
+    }
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -146,19 +148,26 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
     for guide, posterior in study.posteriors.items():
         study.metrics[guide] |= _evidence(posterior, train)
+    links = None
+    if "laplace" in config.guides:
+        with progress.stage(LINK_STAGE), single_thread():
+            links = compare_links(
+                study.posteriors["laplace"], train, plane=plane, num_samples=config.num_samples
+            )
     return Results(
         experiment=NAME,
         title="Logistic regression on two blobs",
         config=config,
         metrics=study.metrics,
         columns={**plane_columns(plane), **EVIDENCE_COLUMNS, **FIT_COLUMN},
-        findings=_findings(config, study),
+        findings=_findings(config, study, links),
         data_source=(
             f"{config.n} points in two Gaussian blobs about (2, 2) and (-2, -2), standard "
             f"deviation {config.std:g} (seed {config.seed}); {config.test_size:,} fresh points "
             f"to test on"
         ),
-        arrays=study.arrays,
+        arrays=study.arrays | (links.arrays if links else {}),
+        tables=[links.table] if links else [],
         posteriors=dict(study.posteriors),
         inference_data=dict(study.records),
     )
@@ -223,11 +232,13 @@ def _evidence(posterior: Posterior, data: Data) -> dict[str, float]:
     return row
 
 
-def _findings(config: Config, study: PlaneStudy) -> list[str]:
+def _findings(config: Config, study: PlaneStudy, links: LinkStudy | None) -> list[str]:
     metrics, records = study.metrics, study.records
     found = [far_away(metrics, config.radius), *closest_to_reference(metrics)]
     if {"laplace", "mean-field"} <= set(metrics):
         found.append(_evidence_sentence(metrics["laplace"], metrics["mean-field"]))
+    if links is not None:
+        found.append(link_sentence(links))
     if REFERENCE in records:
         found.append(chain_health(records[REFERENCE]).sentence("the parameters"))
     found.append(
@@ -251,41 +262,6 @@ def _evidence_sentence(laplace: Mapping[str, float], mean_field: Mapping[str, fl
         f"above its own ELBO: {reading}. {better[0]} has the higher ELBO ({better[1]:.2f} against "
         f"{worse[1]:.2f} nats)."
     )
-
-
-# --------------------------------------------------------------------------------------- figures
-
-
-def figures(results: Results[Config]) -> Iterator[Figure]:
-    """Draw the maps, and the confidence away from the data."""
-    yield _maps(results)
-    yield _confidence(results)
-
-
-def _maps(results: Results[Config]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    made = map_figure(
-        arrays, guides, "probability", plot=plot_probability, label="Probability of class 1"
-    )
-    caption = (
-        "Probability of class 1 (red) over a range well past the data (points); the black line is "
-        "the decision boundary. Averaging over boundaries turns the sharp edge of a single one "
-        "into a fan: doubt grows with distance."
-    )
-    doubt = share_of_map(arrays, guides, "probability", lambda p: (p > 0.1) & (p < 0.9))
-    title = f"The share of the map where confidence is below 90 % runs {doubt}"
-    return Figure("probability-maps", title, caption, made)
-
-
-def _confidence(results: Results[Config]) -> Figure:
-    caption = (
-        "Left: the probability of the predicted class, averaged over a ring about the centre of "
-        "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction; it dips to 50 % where the ring crosses the boundary."
-    )
-    title = far_away(results.metrics, results.config.radius)
-    made = confidence_figure(results.arrays, results.config.guides)
-    return Figure("confidence-far-away", title, caption, made)
 
 
 EXPERIMENT = Experiment(

@@ -45,10 +45,12 @@ __all__ = [
     "PlaneStudy",
     "PlaneView",
     "closest_to_reference",
+    "compared_with",
     "confidence_figure",
     "far_away",
     "look_at_plane",
     "map_figure",
+    "number_of_draws",
     "plane_columns",
     "plane_stages",
     "share_of_map",
@@ -255,7 +257,7 @@ def study_on_plane(
             fitted[guide] = fit_guide(guide, fitted, update)
     posteriors = {guide: fitted[guide] for guide in guides}
     with progress.stage("predict"), single_thread():
-        draws = {g: _num_draws(posterior, num_samples) for g, posterior in posteriors.items()}
+        draws = {g: number_of_draws(posterior, num_samples) for g, posterior in posteriors.items()}
         views = {
             guide: look_at_plane(posterior, plane, num_samples=draws[guide])
             for guide, posterior in posteriors.items()
@@ -277,20 +279,35 @@ def study_on_plane(
     return PlaneStudy(posteriors, views, rows, records, arrays)
 
 
-def _num_draws(posterior: Posterior, num_samples: int) -> int:
+def number_of_draws(posterior: Posterior, num_samples: int) -> int:
+    """The draws to predict with: all that chains have, else as many as are asked for."""
     guide = posterior.guide
     return len(guide.flat.flatten(0, 1)) if isinstance(guide, Empirical) else num_samples
 
 
-def _plane_metrics(guide: str, views: Mapping[str, PlaneView]) -> dict[str, float]:
-    row = {"far_confidence": views[guide].far_confidence}
-    if REFERENCE not in views or guide == REFERENCE:
-        return row
-    row["tv"] = views[guide].distance(views[REFERENCE])
-    own, reference = (views[g].mutual_information.ravel() for g in (guide, REFERENCE))
-    if own.max() > NO_INFORMATION < reference.max():
-        row["mi_correlation"] = float(np.corrcoef(own, reference)[0, 1])
+def compared_with(view: PlaneView, reference: PlaneView) -> dict[str, float]:
+    """How far one view is from another.
+
+    Args:
+        view: what a posterior predicts.
+        reference: what the reference predicts.
+
+    Returns:
+        ``far_confidence``; ``tv``, the mean total variation distance over the grid;
+        ``mi_ratio`` and ``mi_correlation`` of the mutual information, where there is some.
+    """
+    row = {"far_confidence": view.far_confidence, "tv": view.distance(reference)}
+    own, other = (v.mutual_information.ravel() for v in (view, reference))
+    if own.max() > NO_INFORMATION < other.max():
+        row["mi_correlation"] = float(np.corrcoef(own, other)[0, 1])
+        row["mi_ratio"] = float(own.mean() / other.mean())
     return row
+
+
+def _plane_metrics(guide: str, views: Mapping[str, PlaneView]) -> dict[str, float]:
+    if REFERENCE not in views or guide == REFERENCE:
+        return {"far_confidence": views[guide].far_confidence}
+    return compared_with(views[guide], views[REFERENCE])
 
 
 def plane_columns(plane: Plane) -> dict[str, str]:
@@ -307,6 +324,7 @@ def plane_columns(plane: Plane) -> dict[str, str]:
         "far_confidence": f"Confidence at {plane.radius:g}",
         "tv": "TV to NUTS ↓",
         "mi_correlation": "MI corr. with NUTS ↑",
+        "mi_ratio": "Mean MI over NUTS's",
     }
 
 

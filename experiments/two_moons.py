@@ -9,54 +9,60 @@ trajectories than NUTS would like, fewer draws than a statistician would.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import Tensor
 
 from probml_tp.datasets import two_moons
 from probml_tp.experiment import (
     Experiment,
     ExperimentConfig,
-    Figure,
     Progress,
     Results,
+    Table,
     Update,
     option,
 )
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import (
     FIT_COLUMN,
-    by_guide,
+    Array,
     chain_health,
     derived_seed,
     labels_of,
     percent,
-    span,
 )
 from probml_tp.experiments.plane import (
     REFERENCE,
     Plane,
     PlaneStudy,
     closest_to_reference,
-    confidence_figure,
     far_away,
-    map_figure,
     plane_columns,
     plane_stages,
-    share_of_map,
     study_on_plane,
 )
 from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath
+from probml_tp.experiments.repeated_fits import (
+    Repeats,
+    repeat_fits,
+    repeat_sentences,
+    repeat_stages,
+)
+from probml_tp.experiments.single_draws import (
+    SINGLE,
+    function_maps,
+    pointwise_maps,
+    rougher,
+    roughness_table,
+)
+from probml_tp.experiments.two_moons_figures import figures
 from probml_tp.inference import sample_nuts
 from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_classifier
-from probml_tp.plots.classification import (
-    plot_mutual_information,
-    plot_probability,
-    plot_variation_ratio,
-)
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
@@ -81,6 +87,8 @@ GUIDES = (
 )
 CENTRE = (0.5, 0.25)
 MODE_ROUNDS = 20
+SINGLE_MAPS = 8
+SINGLE_STAGE = "single draws"
 Data = tuple[Tensor, Tensor]
 
 
@@ -136,6 +144,9 @@ class Config(ExperimentConfig):
     )
     extent: float = option(4.0, "Half the width of the maps, in units of the data.", minimum=1.0)
     radius: float = option(6.0, "Radius of the far ring, in units of the data.", minimum=1.0)
+    seeds: int = option(
+        3, "Fits of mean-field and MC dropout from different seeds.", quick=2, full=5, minimum=1
+    )
     resolution: int = option(101, "Grid points along each axis of a map.", quick=51, minimum=2)
 
 
@@ -159,7 +170,12 @@ def stages(config: Config) -> dict[str, float]:
     points = config.resolution**2 + Plane.num_radii * Plane.num_angles
     predict = 3e-8 * config.num_samples * len(config.guides) * points
     fits = {guide: seconds[guide] for guide in _recipes(config).order(config.guides)}
-    return plane_stages(fits, predict=1.0 + predict)
+    single = {SINGLE_STAGE: 0.5 + 3e-5 * SINGLE_MAPS * config.resolution**2}
+    return {
+        **plane_stages(fits, predict=1.0 + predict),
+        **repeat_stages(config.guides, seconds, config.seeds),
+        **(single if set(SINGLE) & set(config.guides) else {}),
+    }
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -169,6 +185,11 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     test = two_moons(n=config.test_size, noise=config.noise, seed=test_seed)
     prior = NormalPrior(config.prior_scale)
     model = mlp_classifier(2, hidden=(config.hidden,), prior=prior, seed=config.seed)
+
+    def refit(guide: str, seed: int, update: Update) -> Posterior:
+        own = mlp_classifier(2, hidden=(config.hidden,), prior=prior, seed=seed)
+        return _fit(guide, own, train, replace(config, seed=seed), {}, update)
+
     plane = _plane(config)
     study = study_on_plane(
         config.guides,
@@ -180,18 +201,33 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         num_samples=config.num_samples,
         progress=progress,
     )
+    repeats = repeat_fits(
+        config.guides,
+        refit,
+        posteriors=study.posteriors,
+        views=study.views,
+        plane=plane,
+        num_samples=config.num_samples,
+        seed=config.seed,
+        seeds=config.seeds,
+        progress=progress,
+    )
+    arrays, tables = _single_draws(config, study, plane, progress)
+    if repeats is not None:
+        arrays, tables = arrays | repeats.arrays(), [repeats.table, *tables]
     return Results(
         experiment=NAME,
         title="Two moons",
         config=config,
         metrics=study.metrics,
         columns={**plane_columns(plane), **FIT_COLUMN},
-        findings=_findings(config, study),
+        findings=_findings(config, study, repeats, tables),
         data_source=(
             f"{config.n} points on scikit-learn's two moons, noise {config.noise:g} (seed "
             f"{config.seed}); {config.test_size:,} fresh points to test on"
         ),
-        arrays=study.arrays,
+        arrays=study.arrays | arrays,
+        tables=tables,
         posteriors=dict(study.posteriors),
         inference_data=dict(study.records),
     )
@@ -247,7 +283,31 @@ def _plane(config: Config) -> Plane:
     )
 
 
-def _findings(config: Config, study: PlaneStudy) -> list[str]:
+def _single_draws(
+    config: Config, study: PlaneStudy, plane: Plane, progress: Progress
+) -> tuple[dict[str, Array], list[Table]]:
+    """Maps of single draws: of one function, and of another draw at every point."""
+    chosen = [guide for guide in SINGLE if guide in study.posteriors]
+    if not chosen:
+        return {}, []
+    maps: dict[str, tuple[Array, Array]] = {}
+    arrays: dict[str, Array] = {}
+    with progress.stage(SINGLE_STAGE), single_thread():
+        for guide in chosen:
+            functions, points = (
+                draw(study.posteriors[guide], plane, num_maps=SINGLE_MAPS, seed=config.seed)
+                for draw in (function_maps, pointwise_maps)
+            )
+            maps[guide] = functions, points
+            arrays[f"{guide}.one_draw"] = functions[0].astype(np.float32)
+            arrays[f"{guide}.draw_a_point"] = points[0].astype(np.float32)
+    table = roughness_table(maps)
+    return arrays, [table]
+
+
+def _findings(
+    config: Config, study: PlaneStudy, repeats: Repeats | None, tables: Sequence[Table]
+) -> list[str]:
     metrics, records = study.metrics, study.records
     found = [*closest_to_reference(metrics), far_away(metrics, config.radius)]
     if {"laplace", "laplace-linearized"} <= set(metrics):
@@ -259,6 +319,10 @@ def _findings(config: Config, study: PlaneStudy) -> list[str]:
         ranked = sorted(correlation, key=correlation.__getitem__, reverse=True)
         values = ", ".join(f"{labels_of([g])} {correlation[g]:.2f}" for g in ranked)
         found.append(f"Correlation of the mutual information over the map with NUTS's: {values}.")
+    if repeats is not None:
+        found.extend(repeat_sentences(repeats))
+    single = [table for table in tables if "draw_a_point" in table.columns]
+    found.extend(rougher(table.metrics) for table in single)
     if REFERENCE in records:
         health = chain_health(records[REFERENCE], group="log_likelihood")
         found.append(health.sentence("the log likelihood at the training points"))
@@ -272,79 +336,6 @@ def _linearisation(metrics: Mapping[str, Mapping[str, float]]) -> str:
         f"an NLL of {sampled['nll']:.3f} nats when the net itself is run at its draws, "
         f"{percent(linear['accuracy'])} and {linear['nll']:.3f} nats when the net is linearised."
     )
-
-
-# --------------------------------------------------------------------------------------- figures
-
-
-def figures(results: Results[Config]) -> Iterator[Figure]:
-    """Draw the maps, and the confidence away from the data."""
-    yield _probability(results)
-    yield _mutual_information(results)
-    yield _variation_ratio(results)
-    yield _confidence(results)
-
-
-def _probability(results: Results[Config]) -> Figure:
-    made = map_figure(
-        results.arrays,
-        results.config.guides,
-        "probability",
-        plot=plot_probability,
-        label="Probability of class 1",
-    )
-    caption = (
-        "Probability of class 1 (red) over a range well past the data (points); the black line is "
-        "the decision boundary."
-    )
-    compared = closest_to_reference(results.metrics)
-    title = compared[0] if compared else "Probability of class 1"
-    return Figure("probability-maps", title, caption, made)
-
-
-def _mutual_information(results: Results[Config]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    made = map_figure(
-        arrays,
-        guides,
-        "mutual_information",
-        plot=plot_mutual_information,
-        label="Mutual information (nats)",
-    )
-    maps = by_guide(arrays, guides, "mutual_information")
-    mean = {guide: float(values.mean()) for guide, values in maps.items()}
-    caption = (
-        "Epistemic uncertainty: the mutual information of a label and the parameters, at most "
-        "log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen."
-    )
-    spread = span(mean, "{:.3f}".format, reference=REFERENCE)
-    title = f"Mean mutual information over the map, in nats, runs {spread}"
-    return Figure("mutual-information-maps", title, caption, made)
-
-
-def _variation_ratio(results: Results[Config]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    made = map_figure(
-        arrays, guides, "variation_ratio", plot=plot_variation_ratio, label="Variation ratio"
-    )
-    caption = (
-        "The share of draws whose most probable class is not the one that most draws vote for, "
-        "at most 1/2."
-    )
-    split = share_of_map(arrays, guides, "variation_ratio", lambda ratio: ratio > 0.05)
-    title = f"The share of the map where over 5 % of the draws dissent runs {split}"
-    return Figure("variation-ratio-maps", title, caption, made)
-
-
-def _confidence(results: Results[Config]) -> Figure:
-    caption = (
-        "Left: the probability of the predicted class, averaged over a ring about the centre of "
-        "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction. Of many guides one of each family is drawn; the table has all."
-    )
-    title = far_away(results.metrics, results.config.radius)
-    made = confidence_figure(results.arrays, results.config.guides)
-    return Figure("confidence-far-away", title, caption, made)
 
 
 EXPERIMENT = Experiment(

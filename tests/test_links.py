@@ -13,7 +13,7 @@ from model_cases import F64
 from torch import Tensor
 
 from probml_tp import Bernoulli, Categorical, Posterior
-from probml_tp.links import laplace_bridge, probit, symmetric_root
+from probml_tp.links import laplace_bridge, logistic_normal, probit, symmetric_root
 from probml_tp.moments import predict_from_moments
 
 
@@ -51,6 +51,24 @@ def test_probit_is_mackays_formula_and_near_the_integral() -> None:
     exact = expected_sigmoid(mean[:, 0], variance)
     assert bool(((by_hand - exact).abs() < 0.02).all())  # the known size of its error
     assert linked.expected_entropy is None
+
+
+def test_the_reference_is_the_integral_for_narrow_and_for_wide_normals() -> None:
+    """Against the trapezoidal rule on a fine grid of the standard normal."""
+    mean = torch.tensor([0.3, 2.0, -3.0, 1.0, -3.0, 5.0, -40.0, 3.0], dtype=F64)
+    scale = torch.tensor([0.1, 0.5, 0.999, 1.0, 1.001, 7.0, 30.0, 100.0], dtype=F64)
+    z = torch.linspace(-12, 12, 240_001, dtype=F64)
+    density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
+    integral = torch.stack(
+        [
+            torch.trapezoid(torch.sigmoid(m + s * z) * density, z)
+            for m, s in zip(mean, scale, strict=True)
+        ]
+    )
+    torch.testing.assert_close(logistic_normal(mean, scale**2), integral, rtol=0, atol=1e-10)
+    torch.testing.assert_close(logistic_normal(mean, torch.zeros_like(mean)), mean.sigmoid())
+    hermite = expected_sigmoid(mean[-1:], scale[-1:] ** 2)  # misses the step between its nodes
+    assert float((hermite - integral[-1:]).abs()) > 1e-3
 
 
 def test_probit_without_variance_is_the_plain_prediction() -> None:

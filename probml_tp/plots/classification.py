@@ -29,6 +29,7 @@ __all__ = [
     "plot_boundary",
     "plot_confidence",
     "plot_labelled_points",
+    "plot_map",
     "plot_mutual_information",
     "plot_probability",
     "plot_variation_ratio",
@@ -62,7 +63,7 @@ def plot_probability(values: Array, *, extent: Array, ax: Axes) -> Axes:
     Returns:
         ``ax``.
     """
-    return _image(values, extent, ax, cmap="RdBu_r", low=0.0, high=1.0)
+    return plot_map(values, extent=extent, ax=ax, cmap="RdBu_r", low=0.0, high=1.0)
 
 
 def plot_mutual_information(values: Array, *, extent: Array, ax: Axes) -> Axes:
@@ -76,7 +77,7 @@ def plot_mutual_information(values: Array, *, extent: Array, ax: Axes) -> Axes:
     Returns:
         ``ax``.
     """
-    return _image(values, extent, ax, cmap="viridis", low=0.0, high=MAX_BINARY_ENTROPY)
+    return plot_map(values, extent=extent, ax=ax, cmap="viridis", low=0.0, high=MAX_BINARY_ENTROPY)
 
 
 def plot_variation_ratio(values: Array, *, extent: Array, ax: Axes) -> Axes:
@@ -90,7 +91,7 @@ def plot_variation_ratio(values: Array, *, extent: Array, ax: Axes) -> Axes:
     Returns:
         ``ax``.
     """
-    return _image(values, extent, ax, cmap="cividis", low=0.0, high=0.5)
+    return plot_map(values, extent=extent, ax=ax, cmap="cividis", low=0.0, high=0.5)
 
 
 def plot_boundary(values: Array, *, extent: Array, ax: Axes) -> Axes:
@@ -203,6 +204,7 @@ def map_panels(
     plot: PlotMap,
     label: str,
     decorate: Callable[[str, Axes], object],
+    columns: int = 5,
 ) -> Figure:
     """Draw one map a guide, side by side, with one colour bar for all.
 
@@ -212,11 +214,14 @@ def map_panels(
         plot: draws one map; the same scale in each.
         label: what the colours mean, with the unit.
         decorate: called with each guide and its axes, to draw what lies upon the map.
+        columns: panels in a row, at most.
 
     Returns:
         The figure.
     """
-    made, axes, used = panels(len(maps), most=5, height=1.85, sharex=True, sharey=True)
+    made, axes, used = panels(
+        len(maps), most=columns, height=9.25 / columns, sharex=True, sharey=True
+    )
     for guide, ax in zip(maps, used, strict=True):
         plot(maps[guide], extent=extent, ax=ax)
         decorate(guide, ax)
@@ -227,7 +232,20 @@ def map_panels(
     return made
 
 
-def _image(values: Array, extent: Array, ax: Axes, *, cmap: str, low: float, high: float) -> Axes:
+def plot_map(values: Array, *, extent: Array, ax: Axes, cmap: str, low: float, high: float) -> Axes:
+    """Draw a map of any quantity.
+
+    Args:
+        values: ``(rows, columns)``, the first row at the bottom.
+        extent: left, right, bottom and top of the grid, in the units of the inputs.
+        ax: where to draw.
+        cmap: the colours.
+        low: the value of the first colour.
+        high: the value of the last one.
+
+    Returns:
+        ``ax``.
+    """
     left, right, bottom, top = (float(edge) for edge in extent)
     rows, columns = values.shape
     dx, dy = (right - left) / (columns - 1) / 2, (top - bottom) / (rows - 1) / 2

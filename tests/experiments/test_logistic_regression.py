@@ -113,6 +113,38 @@ def test_the_findings_quote_the_numbers(results):
     assert "weight decay of 0.05 on the summed loss and of 0.000625 on the mean" in text
 
 
+def test_probit_is_near_the_integral_and_sampling_within_its_monte_carlo_error(results):
+    rows = results.tables[0].metrics
+    assert results.tables[0].intervals.keys() == {"Sampling"}
+    assert rows["MacKay's probit"]["tv_max"] < 0.02
+    assert rows["MacKay's probit"]["tv_mean"] < rows["Sampling"]["tv_mean"]
+    gap = np.abs(results.arrays["gap.sampled"])
+    assert gap.max() < 5 * 0.5 / math.sqrt(TINY.num_samples)
+    assert results.tables[0].metrics["Quadrature"]["tv_max"] == 0
+
+
+def test_the_maps_of_laplace_are_those_of_its_normal_logits(results):
+    """Draws of the weights, whose logits are not linearised, and the integral: 5 errors."""
+    exact = results.arrays["quadrature.probability"]
+    error = np.sqrt(exact * (1 - exact) / TINY.num_samples)
+    assert (np.abs(results.arrays["laplace.probability"] - exact) < 5 * error + 1e-6).all()
+
+
+def test_the_laplace_bridge_of_two_classes_is_the_prediction_of_the_mode(results):
+    bridge = results.arrays["gap.laplace-bridge"] + results.arrays["quadrature.probability"]
+    np.testing.assert_allclose(bridge, results.arrays["map.probability"], atol=1e-6)
+    rows = results.tables[0].metrics
+    assert rows["Laplace bridge"]["tv_mean"] > 5 * rows["MacKay's probit"]["tv_mean"]
+    assert rows["Laplace bridge"]["far_confidence"] > rows["Quadrature"]["far_confidence"] + 0.05
+
+
+def test_without_laplace_there_are_no_closed_forms():
+    config = replace(TINY, guides=("map",))
+    found = run_experiment(EXPERIMENT, config)
+    assert found.tables == [] and list(found.timings) == list(EXPERIMENT.stages(config))
+    assert len(list(EXPERIMENT.figures(found))) == 2
+
+
 def test_the_test_data_are_fresh(results):
     again = run_experiment(EXPERIMENT, replace(TINY, guides=("map", "laplace")))
     for guide in ("map", "laplace"):
@@ -126,7 +158,11 @@ def test_the_test_data_are_fresh(results):
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
-    assert [figure.name for figure in saved.figures] == ["probability-maps", "confidence-far-away"]
+    assert [figure.name for figure in saved.figures] == [
+        "probability-maps",
+        "confidence-far-away",
+        "predictive-links",
+    ]
     bare = replace(results, arrays=saved.arrays(), posteriors={}, inference_data={})
     for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
         assert (again.title, again.caption) == (first.title, first.caption)

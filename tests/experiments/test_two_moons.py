@@ -10,8 +10,11 @@ import pytest
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import chain_health
-from probml_tp.experiments.plane import closest_to_reference
+from probml_tp.experiments.plane import Plane, closest_to_reference
+from probml_tp.experiments.repeated_fits import ANOTHER_RUN, HALVES, Repeats, repeat_sentences
+from probml_tp.experiments.single_draws import SINGLE, function_maps, pointwise_maps, roughness
 from probml_tp.experiments.two_moons import EXPERIMENT, GUIDES, Config
+from probml_tp.plots.style import guide_style
 from probml_tp.results import read_results, write_results
 
 TINY = Config.preset(
@@ -28,6 +31,8 @@ TINY = Config.preset(
     nuts_tree_depth=3,
     resolution=21,
 )
+
+PLANE = Plane((-3.0, 4.0, -3.0, 3.0), 9, (0.5, 0.25), 5.0, num_radii=2, num_angles=4)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,78 @@ def test_without_nuts_nothing_is_compared(tmp_path):
     results = run_experiment(EXPERIMENT, replace(TINY, guides=("map", "mc-dropout"), epochs=20))
     assert all("tv" not in row for row in results.metrics.values())
     assert not any("NUTS" in sentence for sentence in results.findings)
-    assert len(list(EXPERIMENT.figures(results))) == 4
+    names = [figure.name for figure in EXPERIMENT.figures(results)]
+    assert "repeated-fits" not in names and names[-1] == "single-draws"
+    assert list(results.timings) == list(EXPERIMENT.stages(results.config))
+
+
+def test_the_repeated_fits_begin_with_the_first_and_differ_by_their_seeds(results):
+    for guide in ("mean-field", "mc-dropout"):
+        values = results.arrays[f"repeats.{guide}.tv"]
+        assert len(values) == TINY.seeds == 2
+        assert values[0] == results.metrics[guide]["tv"]
+        assert values[0] != values[1]
+        mean = results.tables[0].metrics[guide_style(guide).label]["tv"]
+        assert mean == pytest.approx(values.mean())
+
+
+def test_nuts_is_compared_with_itself_by_chains_and_by_run(results):
+    for row in (HALVES, ANOTHER_RUN):
+        assert 0 < results.tables[0].metrics[row]["tv"] < 0.5
+    text = " ".join(results.findings)
+    assert "NUTS itself is" in text and "from run to run" in text
+
+
+def repeats(mean_field, dropout, floor):
+    runs = [
+        {
+            "mean-field": {"tv": a, "mi_correlation": 0.5},
+            "mc-dropout": {"tv": b, "mi_correlation": 0.4},
+        }
+        for a, b in zip(mean_field, dropout, strict=True)
+    ]
+    runs[0][HALVES] = {"tv": floor}
+    return Repeats(runs, len(runs))
+
+
+def test_the_nearer_guide_is_named_only_if_the_paired_interval_says_so():
+    clear = repeat_sentences(repeats([0.1, 0.2, 0.3], [0.15, 0.25, 0.351], 0.01))
+    assert "Mean-field is nearer to NUTS" in clear[1] and "paired by seed, is -0.050" in clear[1]
+    assert "0.200 ± 0.058 from NUTS" in clear[0]
+    assert "further than the reference's own noise" in clear[0]
+    unclear = repeat_sentences(repeats([0.1, 0.2, 0.3], [0.15, 0.1, 0.35], 0.25))
+    assert "Neither is nearer" in unclear[1]
+    assert "cannot tell Mean-field and MC dropout from the posterior" in unclear[0]
+
+
+def test_a_draw_a_point_is_rougher_than_one_function(results):
+    (table,) = [table for table in results.tables if "draw_a_point" in table.columns]
+    for guide in SINGLE:
+        low = table.intervals[guide]["draw_a_point"][0]
+        assert low > 1.2 * table.intervals[guide]["one_draw"][1]
+        noisy, smooth = (
+            roughness(results.arrays[f"{guide}.{name}"][None])[0]
+            for name in ("draw_a_point", "one_draw")
+        )
+        assert noisy > smooth
+
+
+def test_a_draw_a_point_of_a_point_mass_is_the_same_function(results):
+    """The negative control: without randomness both kinds of map are one."""
+    one, anew = (
+        draw(results.posteriors["map"], PLANE, num_maps=2, seed=0)
+        for draw in (function_maps, pointwise_maps)
+    )
+    np.testing.assert_allclose(np.broadcast_to(one[0], anew.shape), anew, atol=1e-6)
+
+
+def test_both_kinds_of_draws_have_the_same_average(results):
+    maps = [
+        draw(results.posteriors["mc-dropout"], PLANE, num_maps=400, seed=seed)
+        for seed, draw in enumerate((function_maps, pointwise_maps))
+    ]
+    error = np.sqrt(sum(drawn.var(0) for drawn in maps) / 400)
+    assert (np.abs(maps[0].mean(0) - maps[1].mean(0)) < 5 * error + 1e-6).all()
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
@@ -106,6 +182,8 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "mutual-information-maps",
         "variation-ratio-maps",
         "confidence-far-away",
+        "repeated-fits",
+        "single-draws",
     ]
     bare = replace(results, arrays=saved.arrays(), posteriors={}, inference_data={})
     for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):

@@ -1,0 +1,263 @@
+"""Posteriors of one classifier on the plane: how far from NUTS, and at which bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probml_tp.diagnostics import GapReport, compare, elbo, to_inference_data
+from probml_tp.experiment import Progress, Update
+from probml_tp.experiments.common import FIT_COLUMN, Array, Intervals, Rows
+from probml_tp.experiments.plane import REFERENCE
+from probml_tp.experiments.recipes import Recipes
+from probml_tp.guides.gaussian import StructuredNormal
+from probml_tp.inference import sample_nuts
+from probml_tp.inference.parallel import single_thread
+from probml_tp.model import BayesianModel
+from probml_tp.posterior import Posterior
+
+if TYPE_CHECKING:
+    import arviz as az
+
+__all__ = [
+    "BLOBS_GUIDES",
+    "FLOOR",
+    "MOONS_GUIDES",
+    "REGIONS",
+    "Chains",
+    "Problem",
+    "ProblemStudy",
+    "study_problem",
+]
+
+BLOBS_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
+MOONS_GUIDES = (
+    "map",
+    "laplace",
+    "laplace-linearized",
+    "laplace-kronecker",
+    "laplace-diagonal",
+    "laplace-last-layer",
+    "mean-field",
+    "low-rank-normal",
+    "mc-dropout",
+    "nuts",
+)
+REGIONS: Mapping[str, str] = {
+    "data": "at fresh data",
+    "around": "around the data",
+    "far": "on a far ring",
+}
+"""Where predictions are compared: name to words."""
+
+FLOOR = "noise floor"
+"""The row that compares the reference with itself."""
+
+SCALE = 1.96
+Data = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Chains:
+    """How NUTS is run.
+
+    Args:
+        chains: how many.
+        draws: kept of each.
+        warmup: steps of each.
+        tree_depth: at most 2 to this power leapfrog steps a draw.
+    """
+
+    chains: int
+    draws: int
+    warmup: int
+    tree_depth: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, its data and the guides to compare.
+
+    Args:
+        name: a word.
+        title: what figures call it.
+        model: a classifier with two classes on the plane.
+        train: data to fit.
+        test: fresh data.
+        guides: with NUTS last.
+        recipes: how the others are fitted.
+        radius: of the far ring about the mean of the data.
+    """
+
+    name: str
+    title: str
+    model: BayesianModel
+    train: Data
+    test: Data
+    guides: Sequence[str]
+    recipes: Recipes
+    radius: float
+
+
+@dataclass(frozen=True)
+class ProblemStudy:
+    """What was found of a problem.
+
+    Args:
+        name: of the problem.
+        title: likewise.
+        posteriors: by guide.
+        record: of NUTS.
+        report: the comparison with NUTS.
+        metrics: guide to metric to value.
+        intervals: likewise.
+    """
+
+    name: str
+    title: str
+    posteriors: Mapping[str, Posterior]
+    record: az.InferenceData
+    report: GapReport
+    metrics: Rows
+    intervals: Intervals
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Headings of the metrics."""
+        return {
+            **{f"kl_{region}": f"KL {words} (nats) ↓" for region, words in REGIONS.items()},
+            "elbo": "ELBO (nats) ↑",
+            "log_evidence": "Laplace evidence (nats)",
+            **FIT_COLUMN,
+        }
+
+    def arrays(self) -> dict[str, Array]:
+        """What the figures need: of each region value and ends by guide, the floor first."""
+        arrays = {}
+        for region in REGIONS:
+            table = self.report.table(of=region)["kl"]
+            arrays[f"{self.name}.kl.{region}"] = table.to_numpy()
+            arrays[f"{self.name}.rows"] = np.array([str(name) for name in table.index])
+        elbos = {g: row["elbo"] for g, row in self.metrics.items() if "elbo" in row}
+        arrays[f"{self.name}.elbo.guides"] = np.array(list(elbos))
+        arrays[f"{self.name}.elbo"] = np.array(
+            [[value, *self.intervals[guide]["elbo"]] for guide, value in elbos.items()]
+        )
+        arrays[f"{self.name}.evidence"] = np.array(
+            [self.metrics[guide].get("log_evidence", np.nan) for guide in elbos]
+        )
+        return arrays
+
+
+def study_problem(
+    problem: Problem,
+    *,
+    chains: Chains,
+    points: int,
+    num_samples: int,
+    elbo_samples: int,
+    resamples: int,
+    seed: int,
+    progress: Progress,
+) -> ProblemStudy:
+    """Fit every guide, and compare what they predict with NUTS, region by region.
+
+    Args:
+        problem: what to study.
+        chains: how NUTS is run.
+        points: of each region.
+        num_samples: draws of each posterior that is not a chain.
+        elbo_samples: draws for the bounds.
+        resamples: of the bootstrap.
+        seed: of chains, points and resamples.
+        progress: told of the stages ``fit <name>`` and ``compare <name>``.
+
+    Returns:
+        What was found.
+    """
+    done: dict[str, Posterior] = {}
+    with progress.stage(f"fit {problem.name}") as update:
+        for guide in problem.recipes.order(problem.guides):
+            done[guide] = _fit(guide, problem, chains, done, seed, update)
+    posteriors = {guide: done[guide] for guide in problem.guides}
+    with progress.stage(f"compare {problem.name}"), single_thread():
+        x, regions = _regions(problem, points, seed)
+        report = compare(
+            posteriors,
+            REFERENCE,
+            x,
+            regions=regions,
+            sites=(),
+            num_samples=num_samples,
+            resamples=resamples,
+            accept_reference=True,
+            seed=seed,
+        )
+        metrics, intervals = _rows(problem, done, report, elbo_samples)
+        record = to_inference_data(done[REFERENCE], *problem.train)
+    return ProblemStudy(problem.name, problem.title, posteriors, record, report, metrics, intervals)
+
+
+def _fit(
+    guide: str,
+    problem: Problem,
+    chains: Chains,
+    done: Mapping[str, Posterior],
+    seed: int,
+    update: Update,
+) -> Posterior:
+    if guide == REFERENCE:
+        return sample_nuts(
+            problem.model,
+            problem.train,
+            chains=chains.chains,
+            num_samples=chains.draws,
+            warmup=chains.warmup,
+            max_tree_depth=chains.tree_depth,
+            seed=seed,
+            progress=update,
+        )
+    with single_thread():
+        return problem.recipes.fit(guide, problem.model, problem.train, done=done, update=update)
+
+
+def _regions(problem: Problem, points: int, seed: int) -> tuple[Tensor, dict[str, Array]]:
+    """Fresh data, the box of the data widened by half its width each way, and a far ring."""
+    x = problem.train[0]
+    rng = np.random.default_rng(seed)
+    low, high = x.min(0).values.numpy(), x.max(0).values.numpy()
+    margin = (high - low) / 2
+    around = rng.uniform(low - margin, high + margin, size=(points, 2))
+    angle = 2 * np.pi * np.arange(points) / points
+    ring = x.mean(0).numpy() + problem.radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    parts = [problem.test[0].numpy()[:points], around, ring]
+    where = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    regions: dict[str, Array] = {name: where == k for k, name in enumerate(REGIONS)}
+    return torch.from_numpy(np.concatenate(parts)).to(x), regions
+
+
+def _rows(
+    problem: Problem, done: Mapping[str, Posterior], report: GapReport, elbo_samples: int
+) -> tuple[Rows, Intervals]:
+    metrics: Rows = {guide: {} for guide in [*problem.guides, FLOOR]}
+    intervals: Intervals = {guide: {} for guide in metrics}
+    for region in REGIONS:
+        for guide, (value, low, high) in report.table(of=region)["kl"].iterrows():
+            metrics[str(guide)][f"kl_{region}"] = float(value)
+            intervals[str(guide)][f"kl_{region}"] = (float(low), float(high))
+    for guide in problem.guides:
+        posterior = done[guide]
+        metrics[guide]["seconds"] = problem.recipes.seconds(guide, done)
+        if posterior.guide.no_density is None:
+            bound = elbo(posterior, *problem.train, num_samples=elbo_samples)
+            half = SCALE * bound.standard_error
+            metrics[guide]["elbo"] = bound.value
+            intervals[guide]["elbo"] = (bound.value - half, bound.value + half)
+        if isinstance(posterior.guide, StructuredNormal):
+            metrics[guide]["log_evidence"] = posterior.guide.log_evidence()
+    return metrics, intervals
