@@ -30,6 +30,22 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.two_moons:EXPERIMENT",
             "Decision boundaries and the uncertainty around them on two moons.",
         ),
+        "conjugate-calibration": Entry(
+            "probml_tp.experiments.conjugate_calibration:EXPERIMENT",
+            "Do intervals hold what they promise? A conjugate model on many fresh data sets.",
+        ),
+        "laplace-vs-vi": Entry(
+            "probml_tp.experiments.laplace_vs_vi:EXPERIMENT",
+            "Laplace or variational inference: nearness to NUTS, evidence, and cost with size.",
+        ),
+        "tabular-regression": Entry(
+            "probml_tp.experiments.tabular_regression:EXPERIMENT",
+            "Real regression data with unknown noise: every guide beside scikit-learn.",
+        ),
+        "tabular-classification": Entry(
+            "probml_tp.experiments.tabular_classification:EXPERIMENT",
+            "Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
+        ),
         "reference-posteriors": Entry(
             "probml_tp.experiments.reference_posteriors:EXPERIMENT",
             "Every guide against posteriors of known moments: eight schools, rats, the funnel.",
@@ -53,20 +69,6 @@ EXPERIMENTS = Registry(
         "distribution-shift": Entry(
             "probml_tp.experiments.distribution_shift:EXPERIMENT",
             "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
-        ),
-        "conjugate-calibration": Entry(
-            "probml_tp.experiments.conjugate_calibration:EXPERIMENT",
-            "Do intervals hold what they promise? A conjugate model on many fresh data sets.",
-        ),
-        "tabular-regression": Entry(
-            "probml_tp.experiments.tabular_regression:EXPERIMENT",
-            "Real regression data with unknown noise: every guide beside scikit-learn.",
-        "tabular-classification": Entry(
-            "probml_tp.experiments.tabular_classification:EXPERIMENT",
-            "Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
-        "laplace-vs-vi": Entry(
-            "probml_tp.experiments.laplace_vs_vi:EXPERIMENT",
-            "Laplace or variational inference: nearness to NUTS, evidence, and cost with size.",
         ),
     }
 )
