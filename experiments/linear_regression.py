@@ -36,6 +36,7 @@ from probml_tp.experiments.line_variance import (
     line_tables,
 )
 from probml_tp.experiments.linear_regression_figures import SEQUENCE, figures, findings
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import (
     Recipes,
     SwagPath,
@@ -411,11 +412,13 @@ def _posterior_of(x: Tensor, y: Tensor, config: Config) -> tuple[Array, Array]:
     return weight_moments(fit(model, Exact, (x, y), progress=False))
 
 
-EXPERIMENT = Experiment(
-    name="linear-regression",
-    summary="Every guide against the exact posterior of Bayesian linear regression.",
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name="linear-regression",
+        summary="Every guide against the exact posterior of Bayesian linear regression.",
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

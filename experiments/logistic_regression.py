@@ -43,6 +43,7 @@ from probml_tp.experiments.plane import (
     plane_stages,
     study_on_plane,
 )
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.predictive_links import LinkStudy, compare_links, link_sentence
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.guides.gaussian import StructuredNormal
@@ -264,11 +265,13 @@ def _evidence_sentence(laplace: Mapping[str, float], mean_field: Mapping[str, fl
     )
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary=EXPERIMENTS.summary(NAME),
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

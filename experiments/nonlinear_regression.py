@@ -22,10 +22,12 @@ import torch
 from probml_tp.config import option
 from probml_tp.datasets import sine_data
 from probml_tp.experiment import Experiment, Progress, Results, Update
+from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.far_field import GaussianProcess, fit_gaussian_process, polynomial_law
 from probml_tp.experiments.far_field_figures import GP, LAW
 from probml_tp.experiments.model_choice import CHOICE, Selection, choice_tables, compare_choices
 from probml_tp.experiments.nonlinear_regression_figures import figures, findings
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import (
     LAPLACE,
     Recipes,
@@ -383,11 +385,13 @@ def _judge_process(process: GaussianProcess, problem: _Problem, results: Results
     results.arrays[f"{GP}.hyperparameters"] = np.array([process.variance, process.lengthscale])
 
 
-EXPERIMENT = Experiment(
-    name="nonlinear-regression",
-    summary="A sine by two bases and a small network: how sure each is where there are no data.",
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name="nonlinear-regression",
+        summary=EXPERIMENTS.summary("nonlinear-regression"),
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

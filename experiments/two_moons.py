@@ -44,6 +44,7 @@ from probml_tp.experiments.plane import (
     plane_stages,
     study_on_plane,
 )
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath
 from probml_tp.experiments.repeated_fits import (
     Repeats,
@@ -338,11 +339,13 @@ def _linearisation(metrics: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary=EXPERIMENTS.summary(NAME),
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

@@ -146,6 +146,7 @@ class Results(Generic[ConfigT]):
             findings or the headings say which interval it is.
         row_heading: what the rows of ``metrics`` are.
         tables: more tables, shown below the first.
+        checks: diagnostics of the posteriors, shown below all tables.
     """
 
     experiment: str
@@ -163,6 +164,7 @@ class Results(Generic[ConfigT]):
     intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     row_heading: str = "Posterior"
     tables: list[Table] = field(default_factory=list)
+    checks: Table | None = None
 
 
 @dataclass(frozen=True)

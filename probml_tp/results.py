@@ -220,7 +220,11 @@ def _tables(results: Results[Any]) -> list[Table]:
     main = Table(
         MAIN_TABLE, results.row_heading, results.metrics, results.columns, results.intervals
     )
-    return [main, *results.tables]
+    return [main, *_further_tables(results)]
+
+
+def _further_tables(results: Results[Any]) -> list[Table]:
+    return [*results.tables, *([results.checks] if results.checks else [])]
 
 
 def _check_file_name(name: str) -> None:
@@ -302,7 +306,7 @@ def _manifest(
         "figures": figures,
         "intervals": _plain_intervals(results.intervals),
         "row_heading": results.row_heading,
-        "tables": [_plain_table(table) for table in results.tables],
+        "tables": [_plain_table(table) for table in _further_tables(results)],
     }
 
 

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from probml_tp.digest import digest
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import draw_batches, seeded, substream
 from probml_tp.guide import Guide, check_num_samples
@@ -49,7 +50,8 @@ def to_inference_data(
     ``diverging``, ``tree_depth``, ``reached_max_treedepth``, ``n_steps``, ``step_size`` and
     ``acceptance_rate``), ``posterior_predictive``, ``log_likelihood``,
     ``observed_data`` (all ``y`` over ``observation``) and ``constant_data`` (``x``). Attributes
-    give model, guide, seed and versions. A chain's draws keep their chains and order; other
+    give model, guide, seed and versions, and ``training_data``: 1 if ``x`` and ``y`` are what the
+    posterior was fitted to. A chain's draws keep their chains and order; other
     guides give independent draws as one chain. For the linearised Laplace guide ``lp``,
     ``log_likelihood`` and ``posterior_predictive`` are those of the linearised model.
 
@@ -93,7 +95,7 @@ def to_inference_data(
     collected = _collect(source, inputs, targets, num_samples, seed, chosen)
     shape = (chains, num_samples // chains)
     return az.InferenceData(
-        attrs=_attributes(posterior, seed),
+        attrs=_attributes(posterior, seed) | _data_attribute(posterior, inputs, targets),
         posterior=_posterior_group(model, collected.pop("draws"), shape),
         sample_stats=_stats_group(posterior, collected.pop("stats"), shape),
         posterior_predictive=_observation_group(collected["predictive"], shape),
@@ -226,6 +228,11 @@ def _attributes(posterior: Posterior, seed: int) -> dict[str, Any]:
         "inference_library_version": package_versions()["probml_tp"],
         "versions": json.dumps(package_versions()),
     }
+
+
+def _data_attribute(posterior: Posterior, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Whether these are the data that the posterior is given: only then is ``lp`` its density."""
+    return {"training_data": int(posterior.info.data == digest([x, y]))}
 
 
 def check_sites(model: BayesianModel, sites: Sequence[str] | None) -> list[str]:

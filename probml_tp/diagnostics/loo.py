@@ -24,7 +24,7 @@ with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is import
     import arviz as az
     from arviz.stats.stats import ELPDData  # type: ignore[attr-defined]
 
-__all__ = ["loo"]
+__all__ = ["elpd_of", "loo"]
 
 Array = np.ndarray[Any, Any]
 
@@ -99,7 +99,7 @@ def loo(
         )
     if isinstance(guide, Empirical):
         log_p = _log_likelihood(guide, inputs, targets)
-        return _elpd(np.zeros(count), log_p.reshape(count, -1), reff=_relative_efficiency(log_p))
+        return elpd_of(np.zeros(count), log_p.reshape(count, -1), reff=_relative_efficiency(log_p))
     ratios = importance_ratios(
         guide,
         inputs,
@@ -109,7 +109,7 @@ def loo(
         own_net=type(guide).outputs is Guide.outputs,
         pointwise=True,
     )
-    return _elpd(ratios.log_ratios.numpy(), ratios.log_likelihood.numpy(), reff=1.0)
+    return elpd_of(ratios.log_ratios.numpy(), ratios.log_likelihood.numpy(), reff=1.0)
 
 
 def _log_likelihood(guide: Empirical, x: Tensor, y: Tensor) -> Array:
@@ -134,7 +134,7 @@ def _relative_efficiency(log_p: Array) -> float:
     return min(1.0, float(ess.mean()) / int(likelihoods[..., 0].size))
 
 
-def _elpd(log_ratios: Array, log_p: Array, *, reff: float) -> ELPDData:
+def elpd_of(log_ratios: Array, log_p: Array, *, reff: float = 1.0) -> ELPDData:
     """The estimate from importance ratios ``(S,)`` and pointwise log likelihoods ``(S, N)``."""
     log_p = log_p.T
     log_w, k = smoothed_weights(log_ratios - log_p, reff=reff)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import matplotlib
@@ -126,13 +126,17 @@ def guide_style(name: str) -> GuideStyle:
         name: as in tables and files, such as ``"mean-field"``.
 
     Returns:
-        Its style; for a guide of the user's own a grey line under its own name.
+        Its style. A name that begins with something else, such as ``"line-nuts"``, has the guide's
+        colour and its own label; a guide of the user's own has a grey line.
 
     Example:
         >>> guide_style("mc-dropout").label, guide_style("my-guide").label
         ('MC dropout', 'my-guide')
     """
-    return GUIDE_STYLES.get(name, GuideStyle(name, "#7f7f7f", "-", "."))
+    if name in GUIDE_STYLES:
+        return GUIDE_STYLES[name]
+    guide = name.partition("-")[2]
+    return replace(GUIDE_STYLES.get(guide, GuideStyle(name, "#7f7f7f", "-", ".")), label=name)
 
 
 @contextmanager

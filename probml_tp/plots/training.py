@@ -33,7 +33,7 @@ def plot_loss(losses: Array, *, guide: str, ax: Axes) -> Axes:
     style = guide_style(guide)
     marker = style.marker if len(losses) <= 30 else ""
     ax.plot(np.arange(1, len(losses) + 1), losses, color=style.color, marker=marker, markersize=4.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     ax.set_xlabel("Epoch")
     ax.set_title(style.label)
     return ax
