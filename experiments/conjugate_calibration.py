@@ -47,6 +47,7 @@ from probml_tp.experiments.conjugate_calibration_figures import (
     findings,
     place_columns,
 )
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.regression import stored_draws, to_numpy, weight_moments
 from probml_tp.guides import Delta, Exact, Laplace, LowRankNormal, MCDropout, MeanFieldNormal
 from probml_tp.inference import fit, sample_nuts
@@ -667,11 +668,13 @@ def _arrays(judged: Mapping[str, _Judged]) -> dict[str, Array]:
     return arrays
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary="Do intervals hold what they promise? A conjugate model on many fresh data sets.",
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary="Do intervals hold what they promise? A conjugate model on many fresh data sets.",
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

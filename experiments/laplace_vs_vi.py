@@ -25,6 +25,7 @@ from probml_tp.experiments.cost_scaling import (
 )
 from probml_tp.experiments.laplace_vs_vi_figures import figures
 from probml_tp.experiments.laplace_vs_vi_findings import findings
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.posterior_gap import (
     BLOBS_GUIDES,
     MOONS_GUIDES,
@@ -261,11 +262,13 @@ def _cost_table(costs: list[Cost], config: Config) -> Table:
     )
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary=EXPERIMENTS.summary(NAME),
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

@@ -27,6 +27,7 @@ from probml_tp.comparison import critical_difference, win_rates
 from probml_tp.config import option
 from probml_tp.experiment import Experiment, Progress, Results, Table
 from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Rows, derived_seed
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.tabular import (
     LIBRARY,
@@ -370,11 +371,13 @@ def _data_source(config: Config) -> str:
     )
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary="Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary="Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

@@ -27,6 +27,7 @@ from sklearn.linear_model import ARDRegression, BayesianRidge
 from probml_tp.config import option
 from probml_tp.experiment import Experiment, Progress, Results, Table
 from probml_tp.experiments.common import Rows, derived_seed
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.regression import predict
 from probml_tp.experiments.tabular import (
@@ -357,11 +358,13 @@ def _data_source(config: Config, sizes: Mapping[str, int]) -> str:
     )
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary="Real regression data with unknown noise: every guide beside scikit-learn.",
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary="Real regression data with unknown noise: every guide beside scikit-learn.",
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )
