@@ -21,11 +21,13 @@ from probml_tp.experiment import (
     Figure,
     Progress,
     Results,
+    SavesNetcdf,
     Table,
     option,
 )
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import labels_of
+from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.guides import Delta, Laplace, LowRankNormal, MeanFieldNormal
 from probml_tp.inference import GuideFactory, fit, sample_nuts
 from probml_tp.inference.parallel import single_thread
@@ -99,6 +101,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     refused: dict[str, dict[str, str]] = {}
     divergences: dict[str, int] = {}
     posteriors: dict[str, Posterior] = {}
+    records: dict[str, SavesNetcdf] = {}
     for name in config.posteriors:
         classic = CLASSICS[name]()
         errors[name], refused[name] = {}, {}
@@ -112,6 +115,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
                     refused[name][guide] = str(error)
                     continue
                 posteriors[f"{name}-{guide}"] = posterior
+                records[f"{name}-{guide}"] = posterior.to_inference_data(*classic.data)
                 errors[name][guide] = moment_errors(
                     posterior,
                     reference_posterior(name),
@@ -133,6 +137,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         data_source="; ".join(f"{name}: {CLASSICS[name]().source}" for name in config.posteriors),
         arrays=_arrays(errors),
         posteriors=dict(posteriors),
+        inference_data=records,
         tables=tables[1:],
     )
 
@@ -279,11 +284,13 @@ def _title(results: Results[Config]) -> str:
     return f"Narrowest marginal over the true one, median over the posteriors: {said}"
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    stages=stages,
-    run=run,
-    figures=figures,
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary=EXPERIMENTS.summary(NAME),
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
 )

@@ -49,9 +49,10 @@ class DualAveraging:
         target: the acceptance probability to aim at.
 
     Example:
-        >>> adaptation = DualAveraging(1.0, target=0.8)
-        >>> adaptation.update(0.1)  # too rarely accepted
-        >>> adaptation.step_size < DualAveraging(1.0, target=0.8).mu
+        >>> rarely, often = (DualAveraging(1.0, target=0.8) for _ in range(2))
+        >>> rarely.update(0.1)
+        >>> often.update(1.0)
+        >>> rarely.step_size < often.step_size
         True
     """
 

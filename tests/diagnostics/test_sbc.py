@@ -120,7 +120,7 @@ def test_nuts_passes_with_nearly_independent_draws():
 
     def nuts(model, data, seed):
         return sample_nuts(
-            model, data, chains=1, warmup=40, num_samples=57, seed=seed, progress=False
+            model, data, chains=1, warmup=60, num_samples=190, seed=seed, progress=False
         )
 
     result = calibrate(model, nuts, simulations=12, num_samples=19)

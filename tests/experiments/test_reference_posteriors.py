@@ -42,6 +42,6 @@ def test_a_point_mass_has_no_spread(results):
 
 
 def test_the_figure_is_drawn_from_the_results(results):
-    (made,) = EXPERIMENT.figures(results)
+    made, *_ = EXPERIMENT.figures(results)
     assert "Laplace" in made.title
     assert len(made.figure.axes) == 2

@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 import torch
 from guide_cases import NO_KRONECKER, ONE_LAYER
-from model_cases import CASES, F64, LENET, NO_CURVATURE, Case, inputs, labels, random_flat, targets
+from model_cases import (
+    CASES,
+    F64,
+    HIERARCHICAL,
+    LENET,
+    NO_CURVATURE,
+    Case,
+    inputs,
+    labels,
+    random_flat,
+    targets,
+)
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
@@ -53,7 +64,7 @@ def full_precision(case: Case) -> Tensor:
 # ---------------------------------------------------------------------------------- structures
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in NO_CURVATURE])
+@pytest.mark.parametrize("name", [n for n in CASES if n not in (*HIERARCHICAL, *NO_CURVATURE)])
 def test_the_diagonal_is_that_of_the_whole_matrix(name: str) -> None:
     case = checked(name)
     guide = fitted(case, structure="diagonal")
@@ -118,7 +129,9 @@ def test_kronecker_factors_are_exact_for_one_point() -> None:
             torch.testing.assert_close(curvature.matrix, block, **CLOSE)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in (*NO_KRONECKER, *NO_CURVATURE)])
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if n not in (*HIERARCHICAL, *NO_KRONECKER, *NO_CURVATURE)]
+)
 def test_kronecker_factors_where_there_are_layers_and_the_diagonal_elsewhere(name: str) -> None:
     case = checked(name)
     guide = fitted(case, structure="kronecker")
