@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,10 @@ from probml_tp.experiment import ConfigT, Experiment, Figure, Progress, Results,
 from probml_tp.plots.checks import predictive_check_panels
 from probml_tp.plots.training import loss_panels
 
-__all__ = ["COLUMNS", "with_posterior_checks"]
+__all__ = ["COLUMNS", "with_posterior_checks", "without_checks"]
+
+PIT, LOSSES = "predictive-checks", "training-losses"
+
 
 COLUMNS = {
     "pareto_k": "Pareto k-hat ↓",
@@ -52,6 +55,22 @@ def with_posterior_checks(experiment: Experiment[ConfigT]) -> Experiment[ConfigT
     return replace(experiment, run=run, figures=figures)
 
 
+class Named(Protocol):
+    """A figure, drawn or saved."""
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+def without_checks(figures: Iterable[NamedT]) -> list[NamedT]:
+    """An experiment's own figures, less those of the posteriors' diagnostics."""
+    return [figure for figure in figures if figure.name not in (PIT, LOSSES)]
+
+
 def checks_table(results: Results[Any]) -> Table | None:
     """The diagnostics of each record, a row a posterior.
 
@@ -73,7 +92,7 @@ def _figures(results: Results[Any]) -> Iterator[Figure]:
     continuous = {n: r for n, r in at_training.items() if _is_continuous(r)}
     if continuous:
         yield Figure(
-            "predictive-checks",
+            PIT,
             "Probability integral transform of the training targets, by posterior",
             "The share of replicated targets below each observed one; a calibrated predictive "
             "gives a flat histogram, one that is too narrow a U, one too wide a hump. These are "
@@ -84,7 +103,7 @@ def _figures(results: Results[Any]) -> Iterator[Figure]:
     losses = {n: np.asarray(p.info.losses) for n, p in posteriors.items() if len(p.info.losses) > 1}
     if losses:
         yield Figure(
-            "training-losses",
+            LOSSES,
             "Training objective of each fit, by epoch",
             "Each guide's own objective, an upper bound on or part of −log evidence per point: "
             "levels are not comparable between guides; what counts is that each has flattened out.",

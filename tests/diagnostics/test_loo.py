@@ -23,7 +23,7 @@ from probml_tp import (
     fit,
 )
 from probml_tp.diagnostics import loo
-from probml_tp.diagnostics.loo import _elpd
+from probml_tp.diagnostics.loo import elpd_of
 from probml_tp.inference.empirical import Empirical
 from probml_tp.models import LinearBasis, linear_regression
 
@@ -85,7 +85,7 @@ def test_the_correction_repairs_a_guide_that_is_too_wide():
     mean, error = elpd_error(wide, x, y)
     assert abs(mean - expected) < 5 * error + 1e-2
     log_p = wide.log_likelihood(x, y, num_samples=1000).detach().numpy()
-    naive = _elpd(np.zeros(1000), log_p, reff=1.0).elpd_loo
+    naive = elpd_of(np.zeros(1000), log_p, reff=1.0).elpd_loo
     assert naive < expected - 1
     assert abs(mean - expected) < 0.1 * abs(naive - expected)
 
@@ -124,14 +124,14 @@ def test_the_linearised_guide_takes_the_linearised_model():
     posterior = fit(case.model, LinearizedLaplace, (case.x, case.y), epochs=30, optimizer="lbfgs")
     found = loo(posterior, case.x, case.y)
     log_p = posterior.log_likelihood(case.x, case.y, num_samples=1000).numpy()
-    naive = _elpd(np.zeros(1000), log_p, reff=1.0)
+    naive = elpd_of(np.zeros(1000), log_p, reff=1.0)
     np.testing.assert_allclose(found.loo_i, naive.loo_i, rtol=1e-6)  # its weights are equal
 
 
 def test_points_of_certain_prediction_are_fine():
     """A likelihood that does not vary has no tail, and no warning."""
     log_p = np.zeros((200, 3))
-    found = _elpd(np.zeros(200), log_p, reff=1.0)
+    found = elpd_of(np.zeros(200), log_p, reff=1.0)
     assert list(found.pareto_k) == [-np.inf] * 3
     assert not found.warning
     assert found.elpd_loo == pytest.approx(0, abs=1e-12)

@@ -24,6 +24,7 @@ from probml_tp.experiments.conjugate_calibration import (
     simulate_line,
 )
 from probml_tp.experiments.conjugate_calibration_figures import FUNCTION, LEVELS, PREDICTIVE
+from probml_tp.experiments.posterior_checks import without_checks
 from probml_tp.experiments.regression import weight_moments
 from probml_tp.metrics import crps, regression_scores
 from probml_tp.results import read_results, write_results
@@ -185,14 +186,16 @@ def test_rows_and_tables(results):
 def test_posteriors_of_the_first_data_set_are_saved(results, tmp_path):
     assert set(results.posteriors) == set(results.inference_data) == set(TINY.guides)
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
-    assert [table.title for table in saved.tables] == [table.title for table in results.tables]
+    assert results.checks is not None
+    titles = [table.title for table in (*results.tables, results.checks)]
+    assert [table.title for table in saved.tables] == titles
 
 
 def test_findings_and_figures(results):
     text = " ".join(results.findings)
     assert f"{results.metrics['exact'][FUNCTION.format(0.5)]:.1f}" in text
     assert "two lines" in text and "nothing is promised" in text
-    names = [figure.name for figure in EXPERIMENT.figures(results)]
+    names = [figure.name for figure in without_checks(EXPERIMENT.figures(results))]
     assert names == ["function-coverage", "target-coverage", "coverage-along-x", "scores"]
 
 
