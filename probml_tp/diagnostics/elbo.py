@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from probml_tp.diagnostics.importance import check_density, check_proper, importance_ratios
+from torch import Tensor
+
+from probml_tp.diagnostics.importance import joint_ratios
 from probml_tp.posterior import Posterior
 
-__all__ = ["ELBO", "elbo"]
+__all__ = ["ELBO", "elbo", "elbo_of"]
 
 
 class ELBO(NamedTuple):
@@ -47,16 +49,13 @@ def elbo(
         >>> abs(elbo(posterior, x, 2 * x).value - posterior.guide.log_evidence()) < 1e-8
         True
     """
-    check_density(posterior, "the ELBO")
-    check_proper(posterior.model, "the ELBO")
-    inputs, targets = posterior.model.check_data(x, y)
-    values = importance_ratios(
-        posterior.guide,
-        inputs,
-        targets,
-        num_samples=num_samples,
-        seed=posterior.seed if seed is None else seed,
-        own_net=True,
-    ).log_ratios
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
-    return ELBO(float(values.mean()), error)
+    return elbo_of(
+        joint_ratios(posterior, x, y, what="the ELBO", num_samples=num_samples, seed=seed)
+    )
+
+
+def elbo_of(log_ratios: Tensor) -> ELBO:
+    """The bound from log importance ratios ``(S,)`` in nats; its error is NaN for one of them."""
+    count = len(log_ratios)
+    error = float(log_ratios.std() / count**0.5) if count > 1 else float("nan")
+    return ELBO(float(log_ratios.mean()), error)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from probml_tp.diagnostics.bridge import bridge_sampling
-from probml_tp.diagnostics.elbo import elbo
-from probml_tp.diagnostics.importance import is_proper
-from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo
+from probml_tp.diagnostics.elbo import elbo_of
+from probml_tp.diagnostics.importance import is_proper, joint_ratios
+from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo_of
 from probml_tp.diagnostics.loo import loo
 from probml_tp.diagnostics.psis import k_threshold, pareto_k
 from probml_tp.inference.empirical import Empirical
@@ -84,8 +84,8 @@ def _bounds(posterior: Posterior, data: tuple[object, object], count: int, seed:
     """Lower bounds of the log evidence."""
     if posterior.guide.no_density or not is_proper(posterior.model):
         return {}
-    one = elbo(posterior, *data, num_samples=count, seed=seed)
-    many = iwelbo(posterior, *data, num_samples=count, draws=min(50, count), seed=seed)
+    ratios = joint_ratios(posterior, *data, what="the ELBO", num_samples=count, seed=seed)
+    one, many = elbo_of(ratios), iwelbo_of(ratios, min(50, count))
     return {
         "elbo": one.value,
         "elbo_error": one.standard_error,

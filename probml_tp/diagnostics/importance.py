@@ -17,7 +17,14 @@ from probml_tp.guide import Guide, check_num_samples
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
-__all__ = ["ImportanceRatios", "check_density", "check_proper", "importance_ratios", "is_proper"]
+__all__ = [
+    "ImportanceRatios",
+    "check_density",
+    "check_proper",
+    "importance_ratios",
+    "is_proper",
+    "joint_ratios",
+]
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,34 @@ def importance_ratios(
             f"use float64."
         )
     return ImportanceRatios(values, kept)
+
+
+def joint_ratios(
+    posterior: Posterior, x: object, y: object, *, what: str, num_samples: int, seed: int | None
+) -> Tensor:
+    """The log ratios that bounds on the log evidence are made of, by the net itself.
+
+    Args:
+        posterior: a posterior with a density, of a model with proper priors.
+        x: all inputs.
+        y: all targets.
+        what: what asks for them, in words.
+        num_samples: ``S``.
+        seed: determines the draws; default: the posterior's.
+
+    Returns:
+        ``(S,)`` in nats.
+
+    Raises:
+        ValueError: the guide has no density, a prior is improper, or the data do not fit.
+    """
+    check_density(posterior, what)
+    check_proper(posterior.model, what)
+    inputs, targets = posterior.model.check_data(x, y)
+    seed = posterior.seed if seed is None else seed
+    return importance_ratios(
+        posterior.guide, inputs, targets, num_samples=num_samples, seed=seed, own_net=True
+    ).log_ratios
 
 
 def check_density(posterior: Posterior, what: str) -> None:

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from probml_tp.diagnostics.importance import check_density, check_proper, importance_ratios
+from probml_tp.diagnostics.importance import joint_ratios
 from probml_tp.diagnostics.psis import smoothed_weights
 from probml_tp.posterior import Posterior
 from probml_tp.validation import positive_integer
 
-__all__ = ["IWELBO", "LogEvidence", "iwelbo", "log_mean_exp"]
+__all__ = ["IWELBO", "LogEvidence", "iwelbo", "iwelbo_of", "log_mean_exp"]
 
 
 class LogEvidence(NamedTuple):
@@ -87,27 +87,27 @@ def iwelbo(
         >>> abs(iwelbo(posterior, x, 2 * x).value - posterior.guide.log_evidence()) < 1e-8
         True
     """
-    check_density(posterior, "the importance weighted bound")
-    check_proper(posterior.model, "the importance weighted bound")
-    inputs, targets = posterior.model.check_data(x, y)
     K, S = positive_integer("draws", draws), positive_integer("num_samples", num_samples)
     if K > S:
         raise ValueError(
             f"draws are taken from num_samples, so that there can be no more of them; got "
             f"draws={K} and num_samples={S}. Raise num_samples."
         )
-    log_r = importance_ratios(
-        posterior.guide,
-        inputs,
-        targets,
-        num_samples=S,
-        seed=posterior.seed if seed is None else seed,
-        own_net=True,
-    ).log_ratios
-    bounds = log_r[: S // K * K].reshape(-1, K).logsumexp(-1) - math.log(K)
+    return iwelbo_of(
+        joint_ratios(
+            posterior, x, y, what="the importance weighted bound", num_samples=S, seed=seed
+        ),
+        K,
+    )
+
+
+def iwelbo_of(log_ratios: Tensor, draws: int) -> IWELBO:
+    """The bound and the estimate from log importance ratios ``(S,)``, ``draws`` at a time."""
+    K, S = draws, len(log_ratios)
+    bounds = log_ratios[: S // K * K].reshape(-1, K).logsumexp(-1) - math.log(K)
     error = float(bounds.std()) / len(bounds) ** 0.5 if len(bounds) > 1 else math.nan
-    k = float(smoothed_weights(log_r.numpy())[1])
-    return IWELBO(float(bounds.mean()), error, log_mean_exp(log_r), k)
+    k = float(smoothed_weights(log_ratios.numpy())[1])
+    return IWELBO(float(bounds.mean()), error, log_mean_exp(log_ratios), k)
 
 
 def log_mean_exp(log_weights: Tensor) -> LogEvidence:
