@@ -263,13 +263,7 @@ def chain_health(record: az.InferenceData, *, group: str = "posterior") -> Chain
     Returns:
         The worst R-hat and effective sample size over the group.
     """
-    import arviz as az
+    from probml_tp.diagnostics.record import divergences, worst_convergence
 
-    watched = record[group]
-    with np.errstate(invalid="ignore"):  # a constant, such as a saturated likelihood, has no R-hat
-        r_hat, ess = az.rhat(watched), az.ess(watched)  # type: ignore[no-untyped-call]
-    return ChainHealth(
-        r_hat=max(float(values.max()) for values in r_hat.values()),
-        ess=min(float(values.min()) for values in ess.values()),
-        divergences=int(record["sample_stats"]["diverging"].sum()),
-    )
+    r_hat, ess = worst_convergence(record[group])
+    return ChainHealth(r_hat=r_hat, ess=ess, divergences=divergences(record))

@@ -7,7 +7,6 @@ as many draws as data points gives wrong log likelihoods without an error.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.digest import digest
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import draw_batches, seeded, substream
@@ -23,10 +23,6 @@ from probml_tp.guide import Guide, check_num_samples
 from probml_tp.inference.empirical import Empirical
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-
-with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is imported
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
-    import arviz as az
 
 __all__ = ["InOrder", "check_sites", "to_inference_data"]
 

@@ -2,7 +2,6 @@ r"""Bridge sampling: the log evidence from a chain."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,11 @@ from torch.func import vmap
 
 from probml_tp.diagnostics.importance import check_proper
 from probml_tp.diagnostics.iwelbo import LogEvidence
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import seeded, substream
 from probml_tp.inference.empirical import Empirical
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-
-with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is imported
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
-    import arviz as az
 
 __all__ = ["bridge_sampling", "log_joints"]
 

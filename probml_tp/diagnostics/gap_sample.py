@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,14 +11,11 @@ import torch
 from torch import Tensor
 
 from probml_tp.diagnostics.arviz import InOrder
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import DrawBatch, draw_batches, seeded, substream
 from probml_tp.inference.empirical import Empirical
 from probml_tp.likelihoods import ClassificationLikelihood, RegressionLikelihood
 from probml_tp.posterior import Posterior
-
-with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is imported
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
-    import arviz as az
 
 __all__ = ["Convergence", "Resampled", "Sample", "collect", "convergence"]
 

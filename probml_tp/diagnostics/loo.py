@@ -2,27 +2,23 @@ r"""Leave-one-out cross-validation without refitting, corrected for the approxim
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from arviz.stats.stats import ELPDData  # type: ignore[attr-defined]
 from torch import Tensor
 
 from probml_tp.diagnostics.arviz import InOrder
 from probml_tp.diagnostics.importance import check_density, importance_ratios
 from probml_tp.diagnostics.psis import k_threshold, smoothed_weights
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import draw_batches
 from probml_tp.guide import Guide
 from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
 from probml_tp.validation import positive_integer, valid_seed
-
-with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is imported
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
-    import arviz as az
-    from arviz.stats.stats import ELPDData  # type: ignore[attr-defined]
 
 __all__ = ["elpd_of", "loo"]
 

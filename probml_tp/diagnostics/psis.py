@@ -8,7 +8,6 @@ order ``1 / k`` exist. A large ``k`` says that ``q`` misses mass of the posterio
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,15 +17,12 @@ import torch
 from torch import Tensor
 
 from probml_tp.diagnostics.importance import check_density, importance_ratios
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import substream
 from probml_tp.guide import Guide, Sites
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 from probml_tp.validation import positive_integer, valid_seed
-
-with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is imported
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
-    import arviz as az
 
 __all__ = ["ParetoK", "k_threshold", "layers_of", "pareto_k", "smoothed_weights"]
 

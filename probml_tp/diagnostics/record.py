@@ -1,4 +1,4 @@
-"""What an ArviZ record says of the posterior it is of: convergence, k-hat, leave-one-out."""
+"""What an ArviZ record says of its posterior: convergence, k-hat, leave-one-out, PIT values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import warnings
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from probml_tp.diagnostics.loo import LEAST_DRAWS, elpd_of
 from probml_tp.diagnostics.psis import smoothed_weights
+from probml_tp.diagnostics.quiet_arviz import az
 
-with warnings.catch_warnings():  # ArviZ 0.x announces ArviZ 1 when it is imported
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
-    import arviz as az
-
-__all__ = ["record_diagnostics"]
+__all__ = ["divergences", "pit_values", "record_diagnostics", "worst_convergence"]
 
 Array = np.ndarray[Any, Any]
 
@@ -47,22 +45,50 @@ def record_diagnostics(record: az.InferenceData) -> dict[str, float]:
     found: dict[str, float] = {}
     is_chain = "diverging" in stats
     if is_chain:
-        found |= _convergence(record)
+        r_hat, ess = worst_convergence(record["posterior"])
+        found |= {"r_hat": r_hat, "ess": ess, "divergences": float(divergences(record))}
     if record.attrs.get("training_data") and (is_chain or "log_q" in stats):
         found |= _importance(record)
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _convergence(record: az.InferenceData) -> dict[str, float]:
-    posterior = record["posterior"]
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore", category=RuntimeWarning)
-        r_hat, ess = az.rhat(posterior), az.ess(posterior)  # type: ignore[no-untyped-call]
-    return {
-        "r_hat": max(float(values.max()) for values in r_hat.values()),
-        "ess": min(float(values.min()) for values in ess.values()),
-        "divergences": float(record["sample_stats"]["diverging"].sum()),
-    }
+def worst_convergence(group: xr.Dataset) -> tuple[float, float]:
+    """The largest rank-normalised split R-hat and the smallest bulk effective sample size.
+
+    Args:
+        group: of chains, such as a record's ``posterior``; the worst over all its variables.
+
+    Returns:
+        Both, by ArviZ; a constant has no R-hat.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):  # a constant, or chains that are stuck
+        r_hat, ess = az.rhat(group), az.ess(group)  # type: ignore[no-untyped-call]
+    return (
+        max(float(values.max()) for values in r_hat.values()),
+        min(float(values.min()) for values in ess.values()),
+    )
+
+
+def divergences(record: az.InferenceData) -> int:
+    """The number of divergent transitions of its chains."""
+    return int(record["sample_stats"]["diverging"].sum())
+
+
+def pit_values(record: az.InferenceData) -> Array | None:
+    r"""Probability integral transforms :math:`u_n = \frac1S\sum_s 1[y^{rep}_{sn} \le y_n]`.
+
+    Args:
+        record: of :func:`probml_tp.diagnostics.to_inference_data`.
+
+    Returns:
+        ``(N,)``; none where targets are labels, or several a point.
+    """
+    (observed,) = (values.to_numpy() for values in record["observed_data"].values())
+    (replicated,) = (values.to_numpy() for values in record["posterior_predictive"].values())
+    is_real = np.issubdtype(observed.dtype, np.floating) and not np.isin(observed, (0, 1)).all()
+    if observed.ndim > 1 or not is_real:
+        return None
+    return np.asarray((replicated.reshape(-1, len(observed)) <= observed).mean(0))
 
 
 def _importance(record: az.InferenceData) -> dict[str, float]:
@@ -82,9 +108,8 @@ def _importance(record: az.InferenceData) -> dict[str, float]:
         with warnings.catch_warnings():  # its warning of a large k-hat is in the numbers
             warnings.simplefilter("ignore")
             elpd = az.loo(record, pointwise=True)  # type: ignore[no-untyped-call]
-    worst = float(elpd.pareto_k.max())
     return found | {
         "elpd_loo": float(elpd.elpd_loo),
         "p_loo": float(elpd.p_loo),
-        "worst_k": worst,
+        "worst_k": float(elpd.pareto_k.max()),
     }

@@ -19,12 +19,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
-import arviz as az
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import draw_chunks
 from probml_tp.guide import check_num_samples
 from probml_tp.inference.empirical import Empirical

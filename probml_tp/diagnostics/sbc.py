@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-import arviz as az
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.diagnostics.ranks import (
     RankUniformity,
     ecdf_band,
