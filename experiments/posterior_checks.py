@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
-from probml_tp.diagnostics.record import record_diagnostics
+from probml_tp.diagnostics.record import pit_values, record_diagnostics
 from probml_tp.experiment import ConfigT, Experiment, Figure, Progress, Results, Table
-from probml_tp.plots.checks import predictive_check_panels
+from probml_tp.experiments.common import Array
+from probml_tp.plots.checks import pit_panels
 from probml_tp.plots.training import loss_panels
 
-__all__ = ["COLUMNS", "with_posterior_checks", "without_checks"]
+__all__ = ["CHECK_FIGURES", "COLUMNS", "with_posterior_checks"]
 
 PIT, LOSSES = "predictive-checks", "training-losses"
-
+CHECK_FIGURES = (PIT, LOSSES)
+"""The names of the figures, and the prefixes of the arrays that they are drawn from."""
 
 COLUMNS = {
     "pareto_k": "Pareto k-hat ↓",
     "elpd_loo": "PSIS-LOO elpd (nats) ↑",
     "p_loo": "Effective parameters",
     "worst_k": "Worst k-hat of a point ↓",
-    "r_hat": "Largest R-hat ↓",
-    "ess": "Smallest bulk ESS ↑",
+    "r_hat": "Largest R-hat of a parameter ↓",
+    "ess": "Smallest bulk ESS of a parameter ↑",
     "divergences": "Divergences ↓",
 }
 """Headings of what :func:`probml_tp.diagnostics.record.record_diagnostics` gives."""
@@ -45,63 +47,56 @@ def with_posterior_checks(experiment: Experiment[ConfigT]) -> Experiment[ConfigT
 
     def run(config: ConfigT, progress: Progress) -> Results[ConfigT]:
         results = experiment.run(config, progress)
-        results.checks = checks_table(results)
+        results.checks = _table(results)
+        results.arrays |= _arrays(results)
         return results
 
     def figures(results: Results[ConfigT]) -> Iterator[Figure]:
         yield from experiment.figures(results)
-        yield from _figures(results)
+        yield from _figures(results.arrays)
 
     return replace(experiment, run=run, figures=figures)
 
 
-class Named(Protocol):
-    """A figure, drawn or saved."""
-
-    @property
-    def name(self) -> str:
-        """Its file name."""
-
-
-NamedT = TypeVar("NamedT", bound=Named)
-
-
-def without_checks(figures: Iterable[NamedT]) -> list[NamedT]:
-    """An experiment's own figures, less those of the posteriors' diagnostics."""
-    return [figure for figure in figures if figure.name not in (PIT, LOSSES)]
-
-
-def checks_table(results: Results[Any]) -> Table | None:
-    """The diagnostics of each record, a row a posterior.
-
-    Args:
-        results: of an experiment.
-
-    Returns:
-        The table; none if no record tells anything.
-    """
+def _table(results: Results[Any]) -> Table | None:
+    """The diagnostics of each record that tells any, a row a posterior."""
     records: dict[str, Any] = dict(results.inference_data)
     rows = {name: record_diagnostics(record) for name, record in records.items()}
     rows = {name: row for name, row in rows.items() if row}
     return Table(TITLE, "Posterior", rows, COLUMNS) if rows else None
 
 
-def _figures(results: Results[Any]) -> Iterator[Figure]:
+def _arrays(results: Results[Any]) -> dict[str, Array]:
+    """What the figures are drawn from: PIT values at the training data, losses by epoch."""
+    arrays: dict[str, Array] = {}
     records: dict[str, Any] = dict(results.inference_data)
-    at_training = {n: r for n, r in records.items() if r.attrs.get("training_data")}
-    continuous = {n: r for n, r in at_training.items() if _is_continuous(r)}
-    if continuous:
+    for name, record in records.items():
+        values = pit_values(record)
+        if values is not None and record.attrs["training_data"]:
+            arrays[f"{PIT}.{name}"] = values
+    posteriors: dict[str, Any] = dict(results.posteriors)
+    for name, posterior in posteriors.items():
+        if len(posterior.info.losses) > 1:
+            arrays[f"{LOSSES}.{name}"] = np.asarray(posterior.info.losses)
+    return arrays
+
+
+def _of(arrays: Mapping[str, Array], figure: str) -> dict[str, Array]:
+    prefix = f"{figure}."
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def _figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
+    if values := _of(arrays, PIT):
         yield Figure(
             PIT,
             "Probability integral transform of the training targets, by posterior",
             "The share of replicated targets below each observed one; a calibrated predictive "
             "gives a flat histogram, one that is too narrow a U, one too wide a hump. These are "
             "the data of the fit, so a slight hump is to be expected.",
-            predictive_check_panels(continuous),
+            pit_panels(values),
         )
-    posteriors: dict[str, Any] = dict(results.posteriors)
-    losses = {n: np.asarray(p.info.losses) for n, p in posteriors.items() if len(p.info.losses) > 1}
-    if losses:
+    if losses := _of(arrays, LOSSES):
         yield Figure(
             LOSSES,
             "Training objective of each fit, by epoch",
@@ -109,10 +104,3 @@ def _figures(results: Results[Any]) -> Iterator[Figure]:
             "levels are not comparable between guides; what counts is that each has flattened out.",
             loss_panels(losses),
         )
-
-
-def _is_continuous(record: Any) -> bool:
-    (observed,) = record["observed_data"].values()
-    values = observed.to_numpy()
-    return bool(values.ndim == 1 and np.issubdtype(values.dtype, np.floating)
-                and not np.isin(values, (0.0, 1.0)).all())  # fmt: skip

@@ -17,64 +17,51 @@ from probml_tp.plots.style import (
 )
 
 if TYPE_CHECKING:
-    import arviz as az
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_pit", "predictive_check_panels"]
+__all__ = ["pit_panels", "plot_pit"]
 
 Array = np.ndarray[Any, Any]
 BINS = 10
 
 
-def plot_pit(observed: Array, replicated: Array, *, guide: str, ax: Axes) -> Axes:
-    r"""Draw the histogram of :math:`u_n = \frac1S\sum_s 1[y^{rep}_{sn} \le y_n]`.
+def plot_pit(values: Array, *, guide: str, ax: Axes) -> Axes:
+    """Draw the histogram of PIT values, and where 95 % of the bars of a flat one lie.
 
     Args:
-        observed: targets ``(N,)``.
-        replicated: ``(S, N)``.
+        values: one a target, from 0 to 1, ``(N,)``.
         guide: whose colour to use.
         ax: where to draw.
 
     Returns:
         ``ax``.
     """
-    u = (replicated <= observed).mean(0)
-    expected = len(u) / BINS
-    ax.hist(u, bins=BINS, range=(0, 1), color=guide_style(guide).color, alpha=0.75)
+    style, expected = guide_style(guide), len(values) / BINS
+    ax.hist(values, bins=BINS, range=(0, 1), color=style.color, alpha=0.75)
     spread = 1.96 * np.sqrt(expected * (1 - 1 / BINS))
     low, high = max(expected - spread, 0), expected + spread
-    ax.axhspan(
-        low,
-        high,
-        color=TRAINING_RANGE_COLOR,
-        alpha=0.25,
-        lw=0,
-        label="95 % of a flat histogram's bars",
-    )
+    label = "95 % of a flat histogram's bars"
+    ax.axhspan(low, high, color=TRAINING_RANGE_COLOR, alpha=0.25, lw=0, label=label)
     ax.axhline(expected, color=TRAINING_RANGE_COLOR, lw=1.0)
     ax.set_xlim(0, 1)
+    ax.set_title(style.label, fontsize=8.5)
     return ax
 
 
 @house_style()
-def predictive_check_panels(records: Mapping[str, az.InferenceData]) -> Figure:
-    """Draw the PIT histogram of each posterior at the data of its record.
+def pit_panels(values: Mapping[str, Array]) -> Figure:
+    """Draw the PIT histogram of each posterior in a panel of its own.
 
     Args:
-        records: a guide's name, or a data set's and a guide's joined by "-", to ArviZ record.
+        values: a guide's name, or a data set's and a guide's joined by "-", to its PIT values.
 
     Returns:
         The figure.
     """
-    made, axes, used = panels(len(records), most=5, height=1.7, sharex=True, sharey=True)
-    for (name, record), ax in zip(records.items(), used, strict=True):
-        (observed,) = (values.to_numpy() for values in record["observed_data"].values())
-        (replicated,) = (v.to_numpy() for v in record["posterior_predictive"].values())
-        plot_pit(
-            observed, replicated.reshape(-1, len(observed)), guide=name.split("-", 1)[-1], ax=ax
-        )
-        ax.set_title(name, fontsize=8.5)
-    label_outside(axes, len(records), x="PIT", y="Targets")
+    made, axes, used = panels(len(values), most=5, height=1.7, sharex=True, sharey=True)
+    for (name, own), ax in zip(values.items(), used, strict=True):
+        plot_pit(own, guide=name, ax=ax)
+    label_outside(axes, len(values), x="PIT", y="Targets")
     shared_legend(made, used[:1])
     return made

@@ -126,8 +126,8 @@ def guide_style(name: str) -> GuideStyle:
         name: as in tables and files, such as ``"mean-field"``.
 
     Returns:
-        Its style. A name that begins with something else, such as ``"line-nuts"``, has the guide's
-        colour and its own label; a guide of the user's own has a grey line.
+        Its style. A name that ends in a guide's, such as ``"line-nuts"``, has the guide's colour
+        and its own label; a guide of the user's own has a grey line.
 
     Example:
         >>> guide_style("mc-dropout").label, guide_style("my-guide").label
@@ -135,8 +135,9 @@ def guide_style(name: str) -> GuideStyle:
     """
     if name in GUIDE_STYLES:
         return GUIDE_STYLES[name]
-    guide = name.partition("-")[2]
-    return replace(GUIDE_STYLES.get(guide, GuideStyle(name, "#7f7f7f", "-", ".")), label=name)
+    own = GuideStyle(name, "#7f7f7f", "-", ".")
+    ends = [guide for guide in GUIDE_STYLES if name.endswith(f"-{guide}")]
+    return replace(GUIDE_STYLES[max(ends, key=len)], label=name) if ends else own
 
 
 @contextmanager

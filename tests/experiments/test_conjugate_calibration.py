@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from own_figures import own_figures
 from scipy import stats
 
 from probml_tp.experiment import Results, no_update, run_experiment
@@ -24,7 +25,6 @@ from probml_tp.experiments.conjugate_calibration import (
     simulate_line,
 )
 from probml_tp.experiments.conjugate_calibration_figures import FUNCTION, LEVELS, PREDICTIVE
-from probml_tp.experiments.posterior_checks import without_checks
 from probml_tp.experiments.regression import weight_moments
 from probml_tp.metrics import crps, regression_scores
 from probml_tp.results import read_results, write_results
@@ -195,7 +195,7 @@ def test_findings_and_figures(results):
     text = " ".join(results.findings)
     assert f"{results.metrics['exact'][FUNCTION.format(0.5)]:.1f}" in text
     assert "two lines" in text and "nothing is promised" in text
-    names = [figure.name for figure in without_checks(EXPERIMENT.figures(results))]
+    names = [figure.name for figure in own_figures(EXPERIMENT.figures(results))]
     assert names == ["function-coverage", "target-coverage", "coverage-along-x", "scores"]
 
 

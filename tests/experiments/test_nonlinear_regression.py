@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from own_figures import own_figures
 
 from probml_tp import Delta, Exact, NormalPrior, fit
 from probml_tp.datasets import sine_data
@@ -22,7 +23,6 @@ from probml_tp.experiments.nonlinear_regression import (
     start_at,
 )
 from probml_tp.experiments.nonlinear_regression_figures import doubtful_range
-from probml_tp.experiments.posterior_checks import without_checks
 from probml_tp.experiments.recipes import LAPLACE
 from probml_tp.models import linear_regression
 from probml_tp.plots.regression import Band
@@ -226,7 +226,7 @@ def test_the_net_is_started_at_map_even_if_its_row_is_not_asked_for():
     results = run_experiment(EXPERIMENT, config, progress=recorder)
     assert recorder.stages == list(stages(config)) and "mlp: map" in recorder.stages
     assert "mlp · map" not in results.metrics
-    assert len(without_checks(EXPERIMENT.figures(results))) == 6
+    assert len(own_figures(EXPERIMENT.figures(results))) == 6
     assert not any("NUTS" in finding for finding in results.findings)
 
 
@@ -274,7 +274,7 @@ def test_the_limit_is_drawn_where_it_is(figures, results):
 
 def test_results_are_saved_and_posteriors_come_back(results, tmp_path):
     folder = write_results(results, EXPERIMENT, tmp_path)
-    assert len(without_checks(read_results(folder).figures)) == 6
+    assert len(own_figures(read_results(folder).figures)) == 6
     loaded = Posterior.load(folder / "posteriors" / "mlp-mc-dropout.safetensors", mlp_model(TINY))
     own = results.posteriors["mlp-mc-dropout"]
     x = torch.tensor([[0.3]], dtype=torch.float64)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from own_figures import own_figures
 
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import chain_health
 from probml_tp.experiments.plane import Plane, closest_to_reference
-from probml_tp.experiments.posterior_checks import without_checks
 from probml_tp.experiments.repeated_fits import ANOTHER_RUN, HALVES, Repeats, repeat_sentences
 from probml_tp.experiments.single_draws import SINGLE, function_maps, pointwise_maps, roughness
 from probml_tp.experiments.two_moons import EXPERIMENT, GUIDES, Config
@@ -102,7 +102,7 @@ def test_without_nuts_nothing_is_compared(tmp_path):
     results = run_experiment(EXPERIMENT, replace(TINY, guides=("map", "mc-dropout"), epochs=20))
     assert all("tv" not in row for row in results.metrics.values())
     assert not any("NUTS" in sentence for sentence in results.findings)
-    names = [figure.name for figure in without_checks(EXPERIMENT.figures(results))]
+    names = [figure.name for figure in own_figures(EXPERIMENT.figures(results))]
     assert "repeated-fits" not in names and names[-1] == "single-draws"
     assert list(results.timings) == list(EXPERIMENT.stages(results.config))
 
@@ -178,7 +178,7 @@ def test_both_kinds_of_draws_have_the_same_average(results):
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
-    assert [figure.name for figure in without_checks(saved.figures)] == [
+    assert [figure.name for figure in own_figures(saved.figures)] == [
         "probability-maps",
         "mutual-information-maps",
         "variation-ratio-maps",
@@ -187,5 +187,5 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "single-draws",
     ]
     bare = replace(results, arrays=saved.arrays(), posteriors={}, inference_data={})
-    for again, first in zip(EXPERIMENT.figures(bare), without_checks(saved.figures), strict=True):
+    for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
         assert (again.title, again.caption) == (first.title, first.caption)

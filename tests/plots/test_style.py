@@ -145,3 +145,22 @@ def test_a_shared_legend_lists_each_label_once_in_order():
             ax.plot([0, 1], label=label)
     legend = shared_legend(made, axes.flat, columns=2)
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "guide"),
+    [
+        ("line-nuts", "nuts"),
+        ("mlp-laplace-linearized", "laplace-linearized"),
+        ("eight-schools-centered-mean-field", "mean-field"),
+        ("linear-map", "map"),
+    ],
+)
+def test_a_name_that_ends_in_a_guides_has_its_colour_under_its_own_label(name, guide):
+    style, own = guide_style(name), GUIDE_STYLES[guide]
+    assert (style.color, style.marker, style.label) == (own.color, own.marker, name)
+
+
+@pytest.mark.parametrize("name", ["my-guide", "heatmap", "nuts-and-bolts"])
+def test_other_names_are_grey(name):
+    assert guide_style(name).color not in {style.color for style in GUIDE_STYLES.values()}
