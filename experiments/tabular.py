@@ -8,9 +8,10 @@ and of paired differences alike.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from probml_tp.comparison import resampled_interval
 from probml_tp.config import ExperimentConfig, option
-from probml_tp.experiment import Update, no_update
+from probml_tp.experiment import Results, Update, no_update
 from probml_tp.experiments.common import Array, Intervals, Rows, derived_seed, labels_of
 from probml_tp.experiments.comparisons import Ends
 from probml_tp.experiments.recipes import Recipes
@@ -32,7 +33,10 @@ from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 
 __all__ = [
+    "FIRST",
     "LIBRARY",
+    "OTHERS",
+    "RECORDS",
     "SPLIT_WORDS",
     "TABLES",
     "Run",
@@ -41,6 +45,8 @@ __all__ = [
     "differences",
     "families",
     "fit_guides",
+    "judge_rows",
+    "keep_split",
     "load_table",
     "make_split",
     "over_splits",
@@ -59,6 +65,9 @@ TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
 }
 """Name to what loads the table, without a network, and what to call it."""
 
+FIRST, OTHERS, RECORDS = "first split", "other splits", "records for ArviZ"
+"""The stages of both."""
+
 LIBRARY = "scikit-learn"
 LIBRARY_STYLE = GuideStyle(LIBRARY, "#7f7f7f", "-", "s")
 
@@ -66,6 +75,8 @@ SPLIT_WORDS = (
     "Splits of one data set overlap and are not independent: the intervals are t intervals with "
     "the corrected variance of Nadeau and Bengio (2003), which more splits do not shrink to nothing"
 )
+
+PredictiveT = TypeVar("PredictiveT")
 
 Run = Callable[[int], Rows]
 """Fits and judges everything on the split of an index: row to metric to value."""
@@ -209,6 +220,7 @@ def panel_rows(metrics: Rows, intervals: Intervals, metric: str) -> dict[str, En
 
 
 def fit_guides(
+    family: str,
     model: BayesianModel,
     data: tuple[Tensor, Tensor],
     guides: Iterable[str],
@@ -217,18 +229,65 @@ def fit_guides(
     """Fit guides by their recipes, each after the one that it starts from.
 
     Args:
+        family: what rows call the model.
         model: the model.
         data: training inputs and targets.
         guides: which.
         recipes: how.
 
     Returns:
-        The posteriors and the seconds of each fit, what it started from included.
+        Row to posterior, and to the seconds of its fit, what it started from included.
     """
     asked, done = list(guides), dict[str, Posterior]()
     for guide in recipes.order(asked):
         done[guide] = recipes.fit(guide, model, data, done=done, update=no_update)
-    return {g: done[g] for g in asked}, {g: recipes.seconds(g, done) for g in asked}
+    return (
+        {row_name(family, guide): done[guide] for guide in asked},
+        {row_name(family, guide): recipes.seconds(guide, done) for guide in asked},
+    )
+
+
+def judge_rows(
+    posteriors: Mapping[str, Posterior],
+    seconds: Mapping[str, float],
+    methods: Mapping[str, Callable[[], Any]],
+    *,
+    predict: Callable[[Posterior], PredictiveT],
+    fit_and_predict: Callable[[Any], PredictiveT],
+    scores: Callable[[PredictiveT], Mapping[str, float]],
+) -> Rows:
+    """Judge the posteriors of a split, with scikit-learn's methods beside them.
+
+    Args:
+        posteriors: by row.
+        seconds: of their fits, by row.
+        methods: name to what makes each method.
+        predict: predicts at the test points by a posterior.
+        fit_and_predict: fits a method and predicts there, which is timed.
+        scores: judges a prediction there.
+
+    Returns:
+        Row to metric to value.
+    """
+    rows: Rows = {}
+    for row, posterior in posteriors.items():
+        rows[row] = {**scores(predict(posterior)), "seconds": seconds[row]}
+    for name, make in methods.items():
+        start = time.perf_counter()
+        predictive = fit_and_predict(make())
+        took = time.perf_counter() - start
+        rows[row_name(LIBRARY, name)] = {**scores(predictive), "seconds": took}
+    return rows
+
+
+def keep_split(
+    results: Results[Any], posteriors: Mapping[str, Posterior], split: Split, *, draws: int
+) -> None:
+    """Enter the posteriors of a split into the results, with their records at its training data."""
+    for row, posterior in posteriors.items():
+        key = row.replace(" · ", "-")
+        results.posteriors[key] = posterior
+        results.inference_data[key] = posterior.to_inference_data(*split.train, num_samples=draws)
 
 
 # ----------------------------------------------------------------------------- over the splits

@@ -9,7 +9,6 @@ with a kernel that is not tuned: one of length scale :math:`\sqrt d` for ``d`` s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,19 +25,23 @@ from torch import Tensor
 from probml_tp.comparison import critical_difference, win_rates
 from probml_tp.config import option
 from probml_tp.experiment import Experiment, Progress, Results, Table
+from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Rows, derived_seed
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.tabular import (
-    LIBRARY,
+    FIRST,
+    OTHERS,
+    RECORDS,
     TABLES,
     Split,
     TabularConfig,
     differences,
     fit_guides,
+    judge_rows,
+    keep_split,
     make_split,
     over_splits,
-    row_name,
     run_splits,
     split_sizes,
 )
@@ -74,7 +77,6 @@ NET = (
 LOGISTIC = ("laplace-linearized", "map")
 MODE_ROUNDS = 2
 TREES = 100
-FIRST, OTHERS, RECORDS = "first split", "other splits", "records for ArviZ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +177,9 @@ def fit_split(
     posteriors: dict[str, Posterior] = {}
     seconds: dict[str, float] = {}
     for family, model in models(split, config).items():
-        found, took = fit_guides(model, split.train, guides[family], recipes)
-        posteriors |= {row_name(family, guide): posterior for guide, posterior in found.items()}
-        seconds |= {row_name(family, guide): value for guide, value in took.items()}
+        found, took = fit_guides(family, model, split.train, guides[family], recipes)
+        posteriors |= found
+        seconds |= took
     return posteriors, seconds
 
 
@@ -252,16 +254,14 @@ def judge_split(
         Row to metric to value.
     """
     x, y = split.test
-    rows: Rows = {}
-    for row, posterior in posteriors.items():
-        predictive = posterior.predict(x, num_samples=config.draws)
-        rows[row] = scores(predictive, y) | {"seconds": seconds[row]}
-    for name, make in library_methods(x.shape[1], config.seed).items():
-        start = time.perf_counter()
-        predictive = library_predictive(make(), split, config)
-        took = time.perf_counter() - start
-        rows[row_name(LIBRARY, name)] = scores(predictive, y) | {"seconds": took}
-    return rows
+    return judge_rows(
+        posteriors,
+        seconds,
+        library_methods(x.shape[1], config.seed),
+        predict=lambda posterior: posterior.predict(x, num_samples=config.draws),
+        fit_and_predict=lambda method: library_predictive(method, split, config),
+        scores=lambda predictive: scores(predictive, y),
+    )
 
 
 def _run_cell(config: Config, index: int) -> Rows:
@@ -305,10 +305,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         data_source=_data_source(config),
     )
     with progress.stage(RECORDS), single_thread():
-        for row, posterior in posteriors.items():
-            key = row.replace(" · ", "-")
-            record = posterior.to_inference_data(*split.train, num_samples=config.draws)
-            results.posteriors[key], results.inference_data[key] = posterior, record
+        keep_split(results, posteriors, split, draws=config.draws)
     results.findings = findings(results)
     return results
 
@@ -374,7 +371,7 @@ def _data_source(config: Config) -> str:
 EXPERIMENT = with_posterior_checks(
     Experiment(
         name=NAME,
-        summary="Breast cancer, wine and small digits: every guide of a net beside scikit-learn.",
+        summary=EXPERIMENTS.summary(NAME),
         config=Config,
         stages=stages,
         run=run,

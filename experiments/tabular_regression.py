@@ -11,7 +11,6 @@ precisions and the noise of largest evidence (MacKay 1992), found by
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,16 +25,21 @@ from sklearn.linear_model import ARDRegression, BayesianRidge
 
 from probml_tp.config import option
 from probml_tp.experiment import Experiment, Progress, Results, Table
+from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Rows, derived_seed
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.regression import predict
 from probml_tp.experiments.tabular import (
-    LIBRARY,
+    FIRST,
+    OTHERS,
+    RECORDS,
     Split,
     TabularConfig,
     differences,
     fit_guides,
+    judge_rows,
+    keep_split,
     make_split,
     over_splits,
     row_name,
@@ -69,8 +73,6 @@ NET = ("laplace-linearized", "laplace", "mean-field", "low-rank-normal", "mc-dro
 MODE_ROUNDS = 3
 INPUT_DROPOUT = 0.05
 """Rate at which the linear model's inputs are dropped: it has no other units."""
-
-FIRST, OTHERS, RECORDS = "first split", "other splits", "records for ArviZ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +203,10 @@ def fit_split(
     ]
     for family, model, guides, layer, rate in by_model:
         asked = [guide for guide in guides if guide not in ("exact", "nuts")]
-        found, took = fit_guides(model, split.train, asked, _recipes(config, layer, rate, seed))
-        posteriors |= {row_name(family, guide): found[guide] for guide in asked}
-        seconds |= {row_name(family, guide): took[guide] for guide in asked}
+        recipes = _recipes(config, layer, rate, seed)
+        found, took = fit_guides(family, model, split.train, asked, recipes)
+        posteriors |= found
+        seconds |= took
     return posteriors, seconds
 
 
@@ -286,16 +289,14 @@ def judge_split(
     Returns:
         Row to metric to value.
     """
-    rows: Rows = {}
-    for row, posterior in posteriors.items():
-        predictive = predict(posterior, split.test[0], num_samples=config.draws)
-        rows[row] = scores(predictive, split) | {"seconds": seconds[row]}
-    for name, make in library_methods(config.seed).items():
-        start = time.perf_counter()
-        predictive = library_predictive(make(), split)
-        took = time.perf_counter() - start
-        rows[row_name(LIBRARY, name)] = scores(predictive, split) | {"seconds": took}
-    return rows
+    return judge_rows(
+        posteriors,
+        seconds,
+        library_methods(config.seed),
+        predict=lambda posterior: predict(posterior, split.test[0], num_samples=config.draws),
+        fit_and_predict=lambda method: library_predictive(method, split),
+        scores=lambda predictive: scores(predictive, split),
+    )
 
 
 def _run_split(config: Config, index: int) -> Rows:
@@ -336,10 +337,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         arrays={f"{row}.count": np.asarray(sum(row in one for one in runs)) for row in metrics},
     )
     with progress.stage(RECORDS), single_thread():
-        for row, posterior in posteriors.items():
-            key = row.replace(" · ", "-")
-            record = posterior.to_inference_data(*split.train, num_samples=config.draws)
-            results.posteriors[key], results.inference_data[key] = posterior, record
+        keep_split(results, posteriors, split, draws=config.draws)
     results.findings = findings(results)
     return results
 
@@ -361,7 +359,7 @@ def _data_source(config: Config, sizes: Mapping[str, int]) -> str:
 EXPERIMENT = with_posterior_checks(
     Experiment(
         name=NAME,
-        summary="Real regression data with unknown noise: every guide beside scikit-learn.",
+        summary=EXPERIMENTS.summary(NAME),
         config=Config,
         stages=stages,
         run=run,

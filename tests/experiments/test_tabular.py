@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from own_figures import own_figures
 from sklearn.linear_model import BayesianRidge, LogisticRegression
 
 from probml_tp import BayesianModel, Exact, FlatPrior, Gaussian, NormalPrior, fit
 from probml_tp.comparison import resampled_interval
 from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS, tabular_classification, tabular_regression
-from probml_tp.experiments.posterior_checks import without_checks
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.tabular import (
     TABLES,
@@ -127,7 +127,7 @@ def test_map_of_logistic_regression_is_scikit_learns_with_c_1(name):
     model = logistic_regression(x.shape[1], prior=prior, num_classes=int(y.max()) + 1)
     path = SwagPath(lr=1.0, epochs=1, batch_size=1)
     recipes = Recipes(epochs=1, lr=1.0, rounds=5, swag=path)
-    posterior = fit_guides(model, split.train, ["map"], recipes)[0]["map"]
+    posterior = fit_guides("logistic", model, split.train, ["map"], recipes)[0]["logistic · map"]
     library = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(x.numpy(), y.numpy())
     expected = library.predict_proba(x_test.numpy())
     np.testing.assert_allclose(posterior.predict(x_test).probs, expected, atol=1e-4)
@@ -227,10 +227,10 @@ def test_results_are_saved_with_posteriors_of_one_split(regression, classificati
 
 
 def test_figures(regression, classification):
-    figures = without_checks(tabular_regression.EXPERIMENT.figures(regression))
+    figures = own_figures(tabular_regression.EXPERIMENT.figures(regression))
     names = [figure.name for figure in figures]
     assert names == ["differences", "coverage"]
-    figures = without_checks(tabular_classification.EXPERIMENT.figures(classification))
+    figures = own_figures(tabular_classification.EXPERIMENT.figures(classification))
     names = [figure.name for figure in figures]
     assert names == ["wine", "breast-cancer", "nll-differences", "ranks"]
     assert regression.findings[0].startswith("RMSE runs from")
