@@ -34,6 +34,7 @@ from probml_tp.comparison import mean_interval, paired_seeds
 from probml_tp.config import ExperimentConfig, option
 from probml_tp.datasets import linear_data
 from probml_tp.experiment import Experiment, Progress, Results, Table, Update
+from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Array, Intervals, Rows, derived_seed
 from probml_tp.experiments.conjugate_calibration_figures import (
     COLUMNS,
@@ -671,7 +672,7 @@ def _arrays(judged: Mapping[str, _Judged]) -> dict[str, Array]:
 EXPERIMENT = with_posterior_checks(
     Experiment(
         name=NAME,
-        summary="Do intervals hold what they promise? A conjugate model on many fresh data sets.",
+        summary=EXPERIMENTS.summary(NAME),
         config=Config,
         stages=stages,
         run=run,

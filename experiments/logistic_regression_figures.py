@@ -10,7 +10,6 @@ import numpy as np
 from probml_tp.experiment import Figure, Results
 from probml_tp.experiments.plane import (
     confidence_figure,
-    far_away,
     map_figure,
     share_of_map,
 )
@@ -19,6 +18,9 @@ from probml_tp.plots.classification import plot_probability
 from probml_tp.plots.links import link_panels
 
 __all__ = ["figures"]
+
+AT_THE_BOUNDARY = "; it dips to 50 % where the ring crosses the boundary."
+"""What the caption of the confidence far away ends in."""
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -31,7 +33,7 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         The figures of the report.
     """
     yield _maps(results)
-    yield _confidence(results)
+    yield confidence_figure(results, AT_THE_BOUNDARY)
     if f"ray.{EXACT_LINK}" in results.arrays:
         yield _links(results)
 
@@ -49,17 +51,6 @@ def _maps(results: Results[Any]) -> Figure:
     doubt = share_of_map(arrays, guides, "probability", lambda p: (p > 0.1) & (p < 0.9))
     title = f"The share of the map where confidence is below 90 % runs {doubt}"
     return Figure("probability-maps", title, caption, made)
-
-
-def _confidence(results: Results[Any]) -> Figure:
-    caption = (
-        "Left: the probability of the predicted class, averaged over a ring about the centre of "
-        "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction; it dips to 50 % where the ring crosses the boundary."
-    )
-    title = far_away(results.metrics, results.config.radius)
-    made = confidence_figure(results.arrays, results.config.guides)
-    return Figure("confidence-far-away", title, caption, made)
 
 
 def _links(results: Results[Any]) -> Figure:

@@ -87,34 +87,31 @@ def _order(results: Results[Any]) -> str:
 
 
 def _ranks(results: Results[Any]) -> str:
-    parts = []
-    for family, label in FAMILIES.items():
-        rank = choices(_array(results, f"{family}.criteria"))[1]
-        ranks = ", ".join(
-            f"{CRITERION_LABELS[name]} {_with_interval(rank[:, place], '.2f', most=1.0)}"
-            for place, name in enumerate(CRITERIA[:-1])
-        )
-        parts.append(f"{label}: {ranks}")
     sets = len(_array(results, "degree.criteria"))
     return (
         f"Rank correlations with the held-out NLL over the candidates, means over {sets} training "
-        f"sets with 95 % intervals: {'; '.join(parts)}"
+        f"sets with 95 % intervals: {_by_criterion(results, 1, '.2f', most=1.0)}"
     )
 
 
 def _cost(results: Results[Any]) -> str:
+    return (
+        "What a choice costs against the best candidate in held-out NLL, in nats a point: "
+        + _by_criterion(results, 0, ".3f")
+    )
+
+
+def _by_criterion(results: Results[Any], which: int, spec: str, *, most: float = np.inf) -> str:
+    """One of the two results of :func:`choices`, family by family and criterion by criterion."""
     parts = []
     for family, label in FAMILIES.items():
-        cost = choices(_array(results, f"{family}.criteria"))[0]
+        found = choices(_array(results, f"{family}.criteria"))[which]
         texts = ", ".join(
-            f"{CRITERION_LABELS[name]} {_with_interval(cost[:, place], '.3f')}"
+            f"{CRITERION_LABELS[name]} {_with_interval(found[:, place], spec, most=most)}"
             for place, name in enumerate(CRITERIA[:-1])
         )
         parts.append(f"{label}: {texts}")
-    return (
-        "What a choice costs against the best candidate in held-out NLL, in nats a point: "
-        + "; ".join(parts)
-    )
+    return "; ".join(parts)
 
 
 def _psis(results: Results[Any]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from probml_tp.diagnostics import to_inference_data
-from probml_tp.experiment import Progress, Update
+from probml_tp.experiment import Figure, Progress, Results, Update
 from probml_tp.experiments.common import (
     CLASSIFICATION_COLUMNS,
     Array,
@@ -420,24 +420,32 @@ def map_figure(
     )
 
 
-def confidence_figure(arrays: Mapping[str, Array], guides: Sequence[str]) -> MatplotlibFigure:
+def confidence_figure(results: Results[Any], remark: str) -> Figure:
     """Draw the confidence with distance from the data, and on the largest ring.
 
     Of many guides only one of each family is drawn.
 
     Args:
-        arrays: of a study.
-        guides: which posteriors, in this order.
+        results: with the arrays and metrics of a study, and options ``guides`` and ``radius``.
+        remark: what the caption says of the right panel besides.
 
     Returns:
-        The figure.
+        The figure, its title the range of confidences far away.
     """
+    arrays, config = results.arrays, results.config
     distance = np.linalg.norm(arrays["x"] - arrays["centre"], axis=1)
-    drawn = one_of_each_family(guides)
-    return confidence_panels(
+    drawn = one_of_each_family(config.guides)
+    made = confidence_panels(
         by_guide(arrays, drawn, "confidence_by_radius"),
         by_guide(arrays, drawn, "confidence_by_angle"),
         radii=arrays["radii"],
         angles=arrays["angles"],
         data_radius=float(distance.max()),
     )
+    caption = (
+        "Left: the probability of the predicted class, averaged over a ring about the centre of "
+        "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
+        f"direction{remark}"
+    )
+    title = far_away(results.metrics, config.radius)
+    return Figure("confidence-far-away", title, caption, made)

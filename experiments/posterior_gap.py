@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probml_tp.diagnostics import GapReport, compare, elbo, to_inference_data
+from probml_tp.diagnostics.gap_checks import NOISE_FLOOR as FLOOR
 from probml_tp.experiment import Progress, Update
 from probml_tp.experiments.common import FIT_COLUMN, Array, Intervals, Rows
 from probml_tp.experiments.plane import REFERENCE
@@ -54,9 +55,6 @@ REGIONS: Mapping[str, str] = {
     "far": "on a far ring",
 }
 """Where predictions are compared: name to words."""
-
-FLOOR = "noise floor"
-"""The row that compares the reference with itself."""
 
 SCALE = 1.96
 Data = tuple[Tensor, Tensor]

@@ -14,7 +14,6 @@ from probml_tp.experiments.plane import (
     REFERENCE,
     closest_to_reference,
     confidence_figure,
-    far_away,
     map_figure,
     share_of_map,
 )
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["figures"]
 
+OF_EACH_FAMILY = ". Of many guides one of each family is drawn; the table has all."
+"""What the caption of the confidence far away ends in."""
+
 NOTHING = np.zeros(0)
 
 
@@ -50,7 +52,7 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield _probability(results)
     yield _mutual_information(results)
     yield _variation_ratio(results)
-    yield _confidence(results)
+    yield confidence_figure(results, OF_EACH_FAMILY)
     if f"repeats.{HALVES}.tv" in results.arrays:
         yield _repeats(results)
     if any(f"{guide}.draw_a_point" in results.arrays for guide in SINGLE):
@@ -106,17 +108,6 @@ def _variation_ratio(results: Results[Any]) -> Figure:
     split = share_of_map(arrays, guides, "variation_ratio", lambda ratio: ratio > 0.05)
     title = f"The share of the map where over 5 % of the draws dissent runs {split}"
     return Figure("variation-ratio-maps", title, caption, made)
-
-
-def _confidence(results: Results[Any]) -> Figure:
-    caption = (
-        "Left: the probability of the predicted class, averaged over a ring about the centre of "
-        "the data; grey marks how far the data reach. Right: the same on the largest ring, by "
-        "direction. Of many guides one of each family is drawn; the table has all."
-    )
-    title = far_away(results.metrics, results.config.radius)
-    made = confidence_figure(results.arrays, results.config.guides)
-    return Figure("confidence-far-away", title, caption, made)
 
 
 def _repeats(results: Results[Any]) -> Figure:
