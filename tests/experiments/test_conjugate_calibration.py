@@ -13,18 +13,20 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.conjugate_calibration import (
     EXPERIMENT,
     Config,
-    Weights,
     binomial_interval,
+    held,
+    line_coverage,
+)
+from probml_tp.experiments.conjugate_calibration_figures import FUNCTION, LEVELS, PREDICTIVE
+from probml_tp.experiments.conjugate_fits import (
+    Weights,
     fit_each,
     fit_mean_field,
     fit_one,
-    held,
-    line_coverage,
     linear_model,
     simulate,
     simulate_line,
 )
-from probml_tp.experiments.conjugate_calibration_figures import FUNCTION, LEVELS, PREDICTIVE
 from probml_tp.experiments.regression import weight_moments
 from probml_tp.metrics import crps, regression_scores
 from probml_tp.results import read_results, write_results
