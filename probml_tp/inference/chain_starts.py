@@ -19,6 +19,7 @@ from probml_tp.inference.hmc_adaptation import (
     WhitenedEstimator,
 )
 from probml_tp.inference.potential import potential
+from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
@@ -81,12 +82,8 @@ def check_mass_matrix(mass_matrix: str, model: BayesianModel, init: Posterior | 
             f"mass_matrix must be one of {get_args(MassMatrix)}; got {mass_matrix!r}. Use "
             f"'diagonal' unless parameters are few and strongly correlated."
         )
-    if init is not None and init.model.fingerprint() != model.fingerprint():
-        raise ValueError(
-            f"init must be a posterior of the same model; got one of {init.model.name!r}, whose "
-            f"net, prior or likelihood differs from that of {model.name!r}. Fit Delta to this "
-            f"model first."
-        )
+    if init is not None:
+        check_same_model(init, model)
     if mass_matrix != "laplace":
         return
     if init is None or not isinstance(getattr(init.guide, "loc", None), Tensor):

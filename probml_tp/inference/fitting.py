@@ -23,6 +23,7 @@ from probml_tp.guide import Guide
 from probml_tp.inference.autoguide import AutoGuideAdapter
 from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
 from probml_tp.inference.memory import peak_memory_mib
+from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import (
@@ -360,12 +361,7 @@ def _centre(posterior: Posterior, model: BayesianModel) -> dict[str, Tensor]:
             f"init must be a posterior with a centre, such as MAP's; the {posterior.name} "
             f"posterior has none. Fit Delta first, and pass that."
         )
-    if posterior.model.fingerprint() != model.fingerprint():
-        raise ValueError(
-            f"init must be a posterior of the same model; got one of {posterior.model.name!r}, "
-            f"whose net, prior or likelihood differs from that of {model.name!r}. Fit Delta to "
-            f"this model first."
-        )
+    check_same_model(posterior, model)
     return posterior.guide.centre()
 
 

@@ -1,4 +1,4 @@
-"""Random starting points for a model's parameters."""
+"""Where fits start: at random values, or from a posterior of the same model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,28 @@ from torch import Tensor, nn
 
 from probml_tp.evaluate import seeded, substream
 from probml_tp.model import BayesianModel
+from probml_tp.posterior import Posterior
 
-__all__ = ["random_start"]
+__all__ = ["check_same_model", "random_start"]
 
 START = 6
 
 
 @torch.no_grad()
+def check_same_model(init: Posterior, model: BayesianModel) -> None:
+    """Check that a fit or a chain of a model starts from a posterior of that model.
+
+    Raises:
+        ValueError: it is of another.
+    """
+    if init.model.fingerprint() != model.fingerprint():
+        raise ValueError(
+            f"init must be a posterior of the same model; got one of {init.model.name!r}, whose "
+            f"net, prior or likelihood differs from that of {model.name!r}. Fit Delta to this "
+            f"model first."
+        )
+
+
 def random_start(model: BayesianModel) -> dict[str, Tensor]:
     """Initial values of every site, drawn with torch's global random numbers.
 
