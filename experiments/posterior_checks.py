@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.stats import kstest
 
 from probml_tp.diagnostics.record import pit_values, record_diagnostics
 from probml_tp.experiment import ConfigT, Experiment, Figure, Progress, Results, Table
@@ -90,17 +91,45 @@ def _figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
     if values := _of(arrays, PIT):
         yield Figure(
             PIT,
-            "Probability integral transform of the training targets, by posterior",
-            "The share of replicated targets below each observed one; a calibrated predictive "
-            "gives a flat histogram, one that is too narrow a U, one too wide a hump. These are "
-            "the data of the fit, so a slight hump is to be expected.",
+            _uniformity(values),
+            "Probability integral transform (PIT): the share of replicated targets below each "
+            "observed one; a calibrated predictive gives a flat histogram, one that is too narrow "
+            "a U, one too wide a hump. These are the data of the fit, so a slight hump is to be "
+            "expected.",
             pit_panels(values),
         )
     if losses := _of(arrays, LOSSES):
         yield Figure(
             LOSSES,
-            "Training objective of each fit, by epoch",
+            _settled(losses),
             "Each guide's own objective, an upper bound on or part of −log evidence per point: "
             "levels are not comparable between guides; what counts is that each has flattened out.",
             loss_panels(losses),
         )
+
+
+def _uniformity(values: Mapping[str, Array]) -> str:
+    """Whose PIT values are farthest from uniform, by the Kolmogorov-Smirnov distance."""
+    distance = {name: float(kstest(own, "uniform").statistic) for name, own in values.items()}
+    worst, best = (pick(distance, key=distance.__getitem__) for pick in (max, min))
+    return (
+        f"PIT values at the training targets are farthest from uniform under {worst} "
+        f"(Kolmogorov-Smirnov distance {distance[worst]:.2f}), nearest under {best} "
+        f"({distance[best]:.2f})"
+    )
+
+
+def _settled(losses: Mapping[str, Array]) -> str:
+    """How much the objective that moves most still moves at the end."""
+    moves = {name: _last_move(own) for name, own in losses.items()}
+    most = max(moves, key=moves.__getitem__)
+    return (
+        f"From the last tenth but one of its epochs to the last the mean objective moves by at "
+        f"most {moves[most]:.2g} nats a point ({most})"
+    )
+
+
+def _last_move(losses: Array) -> float:
+    """From the mean of the last tenth but one to that of the last."""
+    tenth = max(1, len(losses) // 10)
+    return abs(float(losses[-tenth:].mean() - losses[-2 * tenth : -tenth].mean()))

@@ -281,9 +281,11 @@ def test_figures_need_the_arrays_only(figures):
     assert [figure.name for figure in figures] == [
         "predictive-bands", "variance-along-x", "hole-or-none", "flat-prior-limit",
         "posterior-sequence", "posterior-of-weights",
+        "predictive-checks", "training-losses",
     ]  # fmt: skip
     for figure in figures:
         assert any(character.isdigit() for character in figure.title)
+    for figure in own_figures(figures):
         assert figure.figure.legends
 
 

@@ -247,9 +247,11 @@ def test_findings_are_computed_from_the_numbers(results):
 def test_figures_need_the_arrays_only(figures):
     assert [figure.name for figure in figures] == [
         "bases", "net-by-guide", "far-field", "far-field-laws", "model-choice", "evidence-plane",
+        "predictive-checks", "training-losses",
     ]  # fmt: skip
     for figure in figures:
         assert any(character.isdigit() for character in figure.title)
+    for figure in own_figures(figures):
         assert figure.figure.legends
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from probml_tp import (
     BayesianModel,
@@ -104,3 +105,19 @@ def test_figures_need_the_arrays_only(results):
     drawn = list(DEMO.figures(bare))
     assert [figure.name for figure in drawn] == [PIT, LOSSES]
     assert [len([ax for ax in f.figure.axes if ax.get_visible()]) for f in drawn] == [2, 3]
+
+
+def test_titles_state_what_the_figures_show(results):
+    pit, losses = DEMO.figures(results)
+    distance = {
+        name: stats.kstest(results.arrays[f"{PIT}.{name}"], "uniform").statistic
+        for name in ("line-exact", "line-map")
+    }
+    worst = max(distance, key=distance.__getitem__)
+    assert f"farthest from uniform under {worst}" in pit.title
+    assert f"{distance[worst]:.2f}" in pit.title
+    moves = {
+        name: abs(np.diff(results.arrays[f"{LOSSES}.{name}"][-2:])[0])  # tenths of five epochs
+        for name in ("line-map", "laplace", "elsewhere-map")
+    }
+    assert f"{max(moves.values()):.2g} nats a point" in losses.title
