@@ -45,6 +45,7 @@ def plot_pit(values: Array, *, guide: str, ax: Axes) -> Axes:
     ax.axhspan(low, high, color=TRAINING_RANGE_COLOR, alpha=0.25, lw=0, label=label)
     ax.axhline(expected, color=TRAINING_RANGE_COLOR, lw=1.0)
     ax.set_xlim(0, 1)
+    ax.set_xticks([0, 0.5, 1])
     ax.set_title(style.label, fontsize=8.5)
     return ax
 
