@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["loss_panels", "plot_loss"]
 
 Array = np.ndarray[Any, Any]
+
+TITLE_WIDTH = 22
+"""Characters in a line of a panel's title: four panels stand side by side."""
 
 
 def plot_loss(losses: Array, *, guide: str, ax: Axes) -> Axes:
@@ -35,7 +39,7 @@ def plot_loss(losses: Array, *, guide: str, ax: Axes) -> Axes:
     ax.plot(np.arange(1, len(losses) + 1), losses, color=style.color, marker=marker, markersize=4.5)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     ax.set_xlabel("Epoch")
-    ax.set_title(style.label)
+    ax.set_title(fill(style.label, TITLE_WIDTH))
     return ax
 
 
