@@ -308,7 +308,7 @@ class ImageClassifiers:
 
     def seconds(self, guide: str) -> float:
         """The seconds that a fit took, with those of the fit that it started from."""
-        return self.recipes.seconds(_fitted_as(guide), self._done)
+        return self._done[_fitted_as(guide)].info.total_seconds
 
     def network_pass(self, guide: str, data: ImageDataset) -> NetworkPass:
         """What a guide says about images, with the features of its last layer.

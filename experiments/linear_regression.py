@@ -334,7 +334,7 @@ def _fit_all(problem: _Problem, config: Config, progress: Progress) -> list[Row]
             f"{problem.name} · {guide}",
             guide,
             done[guide],
-            recipes.seconds(guide, done),
+            done[guide].info.total_seconds,
         )
         for guide in config.guides
     ]

@@ -274,7 +274,7 @@ def _fit_net(config: Config, data: Data, progress: Progress) -> list[Row]:
                 with single_thread():
                     done[guide] = recipes.fit(guide, model, data, done=done, update=update)
     return [
-        Row(f"mlp-{g}", f"mlp · {g}", g, done[g], recipes.seconds(g, done)) for g in config.guides
+        Row(f"mlp-{g}", f"mlp · {g}", g, done[g], done[g].info.total_seconds) for g in config.guides
     ]
 
 

@@ -265,7 +265,7 @@ def study_on_plane(
         rows = {
             guide: classification_metrics(posterior, *test, num_samples=draws[guide])
             | _plane_metrics(guide, views)
-            | {"seconds": recipes.seconds(guide, fitted)}
+            | {"seconds": fitted[guide].info.total_seconds}
             for guide, posterior in posteriors.items()
         }
     with progress.stage("records for ArviZ"):

@@ -250,7 +250,7 @@ def _rows(
             intervals[str(guide)][f"kl_{region}"] = (float(low), float(high))
     for guide in problem.guides:
         posterior = done[guide]
-        metrics[guide]["seconds"] = problem.recipes.seconds(guide, done)
+        metrics[guide]["seconds"] = done[guide].info.total_seconds
         if posterior.guide.no_density is None:
             bound = elbo(posterior, *problem.train, num_samples=elbo_samples)
             half = SCALE * bound.standard_error

@@ -139,19 +139,6 @@ class Recipes:
         starts = [start for guide in asked if (start := self.start(guide))]
         return list(dict.fromkeys([*starts, *asked]))
 
-    def seconds(self, guide: str, done: Mapping[str, Posterior]) -> float:
-        """The seconds that a fit took, with those of the fit that it started from.
-
-        Args:
-            guide: which.
-            done: the posteriors by guide, that start included.
-
-        Returns:
-            Seconds.
-        """
-        start = self.start(guide)
-        return done[guide].info.seconds + (done[start].info.seconds if start else 0.0)
-
     def fit(
         self,
         guide: str,
@@ -218,12 +205,11 @@ class Recipes:
             swag.loc.data = cast("Tensor", centre.loc).detach().clone()
             guides.append(swag)
         sgd = partial(torch.optim.SGD, lr=path.lr, momentum=path.momentum)
-        return cast(
-            "Posterior",
-            run(
-                Mixture.of(guides) if isinstance(of, Mixture) else guides[0],
-                epochs=path.epochs,
-                batch_size=path.batch_size,
-                optimizer=sgd,
-            ),
+        posterior: Posterior = run(
+            Mixture.of(guides) if isinstance(of, Mixture) else guides[0],
+            epochs=path.epochs,
+            batch_size=path.batch_size,
+            optimizer=sgd,
         )
+        posterior.info.begin_from(start.info)
+        return posterior

@@ -243,7 +243,7 @@ def fit_guides(
         done[guide] = recipes.fit(guide, model, data, done=done, update=no_update)
     return (
         {row_name(family, guide): done[guide] for guide in asked},
-        {row_name(family, guide): recipes.seconds(guide, done) for guide in asked},
+        {row_name(family, guide): done[guide].info.total_seconds for guide in asked},
     )
 
 

@@ -94,6 +94,7 @@ def maximize_evidence(
         log_evidence=[before, tuned.log_evidence()],
         data=digest([x, y]),
     )
+    info.begin_from(posterior.info)
     return Posterior(tuned, seed=posterior.seed, info=info)
 
 

@@ -52,6 +52,8 @@ class FitInfo:
             gradient where there is one, evaluations on validation data and the closed-form part
             included. Each draw of a variational objective, each member of an ensemble and each step
             of a line search counts. 0 where they were not counted.
+        start_seconds: wall time of the posterior that the fit started from, its own start included.
+        start_passes: passes of that posterior, likewise.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +67,22 @@ class FitInfo:
     log_evidence: list[float] = field(default_factory=list)
     data: str = ""
     forward_passes: float = 0.0
+    start_seconds: float = 0.0
+    start_passes: float = 0.0
+
+    def begin_from(self, start: FitInfo) -> None:
+        """Remember what another posterior cost that this fit started from."""
+        self.start_seconds, self.start_passes = start.total_seconds, start.total_passes
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall time of the fit and of those that it started from."""
+        return self.seconds + self.start_seconds
+
+    @property
+    def total_passes(self) -> float:
+        """Passes of the fit and of those that it started from; 0 where its own are unknown."""
+        return self.forward_passes + self.start_passes if self.forward_passes else 0.0
 
 
 class Posterior:

@@ -56,9 +56,10 @@ class GapReport:
         functions: the same for each ``posterior``, ``region`` and ``metric``, over the region's
             points; the region ``"all"`` is every point.
         points: the same for each ``posterior``, ``metric`` and ``point`` (and ``target``).
-        costs: one row a posterior: ``seconds`` of its fit, ``peak_memory_mib`` of the process up to
-            its end and ``forward_passes`` (NaN where not counted), the ``draws`` compared, and of a
-            chain ``r_hat``, ``ess`` and ``tail_ess``, the worst over the function values.
+        costs: one row a posterior: ``seconds`` of its fit and of the one that it started from,
+            ``forward_passes`` likewise (NaN where not counted), ``peak_memory_mib`` of the process
+            up to its end, the ``draws`` compared, and of a chain ``r_hat``, ``ess`` and
+            ``tail_ess``, the worst over the function values.
         evidence: one row a posterior, where ``data`` were given: ``pareto_k`` and its
             ``k_threshold``, ``elbo``, ``iwelbo`` of 50 draws, ``log_evidence`` (exact, Laplace; of
             chains by bridge sampling) and ``elpd_loo``, each of these with its ``_error``, a
@@ -279,9 +280,9 @@ def _costs(posteriors: Mapping[str, Posterior], samples: Mapping[str, Sample]) -
     for name, posterior in posteriors.items():
         found = samples[name].convergence or Convergence(np.nan, np.nan, np.nan)
         rows[name] = {
-            "seconds": posterior.info.seconds,
+            "seconds": posterior.info.total_seconds,
             "peak_memory_mib": posterior.info.peak_memory_mib,
-            "forward_passes": posterior.info.forward_passes or np.nan,
+            "forward_passes": posterior.info.total_passes or np.nan,
             "draws": samples[name].size,
             **vars(found),
         }

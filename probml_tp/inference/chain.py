@@ -84,21 +84,21 @@ def sample_chain(
         rng: the chain's random numbers.
         tick: called after every transition.
     """
-    z = yield from _first_point(start, jitter, estimator, rng)
     chain = Chain(draws=np.empty((settings.num_samples, len(start))))
-    counted = _counting(_run(z, estimator, settings, rng, chain, tick), chain)
-    yield from counted
+    first = _first_point(start, jitter, estimator, rng)
+    yield from _counting(_run(first, estimator, settings, rng, chain, tick), chain)
     return chain
 
 
 def _run(
-    z: Point,
+    first: Gradients[Point],
     estimator: MetricEstimator,
     settings: ChainSettings,
     rng: np.random.Generator,
     chain: Chain,
     tick: Callable[[Draw], None],
 ) -> Gradients[None]:
+    z = yield from first
     metric = estimator.metric()
     step_size = yield from find_step_size(z, 1.0, metric, rng)
     adaptation = DualAveraging(step_size, target=settings.target_accept)

@@ -59,6 +59,11 @@ class Starts:
     variances: Array | None = None
     curvature: tuple[Array, Array] | None = None
 
+    @property
+    def gradients(self) -> int:
+        """How many the curvature took, one a row of the Hessian."""
+        return 0 if self.curvature is None else len(self.curvature[1])
+
     def estimator(self, mass_matrix: MassMatrix) -> MetricEstimator:
         """What adapts the metric of a chain."""
         if self.curvature is not None:

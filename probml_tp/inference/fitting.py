@@ -162,6 +162,8 @@ def fit(
     info.peak_memory_mib = peak_memory_mib()
     info.data = digest([x, y])
     info.forward_passes += built.finalize_passes
+    if init is not None:
+        info.begin_from(init.info)
     return Posterior(built, seed=seed, info=info)
 
 

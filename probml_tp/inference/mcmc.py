@@ -112,7 +112,7 @@ def sample_nuts(
         chain and draw ``lp`` (the log density in unconstrained space), ``energy``,
         ``acceptance_rate``, ``tree_depth``, ``n_steps``, ``diverging`` and
         ``reached_max_treedepth``, and for each chain ``step_size``; ``info.forward_passes`` counts
-        gradients over all chains, warm-up included.
+        gradients over all chains, warm-up and curvature included.
 
     Raises:
         ValueError: the data do not fit the model, or an option is invalid. (A flat prior is fine
@@ -168,8 +168,10 @@ def sample_nuts(
         peak_memory_mib=peak_memory_mib(),
         sampler=_sampler_stats(done),
         data=digest([x, y]),
-        forward_passes=float(sum(chain.gradients for chain in done)),
+        forward_passes=float(begin.gradients + sum(chain.gradients for chain in done)),
     )
+    if init is not None:
+        info.begin_from(init.info)
     return Posterior(guide, seed=seed, info=info)
 
 

@@ -8,8 +8,17 @@ import pytest
 import torch
 from guide_cases import build
 
-from probml_tp import BayesianModel, Delta, Gaussian, Laplace, MeanFieldNormal, NormalPrior, fit
-from probml_tp.inference import EarlyStopping, Mixture, fit_ensemble
+from probml_tp import (
+    BayesianModel,
+    Delta,
+    Gaussian,
+    Laplace,
+    MeanFieldNormal,
+    NormalPrior,
+    fit,
+    sample_nuts,
+)
+from probml_tp.inference import EarlyStopping, Mixture, fit_ensemble, mcmc
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).unsqueeze(-1)
 Y = X.squeeze(-1) + 0.1 * torch.cos(9 * X.squeeze(-1))
@@ -97,3 +106,43 @@ def test_a_resumed_fit_counts_both_parts(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(_model(), Delta, (X, Y), epochs=5, checkpoint=path, progress=stop)
     assert _passes(Delta, epochs=5, checkpoint=path) == 5
+
+
+class Gradients:
+    """How many gradients chains asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        call = mcmc.Potential.__call__
+
+        def counted(potential: mcmc.Potential, q: object) -> object:
+            self.count += len(q)
+            return call(potential, q)
+
+        monkeypatch.setattr(mcmc.Potential, "__call__", counted)
+
+
+@pytest.mark.parametrize("mass_matrix", ["diagonal", "laplace"])
+def test_every_gradient_of_a_chain_is_counted(mass_matrix, monkeypatch):
+    model = _model()
+    mode = fit(model, Delta, (X, Y), epochs=3, optimizer="lbfgs", progress=False)
+    calls = Gradients(monkeypatch)
+    chain = sample_nuts(
+        model, (X, Y), init=mode, mass_matrix=mass_matrix, warmup=20, num_samples=10, chains=2,
+        chains_per_batch=1, jobs=1, progress=False,
+    )  # fmt: skip
+    curvature = 2 if mass_matrix == "laplace" else 0  # one gradient a row of the Hessian
+    assert chain.info.forward_passes == calls.count + curvature
+    assert chain.info.start_passes == mode.info.forward_passes
+
+
+def test_a_fit_costs_what_it_started_from_too():
+    model = _model()
+    mode = fit(model, Delta, (X, Y), epochs=3, progress=False)
+    laplace = fit(model, Laplace, (X, Y), init=mode, epochs=0, progress=False)
+    chain = sample_nuts(
+        model, (X, Y), init=laplace, warmup=5, num_samples=5, chains=1, progress=False
+    )
+    assert laplace.info.total_passes == 3 + laplace.info.forward_passes
+    assert chain.info.start_passes == laplace.info.total_passes
+    assert chain.info.total_seconds > chain.info.seconds > 0
