@@ -23,15 +23,15 @@ from probml_tp.experiments.cost_scaling import (
     exponents,
     measure_costs,
 )
+from probml_tp.experiments.gap_study import Chains, GapProblem
 from probml_tp.experiments.laplace_vs_vi_figures import figures
 from probml_tp.experiments.laplace_vs_vi_findings import findings
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.posterior_gap import (
     BLOBS_GUIDES,
     MOONS_GUIDES,
-    Chains,
-    Problem,
     ProblemStudy,
+    plane_regions,
     study_problem,
 )
 from probml_tp.experiments.recipes import Recipes, SwagPath
@@ -118,16 +118,9 @@ def stages(config: Config) -> dict[str, float]:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Compare the guides with NUTS on two problems, and measure what they cost."""
-    count, draws = config.nuts_chains, config.blobs_draws
-    chains = {
-        "blobs": Chains(count, draws, draws // 2, BLOBS_TREE_DEPTH),
-        "moons": Chains(count, config.nuts_samples, config.nuts_warmup, config.nuts_tree_depth),
-    }
     studies = {
         problem.name: study_problem(
             problem,
-            chains=chains[problem.name],
-            points=config.points,
             num_samples=config.num_samples,
             elbo_samples=config.elbo_samples,
             resamples=config.resamples,
@@ -150,7 +143,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     return _results(config, studies, costs)
 
 
-def _problems(config: Config) -> list[Problem]:
+def _problems(config: Config) -> list[GapProblem]:
     """The blobs under logistic regression, the moons under a net; as in their own experiments."""
     recipes = Recipes(
         epochs=config.epochs,
@@ -164,31 +157,53 @@ def _problems(config: Config) -> list[Problem]:
         swag=SwagPath(lr=1.0, epochs=2, batch_size=50),
         seed=config.seed,
     )
-    fresh = derived_seed(config.seed, "test data")
-    return [
-        Problem(
-            name="blobs",
-            title="Blobs, logistic regression",
-            model=logistic_regression(2, prior=NormalPrior.from_precision(0.05)),
-            train=blobs(seed=config.seed, dtype=torch.float64),
-            test=blobs(seed=fresh, dtype=torch.float64),
-            guides=BLOBS_GUIDES,
-            recipes=replace(recipes, rank=1),
-            radius=20.0,
+    return [_blobs(config, replace(recipes, rank=1)), _moons(config, recipes)]
+
+
+def _blobs(config: Config, recipes: Recipes) -> GapProblem:
+    seeds = config.seed, derived_seed(config.seed, "test data")
+    train, test = (blobs(seed=seed, dtype=torch.float64) for seed in seeds)
+    x, regions = plane_regions(
+        train[0], test[0], points=config.points, radius=20.0, seed=config.seed
+    )
+    draws = config.blobs_draws
+    return GapProblem(
+        name="blobs",
+        title="Blobs, logistic regression",
+        model=logistic_regression(2, prior=NormalPrior.from_precision(0.05)),
+        data=train,
+        x=x,
+        regions=regions,
+        guides=BLOBS_GUIDES,
+        recipes=recipes,
+        chains=Chains(
+            chains=config.nuts_chains, draws=draws, warmup=draws // 2, tree_depth=BLOBS_TREE_DEPTH
         ),
-        Problem(
-            name="moons",
-            title="Moons, a net",
-            model=mlp_classifier(
-                2, hidden=(config.hidden,), prior=NormalPrior(1.0), seed=config.seed
-            ),
-            train=two_moons(seed=config.seed),
-            test=two_moons(seed=fresh),
-            guides=MOONS_GUIDES,
-            recipes=recipes,
-            radius=6.0,
+    )
+
+
+def _moons(config: Config, recipes: Recipes) -> GapProblem:
+    seeds = config.seed, derived_seed(config.seed, "test data")
+    train, test = (two_moons(seed=seed) for seed in seeds)
+    x, regions = plane_regions(
+        train[0], test[0], points=config.points, radius=6.0, seed=config.seed
+    )
+    return GapProblem(
+        name="moons",
+        title="Moons, a net",
+        model=mlp_classifier(2, hidden=(config.hidden,), prior=NormalPrior(1.0), seed=config.seed),
+        data=train,
+        x=x,
+        regions=regions,
+        guides=MOONS_GUIDES,
+        recipes=recipes,
+        chains=Chains(
+            chains=config.nuts_chains,
+            draws=config.nuts_samples,
+            warmup=config.nuts_warmup,
+            tree_depth=config.nuts_tree_depth,
         ),
-    ]
+    )
 
 
 def _results(

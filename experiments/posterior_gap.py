@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,12 @@ from torch import Tensor
 
 from probml_tp.diagnostics import GapReport, compare, elbo, to_inference_data
 from probml_tp.diagnostics.gap_checks import NOISE_FLOOR as FLOOR
-from probml_tp.experiment import Progress, Update
+from probml_tp.experiment import Progress
 from probml_tp.experiments.common import FIT_COLUMN, Array, Intervals, Rows
+from probml_tp.experiments.gap_study import GapProblem, fit_problem
 from probml_tp.experiments.plane import REFERENCE
-from probml_tp.experiments.recipes import Recipes
 from probml_tp.guides.gaussian import StructuredNormal
-from probml_tp.inference import sample_nuts
 from probml_tp.inference.parallel import single_thread
-from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -30,9 +28,8 @@ __all__ = [
     "FLOOR",
     "MOONS_GUIDES",
     "REGIONS",
-    "Chains",
-    "Problem",
     "ProblemStudy",
+    "plane_regions",
     "study_problem",
 ]
 
@@ -57,49 +54,6 @@ REGIONS: Mapping[str, str] = {
 """Where predictions are compared: name to words."""
 
 SCALE = 1.96
-Data = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Chains:
-    """How NUTS is run.
-
-    Args:
-        chains: how many.
-        draws: kept of each.
-        warmup: steps of each.
-        tree_depth: at most 2 to this power leapfrog steps a draw.
-    """
-
-    chains: int
-    draws: int
-    warmup: int
-    tree_depth: int
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A model, its data and the guides to compare.
-
-    Args:
-        name: a word.
-        title: what figures call it.
-        model: a classifier with two classes on the plane.
-        train: data to fit.
-        test: fresh data.
-        guides: with NUTS last.
-        recipes: how the others are fitted.
-        radius: of the far ring about the mean of the data.
-    """
-
-    name: str
-    title: str
-    model: BayesianModel
-    train: Data
-    test: Data
-    guides: Sequence[str]
-    recipes: Recipes
-    radius: float
 
 
 @dataclass(frozen=True)
@@ -153,10 +107,8 @@ class ProblemStudy:
 
 
 def study_problem(
-    problem: Problem,
+    problem: GapProblem,
     *,
-    chains: Chains,
-    points: int,
     num_samples: int,
     elbo_samples: int,
     resamples: int,
@@ -166,9 +118,7 @@ def study_problem(
     """Fit every guide, and compare what they predict with NUTS, region by region.
 
     Args:
-        problem: what to study.
-        chains: how NUTS is run.
-        points: of each region.
+        problem: what to study, with the regions of :func:`plane_regions`.
         num_samples: draws of each posterior that is not a chain.
         elbo_samples: draws for the bounds.
         resamples: of the bootstrap.
@@ -178,18 +128,15 @@ def study_problem(
     Returns:
         What was found.
     """
-    done: dict[str, Posterior] = {}
     with progress.stage(f"fit {problem.name}") as update:
-        for guide in problem.recipes.order(problem.guides):
-            done[guide] = _fit(guide, problem, chains, done, seed, update)
+        done = fit_problem(problem, seed=seed, update=update)
     posteriors = {guide: done[guide] for guide in problem.guides}
     with progress.stage(f"compare {problem.name}"), single_thread():
-        x, regions = _regions(problem, points, seed)
         report = compare(
             posteriors,
             REFERENCE,
-            x,
-            regions=regions,
+            problem.x,
+            regions=problem.regions,
             sites=(),
             num_samples=num_samples,
             resamples=resamples,
@@ -197,50 +144,40 @@ def study_problem(
             seed=seed,
         )
         metrics, intervals = _rows(problem, done, report, elbo_samples)
-        record = to_inference_data(done[REFERENCE], *problem.train)
+        record = to_inference_data(done[REFERENCE], *problem.data)
     return ProblemStudy(problem.name, problem.title, posteriors, record, report, metrics, intervals)
 
 
-def _fit(
-    guide: str,
-    problem: Problem,
-    chains: Chains,
-    done: Mapping[str, Posterior],
-    seed: int,
-    update: Update,
-) -> Posterior:
-    if guide == REFERENCE:
-        return sample_nuts(
-            problem.model,
-            problem.train,
-            chains=chains.chains,
-            num_samples=chains.draws,
-            warmup=chains.warmup,
-            max_tree_depth=chains.tree_depth,
-            seed=seed,
-            progress=update,
-        )
-    with single_thread():
-        return problem.recipes.fit(guide, problem.model, problem.train, done=done, update=update)
+def plane_regions(
+    train: Tensor, test: Tensor, *, points: int, radius: float, seed: int
+) -> tuple[Tensor, dict[str, Array]]:
+    """Fresh data, the box of the data widened by half its width each way, and a far ring.
 
+    Args:
+        train: inputs that the model is fitted to, ``(N, 2)``.
+        test: fresh inputs, at least ``points`` of them.
+        points: of each region.
+        radius: of the ring about the mean of the data.
+        seed: of the points around the data.
 
-def _regions(problem: Problem, points: int, seed: int) -> tuple[Tensor, dict[str, Array]]:
-    """Fresh data, the box of the data widened by half its width each way, and a far ring."""
-    x = problem.train[0]
+    Returns:
+        All points, and name to which of them are of the region.
+    """
+    x = train
     rng = np.random.default_rng(seed)
     low, high = x.min(0).values.numpy(), x.max(0).values.numpy()
     margin = (high - low) / 2
     around = rng.uniform(low - margin, high + margin, size=(points, 2))
     angle = 2 * np.pi * np.arange(points) / points
-    ring = x.mean(0).numpy() + problem.radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    parts = [problem.test[0].numpy()[:points], around, ring]
+    ring = x.mean(0).numpy() + radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    parts = [test.numpy()[:points], around, ring]
     where = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     regions: dict[str, Array] = {name: where == k for k, name in enumerate(REGIONS)}
     return torch.from_numpy(np.concatenate(parts)).to(x), regions
 
 
 def _rows(
-    problem: Problem, done: Mapping[str, Posterior], report: GapReport, elbo_samples: int
+    problem: GapProblem, done: Mapping[str, Posterior], report: GapReport, elbo_samples: int
 ) -> tuple[Rows, Intervals]:
     metrics: Rows = {guide: {} for guide in [*problem.guides, FLOOR]}
     intervals: Intervals = {guide: {} for guide in metrics}
@@ -252,7 +189,7 @@ def _rows(
         posterior = done[guide]
         metrics[guide]["seconds"] = done[guide].info.total_seconds
         if posterior.guide.no_density is None:
-            bound = elbo(posterior, *problem.train, num_samples=elbo_samples)
+            bound = elbo(posterior, *problem.data, num_samples=elbo_samples)
             half = SCALE * bound.standard_error
             metrics[guide]["elbo"] = bound.value
             intervals[guide]["elbo"] = (bound.value - half, bound.value + half)

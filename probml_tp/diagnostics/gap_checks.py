@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from probml_tp.diagnostics.gap_sample import Convergence
+from probml_tp.diagnostics.gap_sample import Convergence, collect
 from probml_tp.digest import digest
+from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
 from probml_tp.validation import as_tensor, data_pair
 
@@ -17,6 +18,7 @@ __all__ = [
     "EVERYWHERE",
     "NOISE_FLOOR",
     "check_converged",
+    "check_reference",
     "check_same_data",
     "checked_inputs",
     "checked_regions",
@@ -153,3 +155,18 @@ def check_converged(name: str, found: Convergence | None) -> None:
         f"{name!r} has {found.r_hat:.3f} and {found.ess:.0f} at the worst. Run at least two "
         f"longer chains, or pass accept_reference=True and report both figures."
     )
+
+
+def check_reference(name: str, posterior: Posterior, x: Tensor) -> None:
+    """Check that a posterior can be a reference at these inputs, before others are fitted.
+
+    Args:
+        name: its name.
+        posterior: the reference; only chains can fail.
+        x: checked inputs.
+
+    Raises:
+        ValueError: as for :func:`check_converged`.
+    """
+    if isinstance(posterior.guide, Empirical):
+        check_converged(name, collect(posterior, x, sites=(), num_samples=1, seed=0).convergence)

@@ -1,0 +1,258 @@
+"""The posteriors of one problem: fitted, held against a reference, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor
+
+from probml_tp.diagnostics import Advice, GapReport, Requirement, compare, recommend
+from probml_tp.diagnostics.gap_checks import check_reference
+from probml_tp.experiment import Update
+from probml_tp.experiments.common import Array
+from probml_tp.experiments.recipes import Recipes
+from probml_tp.inference import sample_nuts
+from probml_tp.inference.chain_starts import MassMatrix
+from probml_tp.inference.parallel import single_thread
+from probml_tp.model import BayesianModel
+from probml_tp.posterior import Posterior
+
+__all__ = ["Chains", "Comparison", "GapProblem", "GapStudy", "fit_problem", "study_gap"]
+
+NUTS = "nuts"
+
+Data = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chains:
+    """How NUTS is run.
+
+    Args:
+        chains: how many.
+        draws: kept of each.
+        warmup: steps of each.
+        tree_depth: at most 2 to this power leapfrog steps a draw.
+        mass_matrix: what is adapted.
+        target_accept: the acceptance that the step size aims at.
+        start: the guide whose posterior the chains start from; the net's own values by default.
+        per_batch: chains evaluated together in one process.
+        jobs: processes.
+    """
+
+    chains: int = 4
+    draws: int = 1000
+    warmup: int = 1000
+    tree_depth: int = 10
+    mass_matrix: MassMatrix = "diagonal"
+    target_accept: float = 0.8
+    start: str | None = None
+    per_batch: int | None = None
+    jobs: int | None = None
+
+    def sample(
+        self, model: BayesianModel, data: Data, *, init: Posterior | None, seed: int, update: Update
+    ) -> Posterior:
+        """Run the chains.
+
+        Args:
+            model: the model.
+            data: inputs and targets.
+            init: the posterior to start from, if any.
+            seed: determines them.
+            update: told of the progress.
+
+        Returns:
+            The posterior.
+        """
+        return sample_nuts(
+            model,
+            data,
+            num_samples=self.draws,
+            warmup=self.warmup,
+            chains=self.chains,
+            target_accept=self.target_accept,
+            max_tree_depth=self.tree_depth,
+            mass_matrix=self.mass_matrix,
+            init=init,
+            chains_per_batch=self.per_batch,
+            jobs=self.jobs,
+            seed=seed,
+            progress=update,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapProblem:
+    """A model, its data, and what is to be compared where.
+
+    Args:
+        name: a word, for files.
+        title: what tables and figures call it.
+        model: the model.
+        data: inputs and targets of every fit.
+        x: inputs where predictions are compared, ``(N, ...)``.
+        regions: name to a boolean array ``(N,)``.
+        guides: the posteriors to compare, the reference among them; their order is that of tables.
+        recipes: how they are fitted.
+        reference: ``"exact"`` or ``"nuts"``, or any name under which a fitted one is given.
+        chains: how NUTS is run.
+    """
+
+    name: str
+    title: str
+    model: BayesianModel
+    data: Data
+    x: Tensor
+    regions: Mapping[str, Array]
+    guides: Sequence[str]
+    recipes: Recipes
+    reference: str = NUTS
+    chains: Chains = field(default_factory=Chains)
+
+    def order(self, given: Collection[str] = ()) -> list[str]:
+        """What is fitted, in this order: starts first, then the reference, then the others.
+
+        Args:
+            given: the guides that are fitted already.
+
+        Returns:
+            Guides, each once.
+        """
+        left = [guide for guide in self.guides if guide not in given]
+        starts = [self.chains.start] if self.chains.start and NUTS in left else []
+        first = [guide for guide in left if guide == self.reference]
+        order = [*self.recipes.order(starts), *self.recipes.order(first + left)]
+        return [guide for guide in dict.fromkeys(order) if guide not in given]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How posteriors are compared; see :func:`probml_tp.diagnostics.compare`.
+
+    Args:
+        num_samples: draws of each posterior that is not a chain.
+        resamples: of the bootstrap.
+        level: of intervals, and of the central intervals whose coverage is counted.
+        accept_reference: compare with chains that have not converged, too.
+        requirements: what is asked of a posterior; by default those of
+            :mod:`probml_tp.diagnostics.advice`.
+    """
+
+    num_samples: int = 1000
+    resamples: int = 200
+    level: float = 0.95
+    accept_reference: bool = False
+    requirements: tuple[Requirement, ...] | None = None
+
+
+@dataclass(frozen=True)
+class GapStudy:
+    """What was found of a problem.
+
+    Args:
+        problem: which.
+        posteriors: by guide, in the problem's order.
+        report: the comparison with the reference.
+        advice: which one to use.
+    """
+
+    problem: GapProblem
+    posteriors: Mapping[str, Posterior]
+    report: GapReport
+    advice: Advice
+
+
+def fit_problem(
+    problem: GapProblem,
+    *,
+    given: Mapping[str, Posterior] | None = None,
+    check: bool = False,
+    seed: int,
+    update: Update,
+) -> dict[str, Posterior]:
+    """Fit every guide of a problem; those that they start from, and the reference, first.
+
+    Args:
+        problem: which.
+        given: posteriors by guide that are fitted already.
+        check: refuse a reference that has not converged before the others are fitted.
+        seed: of the chains; of the others the recipes have one.
+        update: told of the progress.
+
+    Returns:
+        Guide to posterior, those that others start from included.
+
+    Raises:
+        ValueError: the reference has not converged.
+    """
+    done = dict(given or {})
+    order = problem.order(done)
+    for place, guide in enumerate(order):
+        step = partial(_part, update, place, len(order), guide)
+        if guide == NUTS:
+            init = done[problem.chains.start] if problem.chains.start else None
+            done[guide] = problem.chains.sample(
+                problem.model, problem.data, init=init, seed=seed, update=step
+            )
+        else:
+            with single_thread():
+                done[guide] = problem.recipes.fit(
+                    guide, problem.model, problem.data, done=done, update=step
+                )
+        if check and guide == problem.reference:
+            check_reference(guide, done[guide], problem.x)
+    return done
+
+
+def study_gap(
+    problem: GapProblem,
+    *,
+    comparison: Comparison,
+    given: Mapping[str, Posterior] | None = None,
+    seed: int,
+    update: Update,
+) -> GapStudy:
+    """Fit every guide, compare what they say with the reference, and recommend one.
+
+    Args:
+        problem: which.
+        comparison: how they are compared.
+        given: posteriors by guide that are fitted already.
+        seed: of chains, draws and resamples.
+        update: told of the progress.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: the reference has not converged, or the problem's parts do not go together.
+    """
+    check = not comparison.accept_reference
+    done = fit_problem(problem, given=given, check=check, seed=seed, update=update)
+    posteriors = {guide: done[guide] for guide in problem.guides}
+    with single_thread():
+        report = compare(
+            posteriors,
+            problem.reference,
+            problem.x,
+            data=problem.data,
+            regions=problem.regions,
+            num_samples=comparison.num_samples,
+            resamples=comparison.resamples,
+            level=comparison.level,
+            accept_reference=comparison.accept_reference,
+            seed=seed,
+        )
+    advice = recommend(report, requirements=comparison.requirements)
+    return GapStudy(problem, posteriors, report, advice)
+
+
+def _part(
+    update: Update, place: int, parts: int, guide: str, done: int, total: int, message: str = ""
+) -> None:
+    """Report one of several fits as a share of all."""
+    share = done / total if total else 1.0
+    update(round(1000 * (place + share)), 1000 * parts, f"{guide} {message}".strip())
