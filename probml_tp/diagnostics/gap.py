@@ -65,6 +65,7 @@ class GapReport:
             chains by bridge sampling) and ``elpd_loo``, each of these with its ``_error``, a
             standard error, and ``loo_worst_k``; NaN where not defined or not to be had.
         layers: Pareto k-hat of each posterior with a density, a column for each layer.
+        layer_errors: standard errors of these.
     """
 
     reference: str
@@ -75,6 +76,7 @@ class GapReport:
     costs: pd.DataFrame
     evidence: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    layer_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def table(
         self, space: Literal["functions", "weights"] = "functions", *, of: str | None = None

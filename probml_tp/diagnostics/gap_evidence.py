@@ -12,7 +12,7 @@ from probml_tp.diagnostics.elbo import elbo_of
 from probml_tp.diagnostics.importance import is_proper, joint_ratios
 from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo_of
 from probml_tp.diagnostics.loo import loo
-from probml_tp.diagnostics.psis import k_threshold, pareto_k
+from probml_tp.diagnostics.psis import k_error, k_threshold, pareto_k
 from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
 
@@ -20,6 +20,7 @@ __all__ = ["evidence_tables"]
 
 COLUMNS = (
     "pareto_k",
+    "pareto_k_error",
     "k_threshold",
     "elbo",
     "elbo_error",
@@ -43,7 +44,7 @@ def evidence_tables(
     *,
     num_samples: int,
     seeds: Mapping[str, int],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Judge each posterior by its density, its bounds and its predictions of points left out.
 
     Args:
@@ -53,8 +54,8 @@ def evidence_tables(
         seeds: name to the seed of its draws.
 
     Returns:
-        One row a posterior, NaN where a number is not defined; and Pareto k-hat with a column for
-        each layer.
+        One row a posterior, NaN where a number is not defined; Pareto k-hat with a column for each
+        layer; and its standard errors, likewise.
 
     Raises:
         ValueError: the data do not fit, or there are too few draws.
@@ -65,7 +66,8 @@ def evidence_tables(
         row = dict.fromkeys(COLUMNS, math.nan)
         if posterior.guide.no_density is None:
             found = pareto_k(posterior, *data, num_samples=num_samples, seed=seeds[name])
-            row |= {"pareto_k": found.k, "k_threshold": k_threshold(num_samples)}
+            row |= {"pareto_k": found.k, "pareto_k_error": found.error}
+            row |= {"k_threshold": k_threshold(num_samples)}
             layers[name] = found.layers
         rows[name] = (
             row
@@ -73,7 +75,11 @@ def evidence_tables(
             | _log_evidence(posterior, data, seeds[name])
             | _loo(posterior, data, num_samples, seeds[name])
         )
-    return _frame(rows), _frame(layers)
+    errors = {
+        name: {layer: k_error(k, num_samples) for layer, k in row.items()}
+        for name, row in layers.items()
+    }
+    return _frame(rows), _frame(layers), _frame(errors)
 
 
 def _frame(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:

@@ -44,9 +44,9 @@ KINDS: Mapping[str, tuple[str, str, float]] = {
 def plot_k_hat(report: GapReport, *, ax: Axes) -> Axes:
     """Draw k-hat of each posterior with a density, of all sites and of each layer.
 
-    A dashed line marks the largest k-hat to be trusted at so many draws; beyond 0.7 the axis is
-    shaded. Minus infinity (equal weights) stands at the left edge, what is above 2 at the right
-    edge with its value.
+    Bars are two standard errors to either side. A dashed line marks the largest k-hat to be trusted
+    at so many draws; beyond 0.7 the axis is shaded. Minus infinity (equal weights) stands at the
+    left edge, what is above 2 at the right edge with its value.
 
     Args:
         report: of :func:`probml_tp.diagnostics.compare` with data.
@@ -58,7 +58,7 @@ def plot_k_hat(report: GapReport, *, ax: Axes) -> Axes:
     Raises:
         ValueError: the report has no posterior with a density, or was made without data.
     """
-    table = _k_hats(report)
+    table, errors = _k_hats(report), _k_errors(report)
     values = table.to_numpy(float)
     low, high = _k_range(values)
     for place, (name, row) in enumerate(table.iterrows()):
@@ -66,6 +66,8 @@ def plot_k_hat(report: GapReport, *, ax: Axes) -> Axes:
         offset = 0.6 * ((place + 0.5) / len(table) - 0.5)
         k, y = row.to_numpy(float), np.arange(len(row)) + offset
         shown = np.where(np.isneginf(k), low, np.minimum(k, high))
+        bars = np.where(shown == k, ERRORS * errors.loc[name].to_numpy(float), 0.0)
+        ax.hlines(y, shown - bars, np.minimum(shown + bars, high), color=s.color, lw=1.2, alpha=0.6)
         ax.plot(
             shown, y, color=s.color, marker=s.marker, ls="none", label=s.label, clip_on=False,
             zorder=3,
@@ -256,8 +258,18 @@ def _k_hats(report: GapReport) -> Any:
             "a figure of Pareto k-hat needs a posterior with a density; the report has none. "
             "Compare Laplace or mean-field, say."
         )
-    layers = report.layers if report.layers.shape[1] > 1 else report.layers.iloc[:, :0]
-    return found.to_frame(ALL_SITES).join(layers)
+    return found.to_frame(ALL_SITES).join(_several(report.layers))
+
+
+def _k_errors(report: GapReport) -> Any:
+    """Standard errors of these, of the same shape."""
+    whole = report.evidence["pareto_k_error"].to_frame(ALL_SITES)
+    return whole.join(_several(report.layer_errors))
+
+
+def _several(layers: Any) -> Any:
+    """A column for each layer; none where a single one is the whole."""
+    return layers if layers.shape[1] > 1 else layers.iloc[:, :0]
 
 
 def _k_range(values: Any) -> tuple[float, float]:

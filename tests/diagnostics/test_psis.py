@@ -28,7 +28,7 @@ from probml_tp import (
     fit,
 )
 from probml_tp.diagnostics import ParetoK, k_threshold, pareto_k
-from probml_tp.diagnostics.psis import layers_of, smoothed_weights
+from probml_tp.diagnostics.psis import k_error, layers_of, smoothed_weights
 
 
 def scaled(posterior: Posterior, factor: float) -> Posterior:
@@ -247,3 +247,13 @@ def test_a_low_rank_guide_of_rank_0_is_independent():
 def test_a_prior_with_a_flat_part_is_fine():
     posterior, x, y = exact("flat-prior")
     assert pareto_k(posterior, x, y).k == -math.inf
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.7])
+@pytest.mark.parametrize("num_samples", [200, 1000])
+def test_the_standard_error_is_that_of_repeated_fits(shape, num_samples):
+    log_ratios = shape * np.random.default_rng(0).exponential(size=(400, num_samples))  # Pareto
+    found = smoothed_weights(log_ratios)[1]
+    expected = np.mean([k_error(k, num_samples) for k in found])
+    sd_of_sd = 1 / np.sqrt(2 * len(found))
+    assert found.std(ddof=1) == pytest.approx(expected, rel=5 * sd_of_sd)

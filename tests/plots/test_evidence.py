@@ -22,6 +22,7 @@ NAN = np.nan
 EVIDENCE = pd.DataFrame(
     {
         "pareto_k": [NAN, -np.inf, 0.9, 21.4],
+        "pareto_k_error": [NAN, 0.0, 0.2, 2.0],
         "k_threshold": [NAN, 2 / 3, 2 / 3, 2 / 3],
         "elbo": [NAN, -10.0, -14.0, -1145.0],
         "elbo_error": [NAN, 0.0, 0.2, 40.0],
@@ -43,7 +44,8 @@ LAYERS = pd.DataFrame(
 
 def report(layers: pd.DataFrame = LAYERS, evidence: pd.DataFrame = EVIDENCE) -> GapReport:
     nothing = pd.DataFrame()
-    return GapReport("nuts", 0.95, nothing, nothing, nothing, nothing, evidence, layers)
+    errors = layers.map(lambda k: 0.1 if np.isfinite(k) else 0.0)
+    return GapReport("nuts", 0.95, nothing, nothing, nothing, nothing, evidence, layers, errors)
 
 
 def points(ax: object) -> dict[str, np.ndarray]:
@@ -59,6 +61,8 @@ def test_k_hat_by_guide_and_layer():
     left, right = ax.get_xlim()
     np.testing.assert_allclose(drawn["Exact"][:, 0], left)
     np.testing.assert_allclose(drawn["Laplace"][:, 0], [right, right, left])
+    bars = [line for lines in ax.collections for line in lines.get_segments()]
+    np.testing.assert_allclose(bars[3], [[0.5, 0], [1.3, 0]])  # mean-field: two standard errors
     assert [text.get_text() for text in ax.texts] == ["21.4 ▸", "2.9 ▸"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["All sites", "fc1", "fc2"]
     limits = sorted(line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 2)
