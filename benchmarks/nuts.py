@@ -252,12 +252,16 @@ def table(runs: dict[str, dict[str, Run]]) -> str:
             seconds = run.warmup_seconds + run.seconds
             lines.append(
                 f"| {name} | {sampler} | {run.r_hat:.3f} | {run.ess:.0f} | {seconds:.1f} "
-                f"| {run.warmup_seconds:.1f} | {run.rate:.3g} | {run.rate_kept:.3g} "
+                f"| {run.warmup_seconds:.1f} | {_rate(run.rate)} | {_rate(run.rate_kept)} "
                 f"| {run.gradients_kept / run.ess:.1f} "
                 f"| {1e6 * run.seconds / run.gradients_kept:.0f} |"
             )
             name = ""
     return "\n".join(lines)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def verdicts(runs: dict[str, dict[str, Run]]) -> Iterator[str]:
