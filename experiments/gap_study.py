@@ -11,10 +11,10 @@ from torch import Tensor
 from probml_tp.diagnostics import Advice, GapReport, Requirement, compare, recommend
 from probml_tp.diagnostics.gap_checks import check_reference
 from probml_tp.experiment import Update
-from probml_tp.experiments.common import Array
 from probml_tp.experiments.recipes import Recipes
 from probml_tp.inference import sample_nuts
 from probml_tp.inference.chain_starts import MassMatrix
+from probml_tp.inference.fitting import ProgressCallback
 from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
@@ -53,7 +53,13 @@ class Chains:
     jobs: int | None = None
 
     def sample(
-        self, model: BayesianModel, data: Data, *, init: Posterior | None, seed: int, update: Update
+        self,
+        model: BayesianModel,
+        data: Data,
+        *,
+        init: Posterior | None,
+        seed: int,
+        update: Update,
     ) -> Posterior:
         """Run the chains.
 
@@ -94,11 +100,12 @@ class GapProblem:
         model: the model.
         data: inputs and targets of every fit.
         x: inputs where predictions are compared, ``(N, ...)``.
-        regions: name to a boolean array ``(N,)``.
+        regions: name to a boolean array ``(N,)`` or to indices of points.
         guides: the posteriors to compare, the reference among them; their order is that of tables.
         recipes: how they are fitted.
         reference: ``"exact"`` or ``"nuts"``, or any name under which a fitted one is given.
         chains: how NUTS is run.
+        identified: whether weights are, so that a figure compares them.
     """
 
     name: str
@@ -106,11 +113,12 @@ class GapProblem:
     model: BayesianModel
     data: Data
     x: Tensor
-    regions: Mapping[str, Array]
+    regions: Mapping[str, object]
     guides: Sequence[str]
     recipes: Recipes
     reference: str = NUTS
     chains: Chains = field(default_factory=Chains)
+    identified: bool = False
 
     def order(self, given: Collection[str] = ()) -> list[str]:
         """What is fitted, in this order: starts first, then the reference, then the others.
@@ -157,12 +165,16 @@ class GapStudy:
         posteriors: by guide, in the problem's order.
         report: the comparison with the reference.
         advice: which one to use.
+        requirements: what was asked of them; ``None`` for the usual.
+        refused: the guides that refused the model, with their reasons.
     """
 
     problem: GapProblem
     posteriors: Mapping[str, Posterior]
     report: GapReport
     advice: Advice
+    requirements: tuple[Requirement, ...] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit_problem(
@@ -170,8 +182,9 @@ def fit_problem(
     *,
     given: Mapping[str, Posterior] | None = None,
     check: bool = False,
+    refused: dict[str, str] | None = None,
     seed: int,
-    update: Update,
+    update: ProgressCallback,
 ) -> dict[str, Posterior]:
     """Fit every guide of a problem; those that they start from, and the reference, first.
 
@@ -179,6 +192,8 @@ def fit_problem(
         problem: which.
         given: posteriors by guide that are fitted already.
         check: refuse a reference that has not converged before the others are fitted.
+        refused: where to note a guide that refuses the model, with its reason, and go on without
+            it; by default its error is raised. The reference may not be refused.
         seed: of the chains; of the others the recipes have one.
         update: told of the progress.
 
@@ -192,19 +207,34 @@ def fit_problem(
     order = problem.order(done)
     for place, guide in enumerate(order):
         step = partial(_part, update, place, len(order), guide)
-        if guide == NUTS:
-            init = done[problem.chains.start] if problem.chains.start else None
-            done[guide] = problem.chains.sample(
-                problem.model, problem.data, init=init, seed=seed, update=step
-            )
-        else:
-            with single_thread():
-                done[guide] = problem.recipes.fit(
-                    guide, problem.model, problem.data, done=done, update=step
-                )
+        try:
+            done[guide] = _fit(problem, guide, done, seed, step)
+        except ValueError as error:
+            if refused is None or guide == problem.reference:
+                raise
+            refused[guide] = str(error)
+            continue
         if check and guide == problem.reference:
             check_reference(guide, done[guide], problem.x)
     return done
+
+
+def _fit(
+    problem: GapProblem,
+    guide: str,
+    done: Mapping[str, Posterior],
+    seed: int,
+    update: Update,
+) -> Posterior:
+    model, data = problem.model, problem.data
+    if guide == NUTS:
+        start = problem.chains.start
+        init = done.get(start) if start else None
+        return problem.chains.sample(model, data, init=init, seed=seed, update=update)
+    if missing := problem.recipes.missing(guide, done):
+        raise ValueError(f"it starts from {missing}, which was refused")
+    with single_thread():
+        return problem.recipes.fit(guide, model, data, done=done, update=update)
 
 
 def study_gap(
@@ -212,8 +242,9 @@ def study_gap(
     *,
     comparison: Comparison,
     given: Mapping[str, Posterior] | None = None,
+    tolerant: bool = False,
     seed: int,
-    update: Update,
+    update: ProgressCallback,
 ) -> GapStudy:
     """Fit every guide, compare what they say with the reference, and recommend one.
 
@@ -221,6 +252,7 @@ def study_gap(
         problem: which.
         comparison: how they are compared.
         given: posteriors by guide that are fitted already.
+        tolerant: go on without guides that refuse the model.
         seed: of chains, draws and resamples.
         update: told of the progress.
 
@@ -230,9 +262,16 @@ def study_gap(
     Raises:
         ValueError: the reference has not converged, or the problem's parts do not go together.
     """
-    check = not comparison.accept_reference
-    done = fit_problem(problem, given=given, check=check, seed=seed, update=update)
-    posteriors = {guide: done[guide] for guide in problem.guides}
+    refused: dict[str, str] = {}
+    done = fit_problem(
+        problem,
+        given=given,
+        check=not comparison.accept_reference,
+        refused=refused if tolerant else None,
+        seed=seed,
+        update=update,
+    )
+    posteriors = {guide: done[guide] for guide in problem.guides if guide in done}
     with single_thread():
         report = compare(
             posteriors,
@@ -247,11 +286,17 @@ def study_gap(
             seed=seed,
         )
     advice = recommend(report, requirements=comparison.requirements)
-    return GapStudy(problem, posteriors, report, advice)
+    return GapStudy(problem, posteriors, report, advice, comparison.requirements, refused)
 
 
 def _part(
-    update: Update, place: int, parts: int, guide: str, done: int, total: int, message: str = ""
+    update: ProgressCallback,
+    place: int,
+    parts: int,
+    guide: str,
+    done: int,
+    total: int,
+    message: str = "",
 ) -> None:
     """Report one of several fits as a share of all."""
     share = done / total if total else 1.0

@@ -94,8 +94,8 @@ class Recipes:
         batch_size: points a step of Adam; all by default.
         init_scale: initial standard deviation of mean-field and low-rank normals.
         rank: of the low-rank normal.
-        rates: drop rate by layer, where there are layers to drop from; learned from there on by
-            concrete dropout.
+        rates: drop rate by layer, where there are layers to drop from, or one for every layer but
+            the first; learned from there on by concrete dropout.
         members: of ensembles.
         apart: fit the members of an ensemble apart, in processes, instead of all at once.
         from_mode: more guides that start at the MAP estimate, besides Laplace and SWAG.
@@ -111,7 +111,7 @@ class Recipes:
     batch_size: int | None = None
     init_scale: float = 0.01
     rank: int = 10
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] | float = field(default_factory=dict)
     members: int = 5
     apart: bool = False
     from_mode: Collection[str] = ()
@@ -120,6 +120,11 @@ class Recipes:
     def start(self, guide: str) -> str | None:
         """The guide whose posterior another one starts from; ``None`` for the net's own values."""
         return STARTS.get(guide, "map" if guide in self.from_mode else None)
+
+    def missing(self, guide: str, done: Collection[str]) -> str | None:
+        """The guide that another one starts from, if it is not fitted."""
+        start = self.start(guide)
+        return start if start and start not in done else None
 
     def order(self, guides: Iterable[str]) -> list[str]:
         """The guides to fit: each after the one that it starts from, which may have no row itself.

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probml_tp.choosing import which_posterior
     from probml_tp.diagnostics import elbo, to_inference_data
     from probml_tp.guide import Guide
     from probml_tp.guides import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
+    "probml_tp.choosing": ("which_posterior",),
     "probml_tp.diagnostics": ("elbo", "to_inference_data"),
     "probml_tp.guide": ("Guide",),
     "probml_tp.guides": (
@@ -120,17 +122,18 @@ __all__ = [
     "maximize_evidence",
     "sample_nuts",
     "to_inference_data",
+    "which_posterior",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the toolkit when something of it is first used: the command line starts at once."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Load a part of the toolkit when it is first used: the command line starts at once."""
     for module, names in _MODULES.items():
-        loaded = import_module(module)
-        globals().update({n: getattr(loaded, n) for n in names})
-    return globals()[name]
+        if name in names:
+            loaded = import_module(module)
+            globals().update({n: getattr(loaded, n) for n in names})
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -35,6 +35,7 @@ __all__ = [
     "MAIN_TABLE",
     "SavedFigure",
     "SavedResults",
+    "check_file_name",
     "read_results",
     "require_writable",
     "saved_experiments",
@@ -205,7 +206,7 @@ def _check(results: Results[Any], experiment: Experiment[Any]) -> None:
             f"got {results.experiment!r}."
         )
     for name in (results.experiment, *results.posteriors, *results.inference_data):
-        _check_file_name(name)
+        check_file_name(name)
     for table in _tables(results):
         for row, metrics in table.metrics.items():
             for metric, value in metrics.items():
@@ -227,7 +228,12 @@ def _further_tables(results: Results[Any]) -> list[Table]:
     return [*results.tables, *([results.checks] if results.checks else [])]
 
 
-def _check_file_name(name: str) -> None:
+def check_file_name(name: str) -> None:
+    """Check that a name can become that of a file.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not _FILE_NAME.fullmatch(name):
         raise ValueError(
             "A name that becomes a file name must be letters, digits, '.', '_' and '-', and begin "
@@ -316,7 +322,7 @@ def _write_figures(figures: Iterable[Figure], folder: Path) -> list[dict[str, st
     folder.mkdir()
     entries = []
     for figure in figures:
-        _check_file_name(figure.name)
+        check_file_name(figure.name)
         figure.figure.savefig(folder / f"{figure.name}.png", dpi=DPI)
         plt.close(figure.figure)
         entries.append({"name": figure.name, "title": figure.title, "caption": figure.caption})

@@ -118,7 +118,8 @@ def advice_panels(advices: Mapping[str, Advice]) -> Figure:
     for (problem, advice), row in zip(advices.items(), axes, strict=True):
         plot_verdicts(advice, ax=row[0])
         _plot_costs(advice, ax=row[1])
-        title = f"{problem}: {_choice(advice)}" if problem else _choice(advice)
+        said = _choice(advice)
+        title = f"{problem}: {said}" if problem else f"{said[0].upper()}{said[1:]}"
         row[0].set_title(title, loc="left", pad=34, fontweight="bold")
     patches = [Patch(color=VERDICT_COLORS[v], label=words) for v, words in WORDS.items()]
     made.legend(handles=patches, loc="outside lower center", ncols=len(patches))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from probml_tp.diagnostics import GapReport
 
-__all__ = ["gap_forest", "plot_gap"]
+__all__ = ["gap_forest", "plot_gap", "weight_forest"]
 
 NOISE_FLOOR = "noise floor"
 
@@ -31,8 +31,22 @@ LABELS: Mapping[str, tuple[str, float]] = {
 }
 """Metric to its words and its value where nothing differs; that of coverages is their level."""
 
+WEIGHT_LABELS: Mapping[str, tuple[str, float]] = {
+    "mean_difference": ("Means apart (st. dev. of the reference)", 0.0),
+    "variance_ratio": ("Variance, ratio", 1.0),
+    "w2": ("W₂ of the marginals (units of the weight)", 0.0),
+}
+"""The same of the marginals of weights."""
 
-def plot_gap(report: GapReport, metric: str, *, ax: Axes, region: str = "all") -> Axes:
+
+def plot_gap(
+    report: GapReport,
+    metric: str,
+    *,
+    ax: Axes,
+    region: str = "all",
+    site: str | None = None,
+) -> Axes:
     """Draw one metric of all posteriors with its intervals.
 
     A grey band is the interval of the reference against itself, a line the value where nothing
@@ -40,24 +54,25 @@ def plot_gap(report: GapReport, metric: str, *, ax: Axes, region: str = "all") -
 
     Args:
         report: of :func:`probml_tp.diagnostics.compare`.
-        metric: one of the report's, of functions.
+        metric: one of the report's, of functions or, with a site, of weights.
         ax: where to draw.
         region: which points.
+        site: of which site's weights, instead of functions.
 
     Returns:
         ``ax``.
 
     Raises:
-        ValueError: the report has no such metric or region.
+        ValueError: the report has no such metric, region or site.
     """
-    table = report.table(of=region)
+    table = report.table(of=region) if site is None else report.table("weights", of=site)
     known = list(dict.fromkeys(table.columns.get_level_values(0)))
     if metric not in known:
         raise ValueError(f"metric must be one of {', '.join(known)}; got {metric!r}.")
     rows: dict[str, Any] = {n: tuple(row) for n, row in table[metric].iterrows()}
     _, low, high = rows.pop(NOISE_FLOOR)
     ax.axvspan(low, high, color=TRAINING_RANGE_COLOR, alpha=0.3, lw=0, zorder=0)
-    label, same = LABELS[metric]
+    label, same = (LABELS if site is None else WEIGHT_LABELS)[metric]
     plot_intervals(rows, ax=ax, reference=report.level if np.isnan(same) else same)
     ax.set_xlabel(label)
     return ax
@@ -77,20 +92,66 @@ def gap_forest(
     Returns:
         The figure.
     """
-    from matplotlib.patches import Patch
-
-    lines = report.functions["posterior"].nunique() - 1
-    height = len(regions) * (0.24 * lines + 0.75) + 0.9
-    made, axes = figure(len(regions), len(metrics), height=height, sharex=False, sharey=True)
+    made, axes = _forest(report, len(regions), len(metrics))
     for region, row in zip(regions, axes, strict=True):
         for metric, ax in zip(metrics, row, strict=True):
             plot_gap(report, metric, ax=ax, region=region)
-            if region != regions[-1]:
-                ax.set_xlabel("")
         row[0].set_title(f"Points: {region}", loc="left")
+    _finish(made, axes, report)
+    made.suptitle(finding(report, metrics[0], regions), fontsize=10.5)
+    return made
+
+
+@house_style()
+def weight_forest(report: GapReport) -> Figure:
+    """Draw how far the marginals of weights are from the reference's, a row of panels each site.
+
+    Args:
+        report: of :func:`probml_tp.diagnostics.compare`, with weights.
+
+    Returns:
+        The figure; the title is about the variances.
+    """
+    sites = [str(site) for site in report.weights["site"].unique()]
+    made, axes = _forest(report, len(sites), len(WEIGHT_LABELS))
+    for site, row in zip(sites, axes, strict=True):
+        for metric, ax in zip(WEIGHT_LABELS, row, strict=True):
+            plot_gap(report, metric, ax=ax, site=site)
+        row[0].set_title(f"Site: {site}", loc="left")
+    _finish(made, axes, report)
+    made.suptitle(_variances(report, sites), fontsize=10.5)
+    return made
+
+
+def _variances(report: GapReport, sites: Sequence[str]) -> str:
+    """Whose marginal variances are farthest from the reference's."""
+    lines = [f"Variances of the weights over those of {guide_style(report.reference).label}"]
+    for site in sites:
+        ratio = report.table("weights", of=site)["variance_ratio", "value"]
+        ratio = ratio.drop(index=NOISE_FLOOR).dropna()
+        low, high = str(ratio.idxmin()), str(ratio.idxmax())
+        lines.append(
+            f"{site}: from {number(float(ratio[low]), '.2f')} ({guide_style(low).label}) to "
+            f"{number(float(ratio[high]), '.2f')} ({guide_style(high).label})"
+        )
+    return "\n".join(lines)
+
+
+def _forest(report: GapReport, rows: int, columns: int) -> tuple[Figure, Any]:
+    """Panels with a line for each posterior."""
+    lines = report.costs.index.size - 1
+    height = rows * (0.24 * lines + 0.75) + 0.9
+    return figure(rows, columns, height=height, sharex=False, sharey=True)
+
+
+def _finish(made: Figure, axes: Any, report: GapReport) -> None:
+    """One scale a column, its name below the lowest panel, and what the grey is."""
+    from matplotlib.patches import Patch
+
     for column in axes.T:
         _share_x(column)
-    made.suptitle(finding(report, metrics[0], regions), fontsize=10.5)
+        for ax in column[:-1]:
+            ax.set_xlabel("")
     label = f"{guide_style(report.reference).label}, one half against the other"
     r_hat = report.costs["r_hat"][report.reference]
     if np.isfinite(r_hat):
@@ -99,7 +160,6 @@ def gap_forest(
         )
     floor = Patch(color=TRAINING_RANGE_COLOR, alpha=0.3, lw=0, label=label)
     made.legend(handles=[floor], loc="outside lower center")
-    return made
 
 
 def finding(report: GapReport, metric: str, regions: Sequence[str]) -> str:

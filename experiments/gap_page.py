@@ -1,0 +1,370 @@
+"""Which posterior should I use? The tables, findings and figures of gap studies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probml_tp.diagnostics import Advice, GapReport, Requirement, recommend
+from probml_tp.diagnostics.gap_arrays import report_from_arrays, report_to_arrays
+from probml_tp.diagnostics.gap_checks import EVERYWHERE, NOISE_FLOOR
+from probml_tp.experiment import Figure, Table
+from probml_tp.experiments.common import Array, Intervals, Rows, labels_of
+from probml_tp.experiments.gap_study import GapStudy
+from probml_tp.plots.advice import advice_panels
+from probml_tp.plots.evidence import evidence_figure, k_hat_figure
+from probml_tp.plots.gap import gap_forest, weight_forest
+
+__all__ = [
+    "TITLE",
+    "evidence_table",
+    "limits_table",
+    "page_arrays",
+    "page_figures",
+    "page_findings",
+    "predictions_table",
+    "weights_table",
+]
+
+TITLE = "Which posterior should I use?"
+
+SCALE = 1.96
+"""Half the length of a 95 % interval, in standard errors."""
+
+CLASSIFICATION_METRICS = {
+    "total_variation": "Total variation",
+    "kl": "KL (nats)",
+    "mutual_information_ratio": "Mutual information ratio",
+}
+REGRESSION_METRICS = {
+    "w2": "W₂ (units of y)",
+    "epistemic_ratio": "Epistemic sd ratio",
+    "function_coverage": "Function coverage",
+    "target_coverage": "Target coverage",
+}
+DISTANCES = ("total_variation", "kl", "w2")
+WEIGHT_METRICS = {
+    "mean_difference": "mean off by (sd) ↓",
+    "variance_ratio": "variance ratio",
+    "w2": "W₂ ↓",
+}
+WITH_ERRORS = {
+    "pareto_k": "Pareto k-hat ↓",
+    "elbo": "ELBO (nats) ↑",
+    "iwelbo": "IWELBO, 50 draws (nats) ↑",
+    "log_evidence": "Log evidence (nats)",
+    "elpd_loo": "PSIS-LOO elpd (nats) ↑",
+}
+COSTS = {
+    "loo_worst_k": "Worst k-hat of a point ↓",
+    "forward_passes": "Passes of the net ↓",
+    "seconds": "Time (s) ↓",
+    "peak_memory_mib": "Peak memory (MiB) ↓",
+    "draws": "Draws",
+    "r_hat": "R-hat ↓",
+    "ess": "Bulk ESS ↑",
+    "tail_ess": "Tail ESS ↑",
+}
+
+
+# ---------------------------------------------------------------------------------- tables
+
+
+def predictions_table(study: GapStudy) -> Table:
+    """How far each posterior's predictions are from the reference's, by region.
+
+    Args:
+        study: what was found.
+
+    Returns:
+        Posteriors by metric and region, the noise floor first, with the report's intervals.
+    """
+    report, metrics = study.report, _metrics(study.report)
+    regions = _regions(report)
+    rows: Rows = {}
+    intervals: Intervals = {}
+    for region in regions:
+        table = report.table(of=region)
+        for name in table.index:
+            for metric in metrics:
+                key = f"{metric}.{region}"
+                _put(rows, intervals, str(name), key, table.loc[name, metric])
+    columns = {
+        f"{metric}.{region}": f"{words}, {region}{' ↓' if metric in DISTANCES else ''}"
+        for metric, words in metrics.items()
+        for region in regions
+    }
+    title = (
+        f"{study.problem.title}: distance of the predictions from {labels_of([report.reference])}, "
+        f"{report.level:.0%} bootstrap intervals (ratios: 1 is right, coverages: {report.level:g})"
+    )
+    return Table(title, "Posterior", rows, columns, intervals)
+
+
+def evidence_table(study: GapStudy) -> Table:
+    """What each posterior says of itself, and what it cost.
+
+    Args:
+        study: what was found.
+
+    Returns:
+        Posteriors by k-hat, bounds, evidence, leave-one-out and costs; intervals are 1.96 standard
+        errors to either side.
+    """
+    report = study.report
+    rows: Rows = {}
+    intervals: Intervals = {}
+    for name in study.posteriors:
+        own = report.evidence.loc[name]
+        for key in WITH_ERRORS:
+            half = SCALE * own[f"{key}_error"]
+            ends = {"value": own[key], "low": own[key] - half, "high": own[key] + half}
+            _put(rows, intervals, name, key, ends)
+        for key in COSTS:
+            value = own[key] if key in own else report.costs.loc[name, key]
+            _put(rows, intervals, name, key, {"value": value})
+    title = (
+        f"{study.problem.title}: what needs no reference, ± 1.96 standard errors, and the costs "
+        f"(k-hat is to be trusted up to {report.evidence['k_threshold'].max():.2f}; a dash where "
+        f"it is minus infinity: all weights equal)"
+    )
+    return Table(title, "Posterior", rows, {**WITH_ERRORS, **COSTS}, intervals)
+
+
+def weights_table(study: GapStudy) -> Table:
+    """How far each posterior's marginals are from the reference's, by site.
+
+    Args:
+        study: what was found.
+
+    Returns:
+        Posteriors by site and metric, the noise floor first, with the report's intervals.
+    """
+    report = study.report
+    rows: Rows = {}
+    intervals: Intervals = {}
+    for line in report.weights.itertuples(index=False):
+        ends = {"value": line.value, "low": line.low, "high": line.high}
+        _put(rows, intervals, str(line.posterior), f"{line.site}.{line.metric}", ends)
+    columns = {
+        f"{site}.{metric}": f"{site}: {words}"
+        for site in report.weights["site"].unique()
+        for metric, words in WEIGHT_METRICS.items()
+    }
+    title = (
+        f"{study.problem.title}: distance of the weights' marginals from "
+        f"{labels_of([report.reference])}, means over a site's elements (the hidden weights of a "
+        f"net are not identified: there this says little)"
+    )
+    return Table(title, "Posterior", rows, columns, intervals)
+
+
+def limits_table(studies: Sequence[GapStudy]) -> tuple[Rows, dict[str, str]]:
+    """How many of the requirements each posterior is shown to meet, by problem.
+
+    Args:
+        studies: what was found.
+
+    Returns:
+        Rows and columns of a table.
+    """
+    rows: Rows = {}
+    columns = {}
+    for study in studies:
+        table = study.advice.table
+        met = table[table["verdict"] == "meets"].groupby("posterior").size()
+        asked = table.groupby("posterior").size()
+        columns[study.problem.name] = f"{study.problem.title}: limits met (of {int(asked.max())}) ↑"
+        for name in asked.index:
+            rows.setdefault(str(name), {})[study.problem.name] = float(met.get(name, 0))
+    order = dict.fromkeys(name for study in studies for name in study.posteriors)
+    return {name: rows[name] for name in order if name in rows}, columns
+
+
+def _put(
+    rows: Rows, intervals: Intervals, row: str, key: str, ends: Mapping[str, float] | pd.Series[Any]
+) -> None:
+    """Enter a number if it is one, and its interval if it has one."""
+    value = float(ends["value"])
+    if not np.isfinite(value):
+        return
+    rows.setdefault(row, {})[key] = value
+    found = tuple(float(ends[end]) for end in ("low", "high") if end in ends)
+    if len(found) == 2 and all(map(np.isfinite, found)) and found[1] > found[0]:
+        intervals.setdefault(row, {})[key] = found
+
+
+def _metrics(report: GapReport) -> Mapping[str, str]:
+    """The metrics of a report to their words."""
+    known = set(report.functions["metric"])
+    return CLASSIFICATION_METRICS if "total_variation" in known else REGRESSION_METRICS
+
+
+def _regions(report: GapReport) -> list[str]:
+    """The regions of a report; all points only where there are no others."""
+    regions = [str(region) for region in report.functions["region"].unique()]
+    return [region for region in regions if region != EVERYWHERE] or regions
+
+
+# -------------------------------------------------------------------------------- findings
+
+
+def page_findings(study: GapStudy) -> list[str]:
+    """The recommendation, why, what would change it, and what no reference would have told.
+
+    Args:
+        study: what was found.
+
+    Returns:
+        Sentences.
+    """
+    advice = study.advice
+    head, *_ = str(advice).splitlines()
+    change = [f"What would change this: {sentence}" for sentence in advice.changes]
+    without = [
+        f"{labels_of([guide])} is left out, because it refuses the model: {reason}"
+        for guide, reason in study.refused.items()
+    ]
+    return [head, *advice.reasons, *change, *unaided(study), *without]
+
+
+def unaided(study: GapStudy) -> Iterator[str]:
+    """Which posteriors would be chosen without a reference, and which one is nearest to it.
+
+    Args:
+        study: what was found.
+
+    Yields:
+        At most one sentence, where there is something to choose from.
+    """
+    evidence = study.report.evidence.drop(index=study.report.reference)
+    metric = next(iter(_metrics(study.report)))
+    best = {
+        words: str((sign * evidence[key]).idxmax())
+        for key, sign, words in (
+            ("pareto_k", -1, "k-hat"),
+            ("elbo", 1, "the ELBO"),
+            ("elpd_loo", 1, "PSIS-LOO"),
+        )
+        if evidence[key].notna().sum() > 1
+    }
+    if not best:
+        return
+    choices = ", ".join(f"{labels_of([name])} by {words}" for words, name in best.items())
+    nearest = []
+    for region in _regions(study.report):
+        distance = study.report.table(of=region)[metric, "value"].drop(index=NOISE_FLOOR)
+        nearest.append(f"{labels_of([str(distance.idxmin())])} in region {region}")
+    yield (
+        f"Without a reference one would choose {choices}; nearest to the reference "
+        f"({_metrics(study.report)[metric].split(' (')[0]}) is {', '.join(nearest)}."
+    )
+
+
+# --------------------------------------------------------------------------------- figures
+
+
+def page_arrays(studies: Sequence[GapStudy]) -> dict[str, Array]:
+    """All that the figures need.
+
+    Args:
+        studies: what was found.
+
+    Returns:
+        The names of the problems, and of each its title, report and requirements.
+    """
+    arrays: dict[str, Array] = {"problems": np.array([study.problem.name for study in studies])}
+    for study in studies:
+        name, asked = study.problem.name, study.requirements
+        arrays[f"{name}.title"] = np.array(study.problem.title)
+        arrays[f"{name}.identified"] = np.array(study.problem.identified)
+        if asked is not None:
+            arrays[f"{name}.requirements"] = np.array(json.dumps([asdict(r) for r in asked]))
+        own = report_to_arrays(study.report)
+        arrays |= {f"{name}.report.{key}": values for key, values in own.items()}
+    return arrays
+
+
+def page_figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
+    """Draw the verdicts of all problems, then of each the gap, k-hats and the evidence.
+
+    Args:
+        arrays: of :func:`page_arrays`.
+
+    Yields:
+        Figures.
+    """
+    problems = {str(name): str(arrays[f"{name}.title"]) for name in arrays["problems"]}
+    reports = {name: report_from_arrays(_of(arrays, f"{name}.report")) for name in problems}
+    advices = {name: _advice(arrays, name, report) for name, report in reports.items()}
+    alone = len(problems) == 1
+    shown = {"" if alone else problems[name]: advice for name, advice in advices.items()}
+    choices = [
+        f"{'use' if alone else f'{problems[n]}:'} {labels_of([a.choice])}"
+        for n, a in advices.items()
+    ]
+    yield Figure(
+        "verdicts",
+        f"{TITLE} {'; '.join(choices)}",
+        "Each requirement in each region: within its limit, beyond it, or not to be told by so "
+        "many draws; the number is the error. Right: what each posterior cost, the reference "
+        "marked by a line. Recommended is the cheapest that meets every limit everywhere.",
+        advice_panels(shown),
+    )
+    for name, title in problems.items():
+        suffix = "" if alone else f"-{name}"
+        lead = "" if alone else f"{title}: "
+        identified = bool(arrays[f"{name}.identified"])
+        yield from _of_problem(reports[name], suffix, lead, identified=identified)
+
+
+def _of_problem(report: GapReport, suffix: str, lead: str, *, identified: bool) -> Iterator[Figure]:
+    reference = labels_of([report.reference])
+    yield Figure(
+        f"gap{suffix}",
+        f"{lead}how far predictions are from those of {reference}, region by region",
+        f"Values with {report.level:.0%} bootstrap intervals. Grey: {reference} against itself, "
+        "one half of its draws against the other; a gap of that size may be none. The line is "
+        "where nothing differs.",
+        gap_forest(report, list(_metrics(report)), regions=_regions(report)),
+    )
+    if identified and len(report.weights):
+        yield Figure(
+            f"weights{suffix}",
+            f"{lead}how far the marginals of the weights are from those of {reference}",
+            "Means over the elements of each site: distance of the means in standard deviations of "
+            "the reference, ratio of the variances, and 2-Wasserstein distance in the units of "
+            "the weight.",
+            weight_forest(report),
+        )
+    if report.evidence["pareto_k"].notna().any():
+        yield Figure(
+            f"k-hat{suffix}",
+            f"{lead}whether draws could be reweighted to the posterior, as a whole and by layer",
+            "Pareto k-hat of importance ratios; by layer with the others held at the centre. It "
+            "needs no reference, and grows with the number of parameters for anything not exact.",
+            k_hat_figure(report),
+        )
+    yield Figure(
+        f"evidence{suffix}",
+        f"{lead}bounds and estimates of the log evidence, and the density of points left out",
+        "Left: a posterior with a density bounds the log evidence from below (ELBO, IWELBO); full "
+        "markers are closed forms or, for chains, bridge sampling. Right: PSIS-LOO.",
+        evidence_figure(report),
+    )
+
+
+def _advice(arrays: Mapping[str, Array], name: str, report: GapReport) -> Advice:
+    stored = arrays.get(f"{name}.requirements")
+    asked = None if stored is None else [Requirement(**r) for r in json.loads(str(stored))]
+    return recommend(report, requirements=asked)
+
+
+def _of(arrays: Mapping[str, Array], name: str) -> dict[str, Array]:
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

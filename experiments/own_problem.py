@@ -1,0 +1,306 @@
+"""A user's own model and data, studied as the problems of the experiments are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probml_tp.diagnostics import Requirement
+from probml_tp.digest import digest
+from probml_tp.experiment import (
+    Experiment,
+    ExperimentConfig,
+    Figure,
+    Progress,
+    Results,
+    option,
+    run_experiment,
+)
+from probml_tp.experiments.common import Array
+from probml_tp.experiments.gap_page import (
+    TITLE,
+    evidence_table,
+    page_arrays,
+    page_figures,
+    page_findings,
+    predictions_table,
+    weights_table,
+)
+from probml_tp.experiments.gap_study import Chains, Comparison, GapProblem, GapStudy, study_gap
+from probml_tp.experiments.posterior_checks import with_posterior_checks
+from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath
+from probml_tp.guides import Exact
+from probml_tp.inference.fitting import ProgressCallback
+from probml_tp.model import BayesianModel
+from probml_tp.posterior import Posterior
+
+__all__ = ["GUIDES", "Config", "own_experiment", "own_problem", "study_own", "usual_points"]
+
+NAME = "which-posterior"
+SUMMARY = "How far each posterior of one model is from a reference, and which one to use."
+
+GUIDES = ("map", *LAPLACE, "mean-field", "low-rank-normal", "mc-dropout", "deep-ensemble", "nuts")
+"""What can be asked for by name, besides ``"exact"``."""
+
+REFERENCES = ("exact", "nuts")
+
+MOST_DENSE = 2000
+"""Parameters up to which the full covariance of Laplace is among the usual guides."""
+
+MODE_ROUNDS = 20
+WIDEN = 3.0
+"""How many times as far from the mean of the inputs the points beyond the data are."""
+
+Data = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """How a user's problem is studied."""
+
+    epochs: int = option(3000, "Passes over the data of each fit.", minimum=1)
+    lr: float = option(0.02, "Initial learning rate (Adam, cosine schedule).", minimum=1e-6)
+    batch_size: int | None = option(None, "Points a step; all by default.", minimum=1)
+    rate: float = option(0.1, "Drop rate of MC dropout.", minimum=0.001, maximum=0.999)
+    members: int = option(5, "Members of the ensemble.", minimum=2)
+    chains: int = option(4, "NUTS chains.", minimum=2)
+    draws: int = option(1000, "Draws kept of each chain.", minimum=20)
+    warmup: int = option(1000, "Warm-up steps of each chain.", minimum=1)
+    points: int = option(40, "Points of each of the usual regions.", minimum=2)
+    num_samples: int = option(1000, "Draws of each posterior that is not a chain.", minimum=100)
+    resamples: int = option(200, "Bootstrap resamples for the intervals.", minimum=20)
+    level: float = option(0.95, "Level of the intervals.", minimum=0.5, maximum=0.999)
+
+
+def usual_points(x: Tensor, *, points: int, seed: int) -> tuple[Tensor, dict[str, Array]]:
+    r"""Inputs in the data, between them and beyond them.
+
+    ``data`` are some of the training inputs, ``between`` midpoints of pairs of them, ``beyond``
+    others moved to :math:`\bar x + 3 (x_n - \bar x)`. Inputs that are no real numbers have the
+    first alone.
+
+    Args:
+        x: training inputs ``(N, ...)``.
+        points: of each region.
+        seed: which.
+
+    Returns:
+        All points, and name to which of them are of the region.
+
+    Example:
+        >>> x, regions = usual_points(torch.linspace(-1, 1, 50)[:, None], points=20, seed=0)
+        >>> x.shape, sorted(regions), bool(x[regions["beyond"]].abs().max() > 2)
+        (torch.Size([60, 1]), ['between', 'beyond', 'data'], True)
+    """
+    rng = np.random.default_rng(seed)
+    first, second, third, fourth = (
+        x[torch.from_numpy(rng.permutation(len(x))[:points]).to(x.device)] for _ in range(4)
+    )
+    parts = {"data": first}
+    if x.is_floating_point():
+        mean = x.mean(0)
+        parts |= {"between": (second + third) / 2, "beyond": mean + WIDEN * (fourth - mean)}
+    where = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
+    return torch.cat(list(parts.values())), {n: where == k for k, n in enumerate(parts)}
+
+
+def own_problem(
+    model: BayesianModel,
+    data: Data,
+    *,
+    x: Tensor | None,
+    regions: Mapping[str, object] | None,
+    guides: Sequence[str] | None,
+    given: Sequence[str],
+    reference: str | None,
+    config: Config,
+) -> GapProblem:
+    """Complete what a user asked for by what is usual.
+
+    Args:
+        model: the model.
+        data: checked inputs and targets.
+        x: where to compare; by default the points of :func:`usual_points`.
+        regions: of ``x``.
+        guides: what to fit; by default what suits the model.
+        given: the names of posteriors that are fitted already.
+        reference: which posterior is the reference; by default the exact one, else NUTS.
+        config: the options.
+
+    Returns:
+        The problem.
+
+    Raises:
+        ValueError: regions are given without ``x``, or a guide or the reference is unknown.
+    """
+    if x is None and regions is not None:
+        raise ValueError(
+            "regions say which of the points x are where; got regions and no x. Pass the inputs x "
+            "where predictions are to be compared."
+        )
+    if reference not in (None, *REFERENCES, *given):
+        raise ValueError(
+            f"the reference must be {' or '.join(REFERENCES)}, or one of the posteriors passed; "
+            f"got {reference!r}. Leave it out for the exact posterior or NUTS."
+        )
+    places = dict(regions or {})
+    if x is None:
+        x, found = usual_points(data[0], points=config.points, seed=config.seed)
+        places = dict(found)
+    first = reference or ("exact" if _is_conjugate(model) else "nuts")
+    asked = _usual_guides(model) if guides is None else _checked_guides(guides)
+    names = dict.fromkeys([*given, *asked])
+    others = [name for name in names if name != first]
+    return GapProblem(
+        name=NAME,
+        title=model.name,
+        model=model,
+        data=data,
+        x=x,
+        regions=places,
+        guides=[*others, first],
+        recipes=_recipes(model, config),
+        reference=first,
+        chains=Chains(chains=config.chains, draws=config.draws, warmup=config.warmup),
+        identified=True,
+    )
+
+
+def _is_conjugate(model: BayesianModel) -> bool:
+    try:
+        Exact(model)
+    except ValueError:
+        return False
+    return True
+
+
+def _usual_guides(model: BayesianModel) -> list[str]:
+    """Laplace by the size of the model, what trains quickly, dropout and an ensemble for nets."""
+    small = model.num_params <= MOST_DENSE
+    full = (
+        ["laplace", "laplace-linearized"] if small else ["laplace-kronecker", "laplace-last-layer"]
+    )
+    deep = sum(parameter.ndim > 1 for parameter in model.net.parameters()) > 1
+    return [
+        "map",
+        *(full if deep else ["laplace" if small else "laplace-diagonal"]),
+        "mean-field",
+        "low-rank-normal",
+        *(["mc-dropout", "deep-ensemble"] if deep else []),
+    ]
+
+
+def _checked_guides(guides: Sequence[str]) -> list[str]:
+    known = ("exact", *GUIDES)
+    if isinstance(guides, str) or not guides or any(guide not in known for guide in guides):
+        raise ValueError(
+            f"guides must be names among {', '.join(known)}; got {guides!r}. Fit others yourself, "
+            f"and pass them as posteriors."
+        )
+    return list(guides)
+
+
+def _recipes(model: BayesianModel, config: Config) -> Recipes:
+    return Recipes(
+        epochs=config.epochs,
+        lr=config.lr,
+        rounds=MODE_ROUNDS if config.batch_size is None else None,
+        batch_size=config.batch_size,
+        init_scale=0.1,
+        rank=min(10, model.num_params),
+        rates=config.rate,
+        members=config.members,
+        swag=SwagPath(lr=config.lr, epochs=config.epochs, batch_size=config.batch_size or 1),
+        seed=config.seed,
+    )
+
+
+def study_own(
+    problem: GapProblem,
+    config: Config,
+    *,
+    posteriors: Mapping[str, Posterior],
+    requirements: Sequence[Requirement] | None,
+    accept_reference: bool,
+    tolerant: bool,
+    update: ProgressCallback,
+) -> GapStudy:
+    """Fit what is not given, compare and recommend.
+
+    Args:
+        problem: of :func:`own_problem`.
+        config: the options.
+        posteriors: name to posterior that is fitted already.
+        requirements: what is asked; the usual by default.
+        accept_reference: go on with chains that have not converged.
+        tolerant: go on without guides that refuse the model.
+        update: told of the progress.
+
+    Returns:
+        What was found.
+    """
+    comparison = Comparison(
+        num_samples=config.num_samples,
+        resamples=config.resamples,
+        level=config.level,
+        accept_reference=accept_reference,
+        requirements=None if requirements is None else tuple(requirements),
+    )
+    return study_gap(
+        problem,
+        comparison=comparison,
+        given=posteriors,
+        tolerant=tolerant,
+        seed=config.seed,
+        update=update,
+    )
+
+
+def own_experiment(study: GapStudy, config: Config) -> tuple[Experiment[Config], Results[Config]]:
+    """What was found as results of an experiment, which can be saved and reported.
+
+    Args:
+        study: of :func:`study_own`.
+        config: the options.
+
+    Returns:
+        The experiment and its results.
+    """
+
+    def run(config: Config, _progress: Progress) -> Results[Config]:
+        return _results(study, config)
+
+    experiment = with_posterior_checks(
+        Experiment(
+            name=NAME, summary=SUMMARY, config=Config, stages=lambda _: {}, run=run, figures=figures
+        )
+    )
+    return experiment, run_experiment(experiment, config)
+
+
+def figures(results: Results[Config]) -> Iterator[Figure]:
+    """Draw the page's figures from its arrays."""
+    yield from page_figures(results.arrays)
+
+
+def _results(study: GapStudy, config: Config) -> Results[Config]:
+    main = predictions_table(study)
+    x, y = study.problem.data
+    return Results(
+        experiment=NAME,
+        title=f"{TITLE} {study.problem.title}",
+        config=config,
+        metrics=main.metrics,
+        columns=main.columns,
+        intervals=main.intervals,
+        findings=page_findings(study),
+        data_source=f"{len(x):,} data points, digest {digest([x, y])}",
+        arrays=page_arrays([study]),
+        posteriors=dict(study.posteriors),
+        inference_data={n: p.to_inference_data(x, y) for n, p in study.posteriors.items()},
+        tables=[evidence_table(study), weights_table(study)],
+    )

@@ -1,0 +1,182 @@
+"""Which posterior should I use? One call for a model and its data, one page as the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from probml_tp.diagnostics import Advice, GapReport, Requirement
+from probml_tp.experiment import Figure
+from probml_tp.experiments.gap_study import GapStudy
+from probml_tp.experiments.own_problem import Config, own_experiment, own_problem, study_own
+from probml_tp.inference.fitting import ProgressCallback, progress_reporter
+from probml_tp.model import BayesianModel
+from probml_tp.posterior import Posterior
+from probml_tp.report import build_report
+from probml_tp.results import check_file_name, write_results
+from probml_tp.validation import data_pair
+
+__all__ = ["PosteriorPage", "which_posterior"]
+
+
+@dataclass(frozen=True)
+class PosteriorPage:
+    """The answer to :func:`which_posterior`; as text it is the recommendation.
+
+    Args:
+        study: the problem, its posteriors, the comparison and the recommendation.
+        config: the options that it was made with.
+    """
+
+    study: GapStudy
+    config: Config
+
+    @property
+    def advice(self) -> Advice:
+        """Which posterior to use, why, and what would change that."""
+        return self.study.advice
+
+    @property
+    def report(self) -> GapReport:
+        """All numbers, with intervals."""
+        return self.study.report
+
+    @property
+    def posteriors(self) -> Mapping[str, Posterior]:
+        """Every posterior by name, those that were fitted here too."""
+        return self.study.posteriors
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """The usual guides that refused the model, with their reasons."""
+        return self.study.refused
+
+    def __str__(self) -> str:
+        """The recommendation, a sentence a line."""
+        return str(self.advice)
+
+    def figures(self) -> list[Figure]:
+        """Draw the page's figures."""
+        experiment, results = own_experiment(self.study, self.config)
+        return list(experiment.figures(results))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the page, its figures, numbers and posteriors.
+
+        Args:
+            folder: where to; earlier results of the same kind there are replaced, others stay and
+                are in the same page.
+
+        Returns:
+            The page, ``<folder>/report.html``, which needs no other file. Beside it are the
+            posteriors as ``which-posterior/posteriors/<name>.safetensors`` and ``<name>.nc``.
+
+        Raises:
+            ValueError: nothing can be written there.
+        """
+        experiment, results = own_experiment(self.study, self.config)
+        write_results(results, experiment, Path(folder))
+        return build_report(Path(folder))
+
+
+def which_posterior(
+    model: BayesianModel,
+    data: tuple[object, object],
+    *,
+    x: object | None = None,
+    regions: Mapping[str, object] | None = None,
+    guides: Sequence[str] | None = None,
+    posteriors: Mapping[str, Posterior] | None = None,
+    reference: str | None = None,
+    requirements: Sequence[Requirement] | None = None,
+    accept_reference: bool = False,
+    epochs: int = 3000,
+    lr: float = 0.02,
+    batch_size: int | None = None,
+    chains: int = 4,
+    draws: int = 1000,
+    warmup: int = 1000,
+    num_samples: int = 1000,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: bool | ProgressCallback = True,
+) -> PosteriorPage:
+    """Fit the usual posteriors of a model, measure how far each is from the truth, recommend one.
+
+    The reference is the exact posterior where the model is conjugate, else NUTS. The others are
+    compared with it by :func:`probml_tp.diagnostics.compare`, in every region, and judged by the
+    rules of :func:`probml_tp.diagnostics.recommend`.
+
+    Args:
+        model: the model.
+        data: inputs and targets.
+        x: inputs where predictions are compared, ``(N, ...)``. Default: 40 training inputs, 40
+            midpoints between pairs of them, and 40 three times as far from the mean of the inputs.
+        regions: name to a boolean array ``(N,)`` or to indices: which of ``x`` are where.
+        guides: names of what to fit, such as ``("laplace", "mean-field")``. Default: MAP, Laplace,
+            mean-field, a low-rank normal and, for nets, MC dropout and an ensemble; of these,
+            guides that refuse the model are left out and noted in ``refused``.
+        posteriors: name to posterior of this model and these data that you have fitted yourself;
+            a chain under the name ``"nuts"`` saves sampling one.
+        reference: the name of the posterior to compare with.
+        requirements: how far predictions may be off; default: those of ``recommend``.
+        accept_reference: go on with chains that have not converged; the page says so.
+        epochs: passes over the data of each fit.
+        lr: initial learning rate of Adam, cosine schedule.
+        batch_size: points a step; all by default, and MAP by L-BFGS then.
+        chains: NUTS chains.
+        draws: kept of each chain.
+        warmup: steps of each chain.
+        num_samples: draws of each posterior that is not a chain, at least 100.
+        resamples: bootstrap resamples for the intervals.
+        level: of the intervals, and of the central intervals whose coverage is counted.
+        seed: determines everything.
+        progress: show a bar (on terminals), or a callback ``(done, total, message)``.
+
+    Returns:
+        The page: ``print(page)``, ``page.report``, ``page.save("folder")``.
+
+    Raises:
+        ValueError: the data do not fit the model, an option is invalid, or the reference has not
+            converged: that is found out before the others are fitted.
+
+    Example:
+        >>> import torch
+        >>> from probml_tp import BayesianModel, Gaussian, NormalPrior, which_posterior
+        >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> x = torch.linspace(0, 1, 20).unsqueeze(-1)
+        >>> page = which_posterior(model, (x, x), guides=("map", "laplace"), num_samples=2000)
+        >>> page.advice.qualified
+        ('laplace',)
+    """
+    config = Config(
+        seed=seed, epochs=epochs, lr=lr, batch_size=batch_size, chains=chains, draws=draws,
+        warmup=warmup, num_samples=num_samples, resamples=resamples, level=level,
+    )  # fmt: skip
+    given = dict(posteriors or {})
+    for name in given:
+        check_file_name(name)
+    checked = model.check_data(*data_pair("data", data))
+    problem = own_problem(
+        model,
+        checked,
+        x=None if x is None else model.check_inputs(x),
+        regions=regions,
+        guides=guides,
+        given=list(given),
+        reference=reference,
+        config=config,
+    )
+    with progress_reporter(progress, "which posterior", unit="part") as update:
+        study = study_own(
+            problem,
+            config,
+            posteriors=given,
+            requirements=requirements,
+            accept_reference=accept_reference,
+            tolerant=guides is None,
+            update=update,
+        )
+    return PosteriorPage(study, config)
