@@ -31,7 +31,7 @@ __all__ = [
 SBC_QUICK = SbcSize(simulations=12, nuts_simulations=4, epochs=20)
 SBC_DEFAULT = SbcSize(simulations=60, nuts_simulations=12)
 SBC_FULL = SbcSize(
-    simulations=1000, nuts_simulations=200, num_samples=39, epochs=150, warmup=50, thin=6
+    simulations=1000, nuts_simulations=200, num_samples=39, epochs=100, warmup=50, thin=6
 )
 
 

@@ -119,7 +119,7 @@ def _outside(results: Mapping[str, SbcResult], quantity: str) -> str:
         if uniform_p_value(result.ranks_of(quantity), result.num_samples) <= ALPHA
     ]
     heading = quantity.replace("_", " ").capitalize()
-    verdict = textwrap.fill(f"outside: {', '.join(out)}", 30) if out else "within the band"
+    verdict = textwrap.fill(f"outside: {', '.join(out)}", 36) if out else "within the band"
     return f"{heading}\n{verdict}"
 
 

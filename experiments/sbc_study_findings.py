@@ -84,11 +84,9 @@ def _of_symmetry(methods: Mapping[str, Judged]) -> list[str]:
     ]
     if not missed:
         return []
-    return [
-        f"The symmetry test of variational SBC (Yao et al. 2018) tells bias, not width: on the "
-        f"line it finds nothing wrong with {listed(missed)}, too narrow as they are about the "
-        f"right mean."
-    ]
+    words = "The symmetry test of variational SBC (Yao et al. 2018) tells bias, not width: on the "
+    words += f"line it finds nothing wrong with {listed(missed)}, too narrow as they are about the "
+    return [words + "right mean."]
 
 
 def _of_steepness(methods: Mapping[str, Judged]) -> str:
