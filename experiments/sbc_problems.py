@@ -36,12 +36,9 @@ from probml_tp.models import LinearBasis, linear_regression, logistic_regression
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
-__all__ = ["LIKELIHOOD", "PROBLEMS", "Problem", "SbcSize", "expected_distance"]
+__all__ = ["PROBLEMS", "Problem", "SbcSize", "expected_distance"]
 
 Data = tuple[Tensor, Tensor]
-
-LIKELIHOOD = "log_likelihood"
-"""What every run ranks besides the quantities of a problem."""
 
 NOISE, PRIOR_PRECISION = 0.2, 2.0
 PRIOR_SCALE = 3.0

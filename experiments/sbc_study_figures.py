@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.ranks import uniform_p_value
+from probml_tp.diagnostics.sbc import LOG_LIKELIHOOD
 from probml_tp.experiment import Figure
 from probml_tp.experiments.common import Array
 from probml_tp.experiments.sbc_judging import (
@@ -17,7 +18,7 @@ from probml_tp.experiments.sbc_judging import (
     miscalibrated,
     sbc_style,
 )
-from probml_tp.experiments.sbc_problems import LIKELIHOOD, PROBLEMS, expected_distance
+from probml_tp.experiments.sbc_problems import PROBLEMS, expected_distance
 from probml_tp.experiments.sbc_study import sbc_study
 from probml_tp.experiments.sbc_study_findings import listed, method_words, p_words
 from probml_tp.plots.robustness import Panel, interval_panels
@@ -33,8 +34,8 @@ SHORT = {"half-as-wide": "Half as wide", "prior": "Prior alone"}
 """Names of what is broken on purpose, for titles of panels."""
 
 SHOWN = {
-    "linear": ("intercept", "slope", LIKELIHOOD),
-    "logistic": ("weight 1", "steepness", LIKELIHOOD),
+    "linear": ("intercept", "slope", LOG_LIKELIHOOD),
+    "logistic": ("weight 1", "steepness", LOG_LIKELIHOOD),
 }
 """The quantities that have a panel."""
 

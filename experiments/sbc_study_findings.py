@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from probml_tp.diagnostics import SbcResult
+from probml_tp.diagnostics.sbc import LOG_LIKELIHOOD
 from probml_tp.experiments.common import labels_of
 from probml_tp.experiments.sbc_judging import ALPHA, Judged, judge_study, miscalibrated
-from probml_tp.experiments.sbc_problems import LIKELIHOOD, PROBLEMS
+from probml_tp.experiments.sbc_problems import PROBLEMS
 from probml_tp.experiments.sbc_study import SbcStudy
 from probml_tp.plots.style import number
 
@@ -69,7 +70,7 @@ def _how(judged: Judged) -> str:
 
 
 def _of_the_prior(methods: Mapping[str, Judged]) -> list[str]:
-    if methods["prior"].outside != (LIKELIHOOD,):
+    if methods["prior"].outside != (LOG_LIKELIHOOD,):
         return []
     words = "Of the prior in the posterior's place the ranks of every parameter are uniform, as "
     return [words + "theory has it; the ranks of the log likelihood alone find it out."]

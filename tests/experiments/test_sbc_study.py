@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from probml_tp.diagnostics import SbcResult, elbo, simulation_based_calibration
+from probml_tp.diagnostics.sbc import LOG_LIKELIHOOD
 from probml_tp.evaluate import seeded
 from probml_tp.experiments.regression import weight_moments
 from probml_tp.experiments.sbc_judging import (
@@ -20,7 +21,6 @@ from probml_tp.experiments.sbc_judging import (
     squared_distances,
 )
 from probml_tp.experiments.sbc_problems import (
-    LIKELIHOOD,
     PRIOR_PRECISION,
     PROBLEMS,
     expected_distance,
@@ -156,7 +156,7 @@ def test_posteriors_too_narrow_are_found_out_by_as_much_as_they_are(study, judge
 def test_only_the_log_likelihood_finds_out_the_prior(judged):
     prior = judged["linear"]["prior"]
     assert prior.p_value < 1e-9
-    assert prior.outside == (LIKELIHOOD,)
+    assert prior.outside == (LOG_LIKELIHOOD,)
 
 
 def test_the_closed_form_of_mean_field_is_one_without_correlation(monkeypatch):
