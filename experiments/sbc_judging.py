@@ -37,7 +37,7 @@ COLUMNS = {
     "p_value": "p, uniform ranks of all quantities",
     "outside": "Quantities outside the 95 % band",
     "quantities": "of",
-    "symmetry": "p, symmetric ranks of the parameters",
+    "symmetry": "p, symmetric ranks of all but the log likelihood",
     "bias": "Mean z-score of the slope or steepness (SDs)",
     "distance": "Truth from the mean, RMS (SDs; right: 1)",
     "expected": "The same in closed form (SDs)",
@@ -71,7 +71,8 @@ class Judged:
         p_value: of uniform ranks of all quantities, times the number of quantities.
         p_telling: of uniform ranks of the telling quantity, by itself.
         outside: the quantities whose ranks leave the 95 % band.
-        symmetry: p-value of symmetric ranks of the parameters, times their number.
+        symmetry: p-value of symmetric ranks of all quantities but the log likelihood, times their
+            number.
         bias: mean z-score of the telling quantity, and its interval.
         distance: how many of its standard deviations the truth lies from the mean, likewise.
     """
@@ -86,7 +87,7 @@ class Judged:
 
 def _judge(result: SbcResult, problem: Problem) -> Judged:
     tests = result.uniformity()
-    own = list(tests.values())[: problem.parameters]
+    own = [tests[name] for name in problem.quantities]
     at = result.quantities.index(problem.telling)
     value, low, high = _ends(squared_distances(result, problem.parameters))
     return Judged(
