@@ -207,6 +207,16 @@ def test_a_chain_is_thinned_evenly_and_judged_by_its_effective_draws(model):
     assert result.relative_ess[0] < 0.5
 
 
+def test_few_simulations_of_independent_draws_raise_no_alarm(model):
+    def infer(model, data, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return stored(model, torch.randn(19, generator=generator, dtype=F64))
+
+    result = calibrate(model, infer, simulations=3, seed=3)
+    assert result.relative_ess.min() < 0.8  # by chance: warnings are errors here
+    assert calibrate(model, infer, simulations=100).relative_ess.min() > 0.8
+
+
 def test_ties_are_broken_at_random(model):
     result = calibrate(
         model,
