@@ -1,0 +1,340 @@
+r"""Four small problems whose reference posterior is known: exactly, or by chains that agree.
+
+A line, two blobs, two moons and a sine, each with a gap in its data. Every problem is looked at in
+three regions: ``data``, fresh inputs such as those of training; ``between``, inside the gap, where
+no training point lies; and ``far``, well outside the data. The nets are small so that chains
+converge in their functions within seconds: ten units, and data that leave their posterior wide
+compared with its narrowest direction, which is what the step size of the chains follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probml_tp.datasets import blobs, linear_data_with_hole, sine_data, two_moons
+from probml_tp.experiments.common import Array, derived_seed
+from probml_tp.experiments.gap_study import Chains, GapProblem
+from probml_tp.experiments.recipes import Recipes, SwagPath
+from probml_tp.experiments.regression import even_grid
+from probml_tp.models import (
+    LinearBasis,
+    linear_regression,
+    logistic_regression,
+    mlp_classifier,
+    mlp_regressor,
+)
+from probml_tp.priors import FanInNormalPrior, NormalPrior
+
+__all__ = [
+    "PROBLEMS",
+    "REGIONS",
+    "linear_problem",
+    "logistic_problem",
+    "moons_problem",
+    "problem_seconds",
+    "sine_problem",
+]
+
+REGIONS: Mapping[str, str] = {
+    "data": "where the data are",
+    "between": "in the gap between them",
+    "far": "far outside",
+}
+"""Where posteriors are compared: name to words."""
+
+LINEAR_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts", "exact")  # fmt: skip
+LOGISTIC_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
+NET_GUIDES = (
+    "map",
+    "deep-ensemble",
+    "laplace",
+    "laplace-linearized",
+    "mean-field",
+    "low-rank-normal",
+    "swag",
+    "mc-dropout",
+    "nuts",
+)
+POINTS = 24
+"""In each region."""
+
+MOONS_CENTRE = (0.5, 0.25)
+NO_SWAG = SwagPath(lr=1.0, epochs=2, batch_size=1)
+Data = tuple[Tensor, Tensor]
+
+
+def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
+    r"""A line seen on both sides of a hole, with the posterior :math:`\mathcal N(m, \Lambda^{-1})`.
+
+    Its best mean-field has the variances :math:`1/\Lambda_{ii}`; a low-rank normal of rank 1 can be
+    the posterior itself.
+
+    Args:
+        epochs: steps of the variational fits.
+        draws: kept of each chain.
+        warmup: steps of each chain.
+        seed: of data, fits and chains.
+
+    Returns:
+        The problem; its reference is the exact posterior.
+    """
+    noise = 0.2
+    data = linear_data_with_hole(noise=noise, seed=seed, dtype=torch.float64)
+    half = POINTS // 2
+    x, regions = _places(
+        data=torch.cat([even_grid(-3, -1, num=half), even_grid(1, 3, num=half)]),
+        between=even_grid(-0.9, 0.9, num=POINTS),
+        far=torch.cat([even_grid(-12, -6, num=half), even_grid(6, 12, num=half)]),
+    )
+    return GapProblem(
+        name="linear",
+        title="Line with a hole, linear regression",
+        model=linear_regression(
+            LinearBasis(), prior=NormalPrior.from_precision(2.0), likelihood=noise
+        ),
+        data=data,
+        x=x,
+        regions=regions,
+        guides=LINEAR_GUIDES,
+        recipes=Recipes(
+            epochs=epochs,
+            lr=0.05,
+            rounds=3,
+            init_scale=0.05,
+            rank=1,
+            from_mode=("mean-field", "low-rank-normal"),
+            swag=NO_SWAG,
+            seed=seed,
+        ),
+        reference="exact",
+        chains=_chains(draws, warmup, mass_matrix="dense"),
+    )
+
+
+def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
+    """Two blobs under logistic regression: one mode, but not a normal one.
+
+    Args:
+        epochs: steps of the variational fits.
+        draws: kept of each chain.
+        warmup: steps of each chain.
+        seed: of data, fits and chains.
+
+    Returns:
+        The problem; its reference is NUTS.
+    """
+    gap = _disc(POINTS, radius=0.8)
+    made: dict[str, Any] = {"std": 1.8, "dtype": torch.float64}
+    data = _away_from(gap, 0.2, blobs(n=80, seed=seed, **made))
+    x, regions = _places(
+        data=blobs(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
+        between=gap,
+        far=_ring((0.0, 0.0), radius=12.0),
+    )
+    return GapProblem(
+        name="logistic",
+        title="Two blobs, logistic regression",
+        model=logistic_regression(2, prior=NormalPrior.from_precision(0.25)),
+        data=data,
+        x=x,
+        regions=regions,
+        guides=LOGISTIC_GUIDES,
+        recipes=Recipes(
+            epochs=epochs,
+            lr=0.05,
+            rounds=5,
+            init_scale=0.3,
+            rank=1,
+            from_mode=("mean-field", "low-rank-normal"),
+            swag=NO_SWAG,
+            seed=seed,
+        ),
+        chains=_chains(draws, warmup, mass_matrix="dense", target_accept=0.9),
+    )
+
+
+def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
+    """Two moons under a net of ten tanh units.
+
+    Args:
+        epochs: steps of the variational fits.
+        draws: kept of each chain.
+        warmup: steps of each chain.
+        seed: of data, net, fits and chains.
+
+    Returns:
+        The problem; its reference is NUTS.
+    """
+    gap = _between_moons()
+    made: dict[str, Any] = {"noise": 0.15, "dtype": torch.float64}
+    data = _away_from(gap, 0.1, two_moons(n=60, seed=seed, **made))
+    x, regions = _places(
+        data=two_moons(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
+        between=gap,
+        far=_ring(MOONS_CENTRE, radius=6.0),
+    )
+    return GapProblem(
+        name="moons",
+        title="Two moons, a net of 10 units",
+        model=mlp_classifier(
+            2,
+            hidden=(10,),
+            prior=NormalPrior(1.0),
+            activation="tanh",
+            seed=seed,
+            dtype=torch.float64,
+        ),
+        data=data,
+        x=x,
+        regions=regions,
+        guides=NET_GUIDES,
+        recipes=Recipes(
+            epochs=epochs,
+            lr=0.05,
+            lrs={"low-rank-normal": 0.03},
+            rounds=5,
+            init_scale=0.1,
+            rank=5,
+            rates={"fc2": 0.1},
+            from_mode=("mean-field", "low-rank-normal"),
+            swag=SwagPath(lr=0.3, epochs=100, batch_size=20),
+            seed=seed,
+        ),
+        chains=_chains(draws, warmup, tree_depth=7, target_accept=0.7),
+    )
+
+
+def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
+    """A sine with a hole in its inputs under a net of ten tanh units.
+
+    Args:
+        epochs: steps of the variational fits.
+        draws: kept of each chain.
+        warmup: steps of each chain.
+        seed: of data, net, fits and chains.
+
+    Returns:
+        The problem; its reference is NUTS.
+    """
+    noise = 0.4
+    gap = even_grid(0.4, 0.7, num=POINTS)
+    data = _away_from(gap, 0.01, sine_data(n=30, noise=noise, seed=seed, dtype=torch.float64))
+    half = POINTS // 2
+    x, regions = _places(
+        data=torch.cat([even_grid(0.0, 0.35, num=half), even_grid(0.75, 1.0, num=half)]),
+        between=gap,
+        far=torch.cat([even_grid(-1.0, -0.5, num=half), even_grid(1.5, 2.0, num=half)]),
+    )
+    return GapProblem(
+        name="sine",
+        title="Sine with a hole, a net of 10 units",
+        model=mlp_regressor(
+            1,
+            hidden=(10,),
+            prior={"fc1.*": NormalPrior(3.0), "fc2.*": FanInNormalPrior(1.0, bias_scale=0.5)},
+            likelihood=noise,
+            seed=seed,
+            dtype=torch.float64,
+        ),
+        data=data,
+        x=x,
+        regions=regions,
+        guides=NET_GUIDES,
+        recipes=Recipes(
+            epochs=epochs,
+            lr=0.05,
+            lrs={"low-rank-normal": 0.03},
+            rounds=5,
+            init_scale=0.1,
+            rank=5,
+            rates={"fc2": 0.05},
+            from_mode=("mean-field", "low-rank-normal", "mc-dropout"),
+            swag=SwagPath(lr=0.02, epochs=100, batch_size=5),
+            seed=seed,
+        ),
+        chains=_chains(draws, warmup, tree_depth=7, target_accept=0.7),
+    )
+
+
+def problem_seconds(name: str, *, epochs: int, draws: int, warmup: int) -> float:
+    """Seconds expected of all fits of a problem on one core.
+
+    Args:
+        name: of the problem.
+        epochs: steps of the variational fits.
+        draws: kept of each chain.
+        warmup: steps of each chain.
+
+    Returns:
+        Seconds.
+    """
+    step, transition, rest = SECONDS[name]
+    return rest + step * epochs + transition * (draws + warmup)
+
+
+PROBLEMS: Mapping[str, Callable[..., GapProblem]] = {
+    "linear": linear_problem,
+    "logistic": logistic_problem,
+    "moons": moons_problem,
+    "sine": sine_problem,
+}
+"""Name to what makes the problem, of ``epochs``, ``draws``, ``warmup`` and ``seed``."""
+
+SECONDS: Mapping[str, tuple[float, float, float]] = {
+    "linear": (1e-3, 1e-3, 0.5),
+    "logistic": (1e-3, 2e-3, 0.5),
+    "moons": (3e-3, 2e-2, 2.0),
+    "sine": (3e-3, 3e-2, 2.0),
+}
+"""Seconds of a step of every stochastic fit, of a transition of all chains, and of the rest."""
+
+
+# -------------------------------------------------------------------------- chains and places
+
+
+def _chains(draws: int, warmup: int, **options: Any) -> Chains:
+    """Four chains evaluated together, on one core."""
+    return Chains(draws=draws, warmup=warmup, per_batch=4, jobs=1, **options)
+
+
+def _places(**regions: Tensor) -> tuple[Tensor, dict[str, Array]]:
+    """All points in one tensor ``(N, D)``, and which of them are of each region."""
+    where = np.repeat(np.arange(len(regions)), [len(points) for points in regions.values()])
+    return torch.cat(list(regions.values())), {name: where == k for k, name in enumerate(regions)}
+
+
+def _away_from(gap: Tensor, distance: float, data: Data) -> Data:
+    """The data without the points closer than a distance to any of a gap's."""
+    x, y = data
+    kept = torch.cdist(x, gap).min(dim=1).values > distance
+    return x[kept], y[kept]
+
+
+def _disc(num: int, *, radius: float) -> Tensor:
+    """Points spread evenly over a disc about the origin, by the golden angle."""
+    k = torch.arange(num, dtype=torch.float64)
+    angle = k * torch.pi * (3 - 5**0.5)
+    r = radius * ((k + 0.5) / num).sqrt()
+    return torch.stack([r * angle.cos(), r * angle.sin()], dim=-1)
+
+
+def _ring(centre: tuple[float, float], *, radius: float) -> Tensor:
+    """Points on a circle."""
+    angle = 2 * torch.pi * torch.arange(POINTS, dtype=torch.float64) / POINTS
+    circle = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    return torch.tensor(centre, dtype=torch.float64) + radius * circle
+
+
+def _between_moons() -> Tensor:
+    """Points as far from one moon as from the other, and close to both."""
+    arcs, labels = two_moons(n=400, noise=0.0, dtype=torch.float64)
+    side = torch.linspace(-0.5, 1.5, 81, dtype=torch.float64)
+    lattice = torch.cartesian_prod(side, side)
+    first, second = (torch.cdist(lattice, arcs[labels == k]).min(dim=1).values for k in (0, 1))
+    between = lattice[((first - second).abs() < 0.02) & (first < 0.35)]
+    return between[torch.linspace(0, len(between) - 1, POINTS).long()]
