@@ -38,6 +38,10 @@ EXPERIMENTS = Registry(
             "probml_tp.experiments.laplace_vs_vi:EXPERIMENT",
             "Laplace or variational inference: nearness to NUTS, evidence, and cost with size.",
         ),
+        "approximation-gap": Entry(
+            "probml_tp.experiments.approximation_gap:EXPERIMENT",
+            "How far each posterior is from the truth, at which cost, and which one to use.",
+        ),
         "tabular-regression": Entry(
             "probml_tp.experiments.tabular_regression:EXPERIMENT",
             "Real regression data with unknown noise: every guide beside scikit-learn.",

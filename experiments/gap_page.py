@@ -24,6 +24,7 @@ __all__ = [
     "TITLE",
     "evidence_table",
     "limits_table",
+    "overview",
     "page_arrays",
     "page_figures",
     "page_findings",
@@ -224,13 +225,39 @@ def page_findings(study: GapStudy) -> list[str]:
         Sentences.
     """
     advice = study.advice
-    head, *_ = str(advice).splitlines()
     change = [f"What would change this: {sentence}" for sentence in advice.changes]
     without = [
         f"{labels_of([guide])} is left out, because it refuses the model: {reason}"
         for guide, reason in study.refused.items()
     ]
-    return [head, *advice.reasons, *change, *unaided(study), *without]
+    return [
+        _head(advice), *advice.reasons, *change, *unaided(study), *study.problem.notes, *without,
+    ]  # fmt: skip
+
+
+def overview(studies: Sequence[GapStudy]) -> list[str]:
+    """The recommendation for each of several problems, and what would change it.
+
+    Args:
+        studies: what was found.
+
+    Returns:
+        What was required, then two or three sentences a problem.
+    """
+    required = [study.advice.reasons[0].split("compared with")[1] for study in studies]
+    limits = list(dict.fromkeys(words.split(": ", 1)[1] for words in required))
+    sentences = [f"Required of predictions in every region: {' Of a regression: '.join(limits)}"]
+    for study in studies:
+        advice, title = study.advice, study.problem.title
+        sentences.append(f"{title}: {' '.join([_head(advice), *advice.reasons[1:]])}")
+        if advice.changes:
+            sentences.append(f"{title}, what would change this: {' '.join(advice.changes)}")
+        sentences += [f"{title}: {sentence}" for sentence in unaided(study)]
+    return sentences
+
+
+def _head(advice: Advice) -> str:
+    return str(advice).partition("\n")[0]
 
 
 def unaided(study: GapStudy) -> Iterator[str]:

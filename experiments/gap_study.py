@@ -9,13 +9,14 @@ from functools import partial
 from torch import Tensor
 
 from probml_tp.diagnostics import Advice, GapReport, Requirement, compare, recommend
-from probml_tp.diagnostics.gap_checks import check_reference
+from probml_tp.diagnostics.gap_checks import check_reference, check_same_data
 from probml_tp.experiment import Update
 from probml_tp.experiments.recipes import Recipes
 from probml_tp.inference import sample_nuts
 from probml_tp.inference.chain_starts import MassMatrix
 from probml_tp.inference.fitting import ProgressCallback
 from probml_tp.inference.parallel import single_thread
+from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
@@ -106,6 +107,7 @@ class GapProblem:
         reference: ``"exact"`` or ``"nuts"``, or any name under which a fitted one is given.
         chains: how NUTS is run.
         identified: whether weights are, so that a figure compares them.
+        notes: sentences on where is compared, for the page.
     """
 
     name: str
@@ -119,6 +121,7 @@ class GapProblem:
     reference: str = NUTS
     chains: Chains = field(default_factory=Chains)
     identified: bool = False
+    notes: Sequence[str] = ()
 
     def order(self, given: Collection[str] = ()) -> list[str]:
         """What is fitted, in this order: starts first, then the reference, then the others.
@@ -132,7 +135,7 @@ class GapProblem:
         left = [guide for guide in self.guides if guide not in given]
         starts = [self.chains.start] if self.chains.start and NUTS in left else []
         first = [guide for guide in left if guide == self.reference]
-        order = [*self.recipes.order(starts), *self.recipes.order(first + left)]
+        order = [guide for part in (starts, first, left) for guide in self.recipes.order(part)]
         return [guide for guide in dict.fromkeys(order) if guide not in given]
 
 
@@ -262,6 +265,10 @@ def study_gap(
     Raises:
         ValueError: the reference has not converged, or the problem's parts do not go together.
     """
+    for posterior in (given or {}).values():
+        check_same_model(posterior, problem.model)
+    if given:
+        check_same_data(given, next(iter(given)), problem.data)
     refused: dict[str, str] = {}
     done = fit_problem(
         problem,
@@ -272,6 +279,12 @@ def study_gap(
         update=update,
     )
     posteriors = {guide: done[guide] for guide in problem.guides if guide in done}
+    if len(posteriors) == 1:
+        reasons = " ".join(f"{guide}: {reason}" for guide, reason in refused.items())
+        raise ValueError(
+            f"there must be a posterior to compare with the reference; got none, for all refuse "
+            f"the model. {reasons} Fit one yourself, and pass it as one of the posteriors."
+        )
     with single_thread():
         report = compare(
             posteriors,

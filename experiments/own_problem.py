@@ -20,7 +20,6 @@ from probml_tp.experiment import (
     option,
     run_experiment,
 )
-from probml_tp.experiments.common import Array
 from probml_tp.experiments.gap_page import (
     TITLE,
     evidence_table,
@@ -55,7 +54,15 @@ MODE_ROUNDS = 20
 WIDEN = 3.0
 """How many times as far from the mean of the inputs the points beyond the data are."""
 
+WORDS = {
+    "data": "training inputs (data)",
+    "between": "midpoints of pairs of them (between)",
+    "beyond": "inputs three times as far from their mean (beyond)",
+}
+"""What the usual regions are."""
+
 Data = tuple[Tensor, Tensor]
+Places = tuple[Tensor, dict[str, object], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,25 +83,28 @@ class Config(ExperimentConfig):
     level: float = option(0.95, "Level of the intervals.", minimum=0.5, maximum=0.999)
 
 
-def usual_points(x: Tensor, *, points: int, seed: int) -> tuple[Tensor, dict[str, Array]]:
+def usual_points(model: BayesianModel, x: Tensor, *, points: int, seed: int) -> Places:
     r"""Inputs in the data, between them and beyond them.
 
     ``data`` are some of the training inputs, ``between`` midpoints of pairs of them, ``beyond``
-    others moved to :math:`\bar x + 3 (x_n - \bar x)`. Inputs that are no real numbers have the
-    first alone.
+    others moved to :math:`\bar x + 3 (x_n - \bar x)`. The last two are left out where inputs are no
+    real numbers, or the net does not take such.
 
     Args:
+        model: the model.
         x: training inputs ``(N, ...)``.
         points: of each region.
         seed: which.
 
     Returns:
-        All points, and name to which of them are of the region.
+        All points, name to which of them are of the region, and a sentence on them.
 
     Example:
-        >>> x, regions = usual_points(torch.linspace(-1, 1, 50)[:, None], points=20, seed=0)
-        >>> x.shape, sorted(regions), bool(x[regions["beyond"]].abs().max() > 2)
-        (torch.Size([60, 1]), ['between', 'beyond', 'data'], True)
+        >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
+        >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> x, regions, note = usual_points(model, torch.randn(50, 1), points=20, seed=0)
+        >>> x.shape, sorted(regions)
+        (torch.Size([60, 1]), ['between', 'beyond', 'data'])
     """
     rng = np.random.default_rng(seed)
     first, second, third, fourth = (
@@ -103,9 +113,26 @@ def usual_points(x: Tensor, *, points: int, seed: int) -> tuple[Tensor, dict[str
     parts = {"data": first}
     if x.is_floating_point():
         mean = x.mean(0)
-        parts |= {"between": (second + third) / 2, "beyond": mean + WIDEN * (fourth - mean)}
+        more = {"between": (second + third) / 2, "beyond": mean + WIDEN * (fourth - mean)}
+        parts |= {name: inputs for name, inputs in more.items() if _takes(model, inputs)}
+    words = [f"{len(inputs)} {WORDS[name]}" for name, inputs in parts.items()]
+    note = f"Predictions are compared at {', '.join(words)}."
+    if len(parts) < len(WORDS):
+        left = " or ".join(name for name in WORDS if name not in parts)
+        note += f" The net takes no inputs {left} the data: pass x to choose where else."
     where = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
-    return torch.cat(list(parts.values())), {n: where == k for k, n in enumerate(parts)}
+    regions: dict[str, object] = {name: where == k for k, name in enumerate(parts)}
+    return torch.cat(list(parts.values())), regions, [note]
+
+
+def _takes(model: BayesianModel, x: Tensor) -> bool:
+    """Whether the net can be run at these inputs, whatever it raises where it cannot."""
+    try:
+        with torch.no_grad():
+            outputs = model.outputs(model.initial_params(), x)
+    except Exception:  # a user's net may raise anything
+        return False
+    return bool(outputs.isfinite().all())
 
 
 def own_problem(
@@ -147,10 +174,9 @@ def own_problem(
             f"the reference must be {' or '.join(REFERENCES)}, or one of the posteriors passed; "
             f"got {reference!r}. Leave it out for the exact posterior or NUTS."
         )
-    places = dict(regions or {})
+    places, notes = dict(regions or {}), list[str]()
     if x is None:
-        x, found = usual_points(data[0], points=config.points, seed=config.seed)
-        places = dict(found)
+        x, places, notes = usual_points(model, data[0], points=config.points, seed=config.seed)
     first = reference or ("exact" if _is_conjugate(model) else "nuts")
     asked = _usual_guides(model) if guides is None else _checked_guides(guides)
     names = dict.fromkeys([*given, *asked])
@@ -167,6 +193,7 @@ def own_problem(
         reference=first,
         chains=Chains(chains=config.chains, draws=config.draws, warmup=config.warmup),
         identified=True,
+        notes=notes,
     )
 
 

@@ -1,11 +1,18 @@
 """Diagnostics: ArviZ records, evidence, the gap to a reference, simulation-based calibration."""
 
-from probml_tp.diagnostics.advice import Advice, Requirement, recommend
+from probml_tp.diagnostics.advice import (
+    CLASSIFICATION,
+    REGRESSION,
+    Advice,
+    Requirement,
+    recommend,
+)
 from probml_tp.diagnostics.ais import AIS, annealed_importance_sampling
 from probml_tp.diagnostics.arviz import to_inference_data
 from probml_tp.diagnostics.bridge import bridge_sampling
 from probml_tp.diagnostics.elbo import ELBO, elbo
 from probml_tp.diagnostics.gap import GapReport, compare
+from probml_tp.diagnostics.gap_checks import UnconvergedReferenceError
 from probml_tp.diagnostics.iwelbo import IWELBO, LogEvidence, iwelbo
 from probml_tp.diagnostics.loo import loo
 from probml_tp.diagnostics.psis import ParetoK, k_threshold, pareto_k
@@ -32,8 +39,10 @@ from probml_tp.diagnostics.sbc import (
 
 __all__ = [
     "AIS",
+    "CLASSIFICATION",
     "ELBO",
     "IWELBO",
+    "REGRESSION",
     "Advice",
     "GapReport",
     "Infer",
@@ -44,6 +53,7 @@ __all__ = [
     "ReferencePosterior",
     "Requirement",
     "SbcResult",
+    "UnconvergedReferenceError",
     "Verdict",
     "annealed_importance_sampling",
     "bridge_sampling",

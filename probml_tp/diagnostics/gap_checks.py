@@ -17,6 +17,7 @@ from probml_tp.validation import as_tensor, data_pair
 __all__ = [
     "EVERYWHERE",
     "NOISE_FLOOR",
+    "UnconvergedReferenceError",
     "check_converged",
     "check_reference",
     "check_same_data",
@@ -35,6 +36,10 @@ EVERYWHERE = "all"
 
 HIGHEST_R_HAT = 1.01
 LEAST_ESS = 400
+
+
+class UnconvergedReferenceError(ValueError):
+    """The chains that others are to be compared with have not converged."""
 
 
 def checked_inputs(posteriors: Mapping[str, Posterior], reference: str, x: object) -> Tensor:
@@ -145,11 +150,12 @@ def check_converged(name: str, found: Convergence | None) -> None:
     """Check that a reference chain knows the function values.
 
     Raises:
-        ValueError: its R-hat is above 1.01 or unknown, or its effective sample size below 400.
+        UnconvergedReferenceError: its R-hat is above 1.01 or unknown, or its effective sample size
+            below 400.
     """
     if found is None or has_converged(found):
         return
-    raise ValueError(
+    raise UnconvergedReferenceError(
         f"a reference chain must have converged: R-hat of at most {HIGHEST_R_HAT} and a bulk "
         f"effective sample size of at least {LEAST_ESS} for the function values at every x; "
         f"{name!r} has {found.r_hat:.3f} and {found.ess:.0f} at the worst. Run at least two "
@@ -166,7 +172,7 @@ def check_reference(name: str, posterior: Posterior, x: Tensor) -> None:
         x: checked inputs.
 
     Raises:
-        ValueError: as for :func:`check_converged`.
+        UnconvergedReferenceError: as for :func:`check_converged`.
     """
     if isinstance(posterior.guide, Empirical):
         check_converged(name, collect(posterior, x, sites=(), num_samples=1, seed=0).convergence)

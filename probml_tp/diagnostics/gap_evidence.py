@@ -11,7 +11,7 @@ from probml_tp.diagnostics.bridge import bridge_sampling
 from probml_tp.diagnostics.elbo import elbo_of
 from probml_tp.diagnostics.importance import is_proper, joint_ratios
 from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo_of
-from probml_tp.diagnostics.loo import loo
+from probml_tp.diagnostics.loo import LEAST_DRAWS, loo
 from probml_tp.diagnostics.psis import k_error, k_threshold, pareto_k
 from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
@@ -122,7 +122,11 @@ def _bridge(posterior: Posterior, data: tuple[object, object], seed: int) -> Log
 
 def _loo(posterior: Posterior, data: tuple[object, object], count: int, seed: int) -> Row:
     """Points left out, where the draws are, or can be weighted to be, of the posterior."""
-    if posterior.guide.no_density and not isinstance(posterior.guide, Empirical):
+    guide = posterior.guide
+    if isinstance(guide, Empirical):
+        if guide.flat.shape[:2].numel() < LEAST_DRAWS:
+            return {}
+    elif guide.no_density:
         return {}
     found = loo(posterior, *data, num_samples=count, seed=seed)
     return {

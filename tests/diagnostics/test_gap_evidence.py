@@ -181,3 +181,17 @@ def test_the_same_data_in_other_types_are_the_same():
     data = (X.numpy().tolist(), DATA[1].numpy())
     found = compare(posteriors(), "exact", X[:3], data=data, num_samples=200, resamples=2)
     assert found.evidence["elbo"].notna().any()
+
+
+def test_a_chain_too_short_to_leave_points_out_has_no_elpd():
+    draws = {name: chains[:, :30] for name, chains in posteriors()["nuts"].guide.chains.items()}
+    few = Posterior(Empirical(posteriors()["map"].model, method="nuts", draws=draws))
+    found = compare(
+        {"nuts": few, "map": posteriors()["map"]},
+        "nuts",
+        X,
+        data=DATA,
+        resamples=20,
+        accept_reference=True,
+    )
+    assert np.isnan(found.evidence["elpd_loo"]["nuts"])
