@@ -23,4 +23,5 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     for number, block in enumerate(blocks):
         exec(compile(block, f"README block {number}", "exec"), session)
     assert (tmp_path / "posterior.nc").exists()
+    assert (tmp_path / "gap" / "report.html").exists()
     assert "nan" not in capsys.readouterr().out

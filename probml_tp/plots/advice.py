@@ -110,7 +110,7 @@ def advice_panels(advices: Mapping[str, Advice]) -> Figure:
     from matplotlib.patches import Patch
 
     lines = [advice.table["posterior"].nunique() for advice in advices.values()]
-    heights = [0.3 * count + 1.15 for count in lines]
+    heights = [0.3 * count + (1.35 if any(advices) else 1.15) for count in lines]
     made, axes = figure(len(advices), 2, height=sum(heights) + 0.35)
     grid = axes[0, 0].get_gridspec()
     grid.set_height_ratios(heights)
@@ -119,7 +119,7 @@ def advice_panels(advices: Mapping[str, Advice]) -> Figure:
         plot_verdicts(advice, ax=row[0])
         _plot_costs(advice, ax=row[1])
         said = _choice(advice)
-        title = f"{problem}: {said}" if problem else f"{said[0].upper()}{said[1:]}"
+        title = f"{problem}:\n{said}" if problem else f"{said[0].upper()}{said[1:]}"
         row[0].set_title(title, loc="left", pad=34, fontweight="bold")
     patches = [Patch(color=VERDICT_COLORS[v], label=words) for v, words in WORDS.items()]
     made.legend(handles=patches, loc="outside lower center", ncols=len(patches))

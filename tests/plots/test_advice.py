@@ -53,8 +53,8 @@ def test_the_chosen_row_is_bold():
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (advice(), "Moons: use Laplace, the cheapest within all limits"),
-        (advice("nuts", ()), "Moons: keep NUTS: no approximation is shown to be within"),
+        (advice(), "Moons:\nuse Laplace, the cheapest within all limits"),
+        (advice("nuts", ()), "Moons:\nkeep NUTS: no approximation is shown to be within"),
     ],
 )
 def test_titles_state_the_recommendation(made, words):
