@@ -21,13 +21,8 @@ from probml_tp.experiments.common import Array, derived_seed
 from probml_tp.experiments.gap_study import Chains, GapProblem
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.regression import even_grid
-from probml_tp.models import (
-    LinearBasis,
-    linear_regression,
-    logistic_regression,
-    mlp_classifier,
-    mlp_regressor,
-)
+from probml_tp.models import LinearBasis, linear_regression, logistic_regression
+from probml_tp.models.mlp import mlp_classifier, mlp_regressor
 from probml_tp.priors import FanInNormalPrior, NormalPrior
 
 __all__ = [
@@ -103,10 +98,7 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
 def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
     """Two blobs under logistic regression: one mode, but not a normal one.
 
-    Args and units are those of :func:`linear_problem`.
-
-    Returns:
-        The problem; its reference is NUTS.
+    Arguments are those of :func:`linear_problem`; the reference is NUTS.
     """
     gap = _disc(0.8)
     made: dict[str, Any] = {"std": 1.8, "dtype": torch.float64}
@@ -132,10 +124,7 @@ def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapP
 def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
     """Two moons under a net of ten tanh units.
 
-    Args and units are those of :func:`linear_problem`.
-
-    Returns:
-        The problem; its reference is NUTS.
+    Arguments are those of :func:`linear_problem`; the reference is NUTS.
     """
     gap = _between_moons()
     made: dict[str, Any] = {"noise": 0.15, "dtype": torch.float64}
@@ -175,10 +164,7 @@ def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProb
 def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
     """A sine with a hole in its inputs under a net of ten tanh units.
 
-    Args and units are those of :func:`linear_problem`.
-
-    Returns:
-        The problem; its reference is NUTS.
+    Arguments are those of :func:`linear_problem`; the reference is NUTS.
     """
     noise = 0.4
     gap = even_grid(0.4, 0.7, num=POINTS)
