@@ -21,16 +21,12 @@ from probml_tp.experiments.common import Array, derived_seed
 from probml_tp.experiments.gap_study import Chains, GapProblem
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.regression import even_grid
-from probml_tp.models import (
-    LinearBasis,
-    linear_regression,
-    logistic_regression,
-    mlp_classifier,
-    mlp_regressor,
-)
+from probml_tp.models import LinearBasis, linear_regression, logistic_regression
+from probml_tp.models.mlp import mlp_classifier, mlp_regressor
 from probml_tp.priors import FanInNormalPrior, NormalPrior
 
 __all__ = [
+    "DRAWS",
     "PROBLEMS",
     "REGIONS",
     "linear_problem",
@@ -47,23 +43,16 @@ REGIONS: Mapping[str, str] = {
 }
 """Where posteriors are compared: name to words."""
 
-LINEAR_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts", "exact")  # fmt: skip
-LOGISTIC_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
+FLAT_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
 NET_GUIDES = (
-    "map",
-    "deep-ensemble",
-    "laplace",
-    "laplace-linearized",
-    "mean-field",
-    "low-rank-normal",
-    "swag",
-    "mc-dropout",
-    "nuts",
-)
+    "map", "deep-ensemble", "laplace", "laplace-linearized", "mean-field", "low-rank-normal",
+    "swag", "mc-dropout", "nuts",
+)  # fmt: skip
 POINTS = 24
 """In each region."""
 
 MOONS_CENTRE = (0.5, 0.25)
+NORMALS = ("mean-field", "low-rank-normal")
 NO_SWAG = SwagPath(lr=1.0, epochs=2, batch_size=1)
 Data = tuple[Tensor, Tensor]
 
@@ -85,11 +74,10 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
     """
     noise = 0.2
     data = linear_data_with_hole(noise=noise, seed=seed, dtype=torch.float64)
-    half = POINTS // 2
     x, regions = _places(
-        data=torch.cat([even_grid(-3, -1, num=half), even_grid(1, 3, num=half)]),
+        data=_two_sides((-3, -1), (1, 3)),
         between=even_grid(-0.9, 0.9, num=POINTS),
-        far=torch.cat([even_grid(-12, -6, num=half), even_grid(6, 12, num=half)]),
+        far=_two_sides((-12, -6), (6, 12)),
     )
     return GapProblem(
         name="linear",
@@ -100,17 +88,8 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
         data=data,
         x=x,
         regions=regions,
-        guides=LINEAR_GUIDES,
-        recipes=Recipes(
-            epochs=epochs,
-            lr=0.05,
-            rounds=3,
-            init_scale=0.05,
-            rank=1,
-            from_mode=("mean-field", "low-rank-normal"),
-            swag=NO_SWAG,
-            seed=seed,
-        ),
+        guides=(*FLAT_GUIDES, "exact"),
+        recipes=_recipes(epochs, seed, init_scale=0.05, rank=1),
         reference="exact",
         chains=_chains(draws, warmup, mass_matrix="dense"),
     )
@@ -119,16 +98,9 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
 def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
     """Two blobs under logistic regression: one mode, but not a normal one.
 
-    Args:
-        epochs: steps of the variational fits.
-        draws: kept of each chain.
-        warmup: steps of each chain.
-        seed: of data, fits and chains.
-
-    Returns:
-        The problem; its reference is NUTS.
+    Arguments are those of :func:`linear_problem`; the reference is NUTS.
     """
-    gap = _disc(POINTS, radius=0.8)
+    gap = _disc(0.8)
     made: dict[str, Any] = {"std": 1.8, "dtype": torch.float64}
     data = _away_from(gap, 0.2, blobs(n=80, seed=seed, **made))
     x, regions = _places(
@@ -143,17 +115,8 @@ def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapP
         data=data,
         x=x,
         regions=regions,
-        guides=LOGISTIC_GUIDES,
-        recipes=Recipes(
-            epochs=epochs,
-            lr=0.05,
-            rounds=5,
-            init_scale=0.3,
-            rank=1,
-            from_mode=("mean-field", "low-rank-normal"),
-            swag=NO_SWAG,
-            seed=seed,
-        ),
+        guides=FLAT_GUIDES,
+        recipes=_recipes(epochs, seed, init_scale=0.3, rank=1),
         chains=_chains(draws, warmup, mass_matrix="dense", target_accept=0.9),
     )
 
@@ -161,14 +124,7 @@ def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapP
 def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
     """Two moons under a net of ten tanh units.
 
-    Args:
-        epochs: steps of the variational fits.
-        draws: kept of each chain.
-        warmup: steps of each chain.
-        seed: of data, net, fits and chains.
-
-    Returns:
-        The problem; its reference is NUTS.
+    Arguments are those of :func:`linear_problem`; the reference is NUTS.
     """
     gap = _between_moons()
     made: dict[str, Any] = {"noise": 0.15, "dtype": torch.float64}
@@ -193,17 +149,13 @@ def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProb
         x=x,
         regions=regions,
         guides=NET_GUIDES,
-        recipes=Recipes(
-            epochs=epochs,
-            lr=0.05,
-            lrs={"low-rank-normal": 0.03},
-            rounds=5,
+        recipes=_recipes(
+            epochs,
+            seed,
             init_scale=0.1,
-            rank=5,
+            rank=10,
             rates={"fc2": 0.1},
-            from_mode=("mean-field", "low-rank-normal"),
             swag=SwagPath(lr=0.3, epochs=100, batch_size=20),
-            seed=seed,
         ),
         chains=_chains(draws, warmup, tree_depth=7, target_accept=0.7),
     )
@@ -212,23 +164,15 @@ def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProb
 def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
     """A sine with a hole in its inputs under a net of ten tanh units.
 
-    Args:
-        epochs: steps of the variational fits.
-        draws: kept of each chain.
-        warmup: steps of each chain.
-        seed: of data, net, fits and chains.
-
-    Returns:
-        The problem; its reference is NUTS.
+    Arguments are those of :func:`linear_problem`; the reference is NUTS.
     """
     noise = 0.4
     gap = even_grid(0.4, 0.7, num=POINTS)
     data = _away_from(gap, 0.01, sine_data(n=30, noise=noise, seed=seed, dtype=torch.float64))
-    half = POINTS // 2
     x, regions = _places(
-        data=torch.cat([even_grid(0.0, 0.35, num=half), even_grid(0.75, 1.0, num=half)]),
+        data=_two_sides((0.0, 0.35), (0.75, 1.0)),
         between=gap,
-        far=torch.cat([even_grid(-1.0, -0.5, num=half), even_grid(1.5, 2.0, num=half)]),
+        far=_two_sides((-1.0, -0.5), (1.5, 2.0)),
     )
     return GapProblem(
         name="sine",
@@ -245,19 +189,17 @@ def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProbl
         x=x,
         regions=regions,
         guides=NET_GUIDES,
-        recipes=Recipes(
-            epochs=epochs,
-            lr=0.05,
+        recipes=_recipes(
+            epochs,
+            seed,
             lrs={"low-rank-normal": 0.03},
-            rounds=5,
             init_scale=0.1,
             rank=5,
             rates={"fc2": 0.05},
-            from_mode=("mean-field", "low-rank-normal", "mc-dropout"),
+            from_mode=(*NORMALS, "mc-dropout"),
             swag=SwagPath(lr=0.02, epochs=100, batch_size=5),
-            seed=seed,
         ),
-        chains=_chains(draws, warmup, tree_depth=7, target_accept=0.7),
+        chains=_chains(draws, warmup, tree_depth=5, target_accept=0.7),
     )
 
 
@@ -285,16 +227,25 @@ PROBLEMS: Mapping[str, Callable[..., GapProblem]] = {
 }
 """Name to what makes the problem, of ``epochs``, ``draws``, ``warmup`` and ``seed``."""
 
+DRAWS: Mapping[str, int] = {"linear": 400, "logistic": 500, "moons": 350, "sine": 600}
+"""Draws of a chain, after 200 of warm-up, enough for references of seeds 0 to 4."""
+
 SECONDS: Mapping[str, tuple[float, float, float]] = {
-    "linear": (1e-3, 1e-3, 0.5),
-    "logistic": (1e-3, 2e-3, 0.5),
-    "moons": (3e-3, 2e-2, 2.0),
-    "sine": (3e-3, 3e-2, 2.0),
+    "linear": (1.6e-3, 1.5e-3, 0.5),
+    "logistic": (1.6e-3, 3e-3, 0.5),
+    "moons": (6e-3, 1.8e-2, 2.0),
+    "sine": (6e-3, 1.4e-2, 2.5),
 }
 """Seconds of a step of every stochastic fit, of a transition of all chains, and of the rest."""
 
 
-# -------------------------------------------------------------------------- chains and places
+# ------------------------------------------------------------------- fits, chains and places
+
+
+def _recipes(epochs: int, seed: int, *, swag: SwagPath = NO_SWAG, **options: Any) -> Recipes:
+    """Recipes whose mode is found by L-BFGS, and whose normals start there."""
+    own: dict[str, Any] = {"lr": 0.05, "rounds": 5, "from_mode": NORMALS} | options
+    return Recipes(epochs=epochs, seed=seed, swag=swag, **own)
 
 
 def _chains(draws: int, warmup: int, **options: Any) -> Chains:
@@ -308,6 +259,11 @@ def _places(**regions: Tensor) -> tuple[Tensor, dict[str, Array]]:
     return torch.cat(list(regions.values())), {name: where == k for k, name in enumerate(regions)}
 
 
+def _two_sides(*sides: tuple[float, float]) -> Tensor:
+    """Inputs on two intervals, evenly spaced."""
+    return torch.cat([even_grid(low, high, num=POINTS // 2) for low, high in sides])
+
+
 def _away_from(gap: Tensor, distance: float, data: Data) -> Data:
     """The data without the points closer than a distance to any of a gap's."""
     x, y = data
@@ -315,11 +271,11 @@ def _away_from(gap: Tensor, distance: float, data: Data) -> Data:
     return x[kept], y[kept]
 
 
-def _disc(num: int, *, radius: float) -> Tensor:
+def _disc(radius: float) -> Tensor:
     """Points spread evenly over a disc about the origin, by the golden angle."""
-    k = torch.arange(num, dtype=torch.float64)
+    k = torch.arange(POINTS, dtype=torch.float64)
     angle = k * torch.pi * (3 - 5**0.5)
-    r = radius * ((k + 0.5) / num).sqrt()
+    r = radius * ((k + 0.5) / POINTS).sqrt()
     return torch.stack([r * angle.cos(), r * angle.sin()], dim=-1)
 
 

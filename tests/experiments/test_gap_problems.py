@@ -14,6 +14,7 @@ from probml_tp.diagnostics import elbo
 from probml_tp.diagnostics.gap_checks import check_reference
 from probml_tp.digest import digest
 from probml_tp.experiments.gap_problems import (
+    DRAWS,
     PROBLEMS,
     REGIONS,
     linear_problem,
@@ -23,7 +24,7 @@ from probml_tp.experiments.gap_problems import (
 from probml_tp.experiments.gap_study import fit_problem
 from probml_tp.experiments.regression import weight_moments
 
-DEFAULT = {"epochs": 1500, "draws": 400, "warmup": 200}
+DEFAULT = {"epochs": 2000, "draws": DRAWS["logistic"], "warmup": 200}
 SHORT = {"epochs": 3, "draws": 4, "warmup": 3}
 GAPS = {"linear": 0.05, "logistic": 0.15, "moons": 0.09, "sine": 0.005}
 """How far the gap's points are from any of training, at least."""
@@ -54,7 +55,7 @@ def test_regions_are_where_they_say(name, seed):
     assert nearest(problem, "between") > GAPS[name]
     inputs, low = problem.data[0], problem.data[0].min(0).values
     width = float((inputs.max(0).values - low).max())
-    assert nearest(problem, "far") > 0.35 * width
+    assert nearest(problem, "far") > 0.25 * width
     between, data = (problem.x[problem.regions[r]] for r in ("between", "data"))
     assert (between >= low).all() and (between <= inputs.max(0).values).all()
     if name != "moons":  # whose gap is not much wider than the distance of its few points
@@ -165,8 +166,7 @@ def test_normals_of_the_blobs_are_at_their_optima():
         own = float(bound_by_quadrature(*moments, problem.data, precision))
         best = best_bound(problem.data, precision, correlated=correlated)
         assert best - 0.1 < own < best + 1e-6
-    rough = fitted(
-        replace(problem, reference="map", recipes=replace(problem.recipes, epochs=20)), "mean-field"
-    )
+    short = replace(problem, recipes=replace(problem.recipes, epochs=5), reference="map")
+    rough = fitted(short, "mean-field")
     moments = [torch.from_numpy(a) for a in weight_moments(rough["mean-field"])]
-    assert float(bound_by_quadrature(*moments, problem.data, precision)) < best - 0.3
+    assert float(bound_by_quadrature(*moments, problem.data, precision)) < best - 0.1
