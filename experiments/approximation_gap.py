@@ -11,7 +11,7 @@ which inference is right on average over the prior.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from probml_tp.diagnostics import UnconvergedReferenceError, to_inference_data
 from probml_tp.experiment import (
@@ -34,8 +34,8 @@ from probml_tp.experiments.gap_page import (
     predictions_table,
     weights_table,
 )
-from probml_tp.experiments.gap_problems import PROBLEMS, problem_seconds
-from probml_tp.experiments.gap_study import Comparison, GapProblem, GapStudy, study_gap
+from probml_tp.experiments.gap_problems import DRAWS, PROBLEMS, problem_seconds
+from probml_tp.experiments.gap_study import Comparison, GapStudy, study_gap
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.sbc_judging import sbc_table
 from probml_tp.experiments.sbc_problems import SbcSize
@@ -57,8 +57,14 @@ class Config(ExperimentConfig):
     epochs: int = option(
         2000, "Steps of the variational fits, on all data.", quick=300, full=10_000, minimum=1
     )
-    draws: int = option(500, "Draws kept of each chain.", quick=50, full=4000, minimum=20)
-    warmup: int = option(500, "Warm-up steps of each chain.", quick=50, full=2000, minimum=1)
+    draws: int | None = option(
+        None,
+        "Draws kept of each chain; by default what each problem needs.",
+        quick=50,
+        full=4000,
+        minimum=20,
+    )
+    warmup: int = option(200, "Warm-up steps of each chain.", quick=50, full=1000, minimum=1)
     accept_reference: bool = option(
         False, "Compare with chains that have not converged, too.", quick=True
     )
@@ -66,7 +72,7 @@ class Config(ExperimentConfig):
         1000, "Draws of each posterior that is not a chain.", quick=200, full=4000, minimum=100
     )
     resamples: int = option(
-        200, "Bootstrap resamples for the intervals.", quick=40, full=1000, minimum=20
+        100, "Bootstrap resamples for the intervals.", quick=40, full=1000, minimum=20
     )
     simulations: int = option(
         60, "Data sets whose ranks test the calibration.", quick=12, full=1000, minimum=4
@@ -77,7 +83,14 @@ class Config(ExperimentConfig):
     rank_draws: int = option(
         19, "Draws of each posterior that the truth is ranked among.", full=39, minimum=4
     )
-    jobs: int | None = option(None, "Processes; one a core by default.", minimum=1)
+    jobs: int | None = option(
+        None, "Processes that fit simulated data sets; one a core by default.", minimum=1
+    )
+
+    def size(self, problem: str) -> dict[str, int]:
+        """How much is run on a problem."""
+        draws = DRAWS[problem] if self.draws is None else self.draws
+        return {"epochs": self.epochs, "draws": draws, "warmup": self.warmup}
 
     @property
     def sbc(self) -> SbcSize:
@@ -95,9 +108,11 @@ def _stage(name: str) -> str:
 
 def stages(config: Config) -> dict[str, float]:
     """Seconds expected of each stage on 2 cores."""
-    size = {"epochs": config.epochs, "draws": config.draws, "warmup": config.warmup}
     compared = 1.0 + 1.5e-3 * config.num_samples + 5e-3 * config.resamples
-    fits = {_stage(name): problem_seconds(name, **size) + compared for name in config.problems}
+    fits = {
+        _stage(name): problem_seconds(name, **config.size(name)) + compared
+        for name in config.problems
+    }
     return {**fits, **sbc_stages(config.sbc, jobs=config.jobs)}
 
 
@@ -111,7 +126,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     studies: list[GapStudy] = []
     refused: dict[str, str] = {}
     for name in config.problems:
-        problem = _problem(name, config)
+        problem = PROBLEMS[name](**config.size(name), seed=config.seed)
         with progress.stage(_stage(name)) as update:
             try:
                 study = study_gap(problem, comparison=comparison, seed=config.seed, update=update)
@@ -123,13 +138,6 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         raise UnconvergedReferenceError(" ".join(refused.values()))
     calibration = run_sbc(config.sbc, jobs=config.jobs, seed=config.seed, progress=progress)
     return _results(config, studies, refused, calibration)
-
-
-def _problem(name: str, config: Config) -> GapProblem:
-    problem = PROBLEMS[name](
-        epochs=config.epochs, draws=config.draws, warmup=config.warmup, seed=config.seed
-    )
-    return replace(problem, chains=replace(problem.chains, jobs=config.jobs))
 
 
 def _results(

@@ -226,13 +226,12 @@ def page_findings(study: GapStudy) -> list[str]:
     """
     advice = study.advice
     change = [f"What would change this: {sentence}" for sentence in advice.changes]
+    given = [_head(advice), *advice.reasons, *advice.obstacles, *change]
     without = [
         f"{labels_of([guide])} is left out, because it refuses the model: {reason}"
         for guide, reason in study.refused.items()
     ]
-    return [
-        _head(advice), *advice.reasons, *change, *unaided(study), *study.problem.notes, *without,
-    ]  # fmt: skip
+    return [*given, *unaided(study), *study.problem.notes, *without]
 
 
 def overview(studies: Sequence[GapStudy]) -> list[str]:
@@ -244,16 +243,25 @@ def overview(studies: Sequence[GapStudy]) -> list[str]:
     Returns:
         What was required, then two or three sentences a problem.
     """
-    required = [study.advice.reasons[0].split("compared with")[1] for study in studies]
-    limits = list(dict.fromkeys(words.split(": ", 1)[1] for words in required))
-    sentences = [f"Required of predictions in every region: {' Of a regression: '.join(limits)}"]
+    sentences = []
     for study in studies:
         advice, title = study.advice, study.problem.title
-        sentences.append(f"{title}: {' '.join([_head(advice), *advice.reasons[1:]])}")
+        said = [_head(advice), *advice.reasons[1:], *_cheaper(advice)]
+        sentences.append(f"{title}: {' '.join(said)}")
         if advice.changes:
             sentences.append(f"{title}, what would change this: {' '.join(advice.changes)}")
         sentences += [f"{title}: {sentence}" for sentence in unaided(study)]
-    return sentences
+    limits = dict.fromkeys(study.advice.reasons[0].partition(": ")[2] for study in studies)
+    return [*sentences, f"Required in every region: {' For the others: '.join(limits)}"]
+
+
+def _cheaper(advice: Advice) -> Iterator[str]:
+    """Name what is cheaper than the choice and beyond a limit."""
+    failed = set(advice.table["posterior"][advice.table["verdict"] == "fails"])
+    names = [n for n in failed if advice.costs[n] < advice.costs[advice.choice]]
+    if names:
+        names.sort(key=advice.costs.__getitem__)
+        yield f"Cheaper, but beyond a limit: {', '.join(names)}."
 
 
 def _head(advice: Advice) -> str:

@@ -91,6 +91,7 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
         guides=(*FLAT_GUIDES, "exact"),
         recipes=_recipes(epochs, seed, init_scale=0.05, rank=1),
         reference="exact",
+        identified=True,
         chains=_chains(draws, warmup, mass_matrix="dense"),
     )
 
@@ -118,6 +119,7 @@ def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapP
         guides=FLAT_GUIDES,
         recipes=_recipes(epochs, seed, init_scale=0.3, rank=1),
         chains=_chains(draws, warmup, mass_matrix="dense", target_accept=0.9),
+        identified=True,
     )
 
 

@@ -29,11 +29,18 @@ __all__ = [
 ]
 
 Vectorize = Literal["auto", "loop", "vmap"]
-"""How draws are run: one after the other, or ten at a time by ``torch.func.vmap``."""
+"""How draws are run: one after the other, or several at a time by ``torch.func.vmap``."""
 
 MAX_DRAW_ELEMENTS = 2**25
 MAX_OUTPUT_ROWS = 2**19
 VMAP_CHUNK = 10
+LARGEST_CHUNK = 100
+CHUNK_WORK = 50_000
+"""Parameters times points that ``vmap`` runs at a time, within the bounds above."""
+
+SMALL = 1000
+"""Up to so many parameters any net is run by ``vmap`` that can be."""
+
 DRAWS = 1
 
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
@@ -138,8 +145,8 @@ def draw_batches(
         seed: determines the draws.
         batch_size: points at a time; a few hundred keep a convolution's inputs and outputs in the
             cache of a core.
-        vectorize: ``"auto"`` runs draws of fully connected sequential nets by vmap, others in a
-            loop.
+        vectorize: ``"auto"`` runs draws of fully connected sequential nets and of small ones by
+            vmap, others, and those that vmap does not take, in a loop.
         own_net: run the model's net even where the guide predicts by another function, such as the
             linearised net.
 
@@ -150,12 +157,12 @@ def draw_batches(
     if vectorize not in get_args(Vectorize):
         raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
     prefix, suffix = split_net(guide, guide.model.outputs if own_net else guide.outputs)
-    use_vmap = is_dense(guide.model.net) if vectorize == "auto" else vectorize == "vmap"
+    run = _Run(suffix, guide, vectorize)
     for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
         for start in range(0, len(x), batch_size):
             points = slice(start, min(start + batch_size, len(x)))
             shared = prefix({n: v[0] for n, v in params.items()}, x[points])
-            yield DrawBatch(chunk, points, params, _run(suffix, params, shared, use_vmap))
+            yield DrawBatch(chunk, points, params, run(params, shared))
 
 
 def _bounded_chunks(
@@ -170,14 +177,35 @@ def _bounded_chunks(
             yield part, {name: values[inside] for name, values in params.items()}
 
 
-def _run(suffix: Forward, params: Draws, shared: Tensor, use_vmap: bool) -> Tensor:
-    if use_vmap:
-        outputs: Tensor = vmap(suffix, in_dims=(0, None), chunk_size=VMAP_CHUNK)(params, shared)
+class _Run:
+    """The net at many draws, by vmap or in a loop."""
+
+    def __init__(self, forward: Forward, guide: Guide, vectorize: Vectorize) -> None:
+        self.forward, self.num_params = forward, guide.model.num_params
+        self.may_loop = vectorize == "auto" and not is_dense(guide.model.net)
+        small = self.num_params <= SMALL
+        self.use_vmap = vectorize == "vmap" or (
+            vectorize == "auto" and (small or not self.may_loop)
+        )
+
+    def __call__(self, params: Draws, shared: Tensor) -> Tensor:
+        if self.use_vmap:
+            try:
+                return self._by_vmap(params, shared)
+            except Exception:  # what vmap cannot batch; what is wrong raises again in the loop
+                if not self.may_loop:
+                    raise
+                self.use_vmap = False
+        num_draws = len(next(iter(params.values())))
+        return torch.stack(
+            [self.forward({n: v[s] for n, v in params.items()}, shared) for s in range(num_draws)]
+        )
+
+    def _by_vmap(self, params: Draws, shared: Tensor) -> Tensor:
+        work = self.num_params * len(shared)
+        chunk = min(max(CHUNK_WORK // work, VMAP_CHUNK), LARGEST_CHUNK)
+        outputs: Tensor = vmap(self.forward, in_dims=(0, None), chunk_size=chunk)(params, shared)
         return outputs
-    num_draws = len(next(iter(params.values())))
-    return torch.stack(
-        [suffix({n: v[s] for n, v in params.items()}, shared) for s in range(num_draws)]
-    )
 
 
 def split_net(guide: Guide, forward: Forward) -> tuple[Forward, Forward]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,6 +227,44 @@ def test_a_shared_prefix_changes_nothing(
         torch.testing.assert_close(
             Posterior(Delta(model)).predict(x, keep_outputs=True).require_outputs()[0], net(x)
         )
+
+
+class Branching(nn.Module):
+    """Its path depends on values, which vmap does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, dtype=F64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = self.weight[0] if float(self.weight[1].detach()) > 0 else -self.weight[2]
+        return slope * x
+
+
+def test_a_small_net_that_vmap_does_not_take_is_run_in_a_loop() -> None:
+    model = BayesianModel(Branching(), NormalPrior(1.0), Gaussian(scale=1.0))
+    posterior = Posterior(MeanFieldNormal(model))
+    x = torch.linspace(-1, 1, 5, dtype=F64).unsqueeze(-1)
+    found = posterior.predict(x, num_samples=20, keep_outputs=True).require_outputs()
+    expected = naive_outputs(posterior.guide, posterior.draws(20), x)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    with pytest.raises(RuntimeError, match="vmap"):
+        posterior.predict(x, num_samples=20, vectorize="vmap")
+
+
+def test_small_nets_are_run_by_vmap_many_draws_at_a_time(monkeypatch) -> None:
+    chunks = []
+    run = evaluate_module.vmap
+
+    def recorded(*arguments: Any, chunk_size: int, **options: Any) -> Any:
+        chunks.append(chunk_size)
+        return run(*arguments, chunk_size=chunk_size, **options)
+
+    monkeypatch.setattr(evaluate_module, "vmap", recorded)
+    for size, chunk in ((5, 100), (500, 25), (100_000, 10)):
+        model = BayesianModel(nn.Linear(3, 1), NormalPrior(1.0), Gaussian(scale=1.0))
+        Posterior(MeanFieldNormal(model)).predict(torch.zeros(size, 3), batch_size=size)
+        assert chunks.pop() == chunk
 
 
 def test_the_prefix_is_run_once_a_batch() -> None:

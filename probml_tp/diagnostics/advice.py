@@ -30,6 +30,9 @@ __all__ = ["CLASSIFICATION", "REGRESSION", "Advice", "Requirement", "Verdict", "
 Verdict = Literal["meets", "open", "fails"]
 """What a gap's interval says of a requirement."""
 
+HOPELESS = 1000.0
+"""A factor beyond which an uncertainty counts as vanished."""
+
 Kind = Literal["distance", "ratio", "share"]
 
 
@@ -181,6 +184,7 @@ class Advice:
         provisional: whether the reference has not converged.
         reasons: sentences: why this one.
         changes: sentences: what would change it.
+        obstacles: sentences: what keeps each cheaper posterior from being it.
 
     Example:
         See :func:`recommend`.
@@ -195,11 +199,12 @@ class Advice:
     provisional: bool
     reasons: tuple[str, ...]
     changes: tuple[str, ...]
+    obstacles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Write it as text, a sentence a line."""
         head = f"Use {self.choice}{' (provisionally)' if self.provisional else ''}."
-        lines = [head, *self.reasons, "What would change this:", *self.changes]
+        lines = [head, *self.reasons, *self.obstacles, "What would change this:", *self.changes]
         return "\n".join(lines)
 
 
@@ -312,6 +317,7 @@ class _Judge:
             provisional=not has_converged(self.report.costs.loc[reference]),
             reasons=tuple(self._reasons(choice, qualified, undecided)),
             changes=tuple(self._changes(choice, undecided)),
+            obstacles=tuple(self._obstacles(choice)),
         )
 
     def _lines(self) -> Iterator[dict[str, object]]:
@@ -363,7 +369,7 @@ class _Judge:
         """What keeps a posterior from qualifying, the worst of it."""
         worst = max(self.cells[name], key=lambda cell: cell.strain)
         rule = worst.requirement
-        if math.isinf(worst.needed):
+        if rule.kind == "ratio" and worst.needed > HOPELESS:
             return f"{rule.name} vanishes or diverges in region {worst.region}: no limit would do"
         return (
             f"{rule.name} is off by {rule.text(worst.error)} in region {worst.region}, so it would "
@@ -373,7 +379,7 @@ class _Judge:
     def _cost(self, name: str) -> str:
         return f"{self.costs[name]:,.3g} {self.unit}"
 
-    def _changes(self, choice: str, undecided: tuple[str, ...]) -> Iterator[str]:
+    def _obstacles(self, choice: str) -> Iterator[str]:
         cheaper = [
             name
             for name in sorted(self.cells, key=self.costs.__getitem__)
@@ -381,7 +387,9 @@ class _Judge:
         ]
         for name in cheaper:
             obstacle = self._obstacle(name)
-            yield f"Cheaper, but beyond a limit: {name} ({self._cost(name)}): {obstacle}."
+            yield f"{name} costs less ({self._cost(name)}), but: {obstacle}."
+
+    def _changes(self, choice: str, undecided: tuple[str, ...]) -> Iterator[str]:
         for region in self.regions:
             alone = self.qualified(region=region)
             if alone and alone[0] != choice and len(self.regions) > 1:

@@ -188,15 +188,25 @@ def _sorted_pairs(
     ours: Array, theirs: Array, our_counts: Array, their_counts: Array
 ) -> Iterator[tuple[Array, Array]]:
     """For each column, the resampled values of both in order, ``(1 + R, S)``."""
+    our_draws, their_draws = _members(our_counts), _members(their_counts)
     for a, b in zip(ours.T, theirs.T, strict=True):
-        yield _sorted_resamples(a, our_counts), _sorted_resamples(b, their_counts)
+        yield _sorted_resamples(a, our_draws), _sorted_resamples(b, their_draws)
 
 
-def _sorted_resamples(values: Array, counts: Array) -> Array:
-    """Each resample in order: sorted once, every value as often as it counts."""
+def _members(counts: Array) -> Array:
+    """The draws of each resample, each as often as it counts, ``(1 + R, S)``."""
+    resamples, size = counts.shape
+    return np.tile(np.arange(size), resamples).repeat(counts.ravel()).reshape(resamples, -1)
+
+
+def _sorted_resamples(values: Array, draws: Array) -> Array:
+    """Each resample in order: its draws are sorted by their ranks, which takes half the time."""
     order = np.argsort(values)
-    repeated = np.tile(values[order], len(counts)).repeat(counts[:, order].ravel())
-    resamples: Array = repeated.reshape(len(counts), -1)
+    ranks = np.empty(len(values), dtype=np.int32)
+    ranks[order] = np.arange(len(values))
+    of_draws = ranks[draws]
+    of_draws.sort(axis=1)
+    resamples: Array = values[order][of_draws]
     return resamples
 
 
@@ -212,9 +222,18 @@ def _w2(ours: Array, theirs: Array) -> Array:
 
 def _share_inside(ours: Array, theirs: Array, level: float) -> Array:
     """The share of their draws in our central interval, ``(1 + R,)``."""
-    low, high = np.quantile(ours, [(1 - level) / 2, (1 + level) / 2], axis=1)
+    low, high = (_sorted_quantile(ours, (1 + side * level) / 2) for side in (-1, 1))
     share: Array = ((theirs >= low[:, None]) & (theirs <= high[:, None])).mean(1)
     return share
+
+
+def _sorted_quantile(values: Array, share: float) -> Array:
+    """``numpy.quantile(values, share, axis=1)`` of rows in order, without sorting them again."""
+    place = share * (values.shape[1] - 1)
+    below = int(place)
+    above = min(below + 1, values.shape[1] - 1)
+    quantile: Array = values[:, below] + (place - below) * (values[:, above] - values[:, below])
+    return quantile
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

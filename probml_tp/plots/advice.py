@@ -23,6 +23,9 @@ WORDS = {"meets": "meets the limit", "open": "not told apart from it", "fails": 
 INK = {"meets": "white", "open": "#1c1e21", "fails": "#1c1e21"}
 
 POINTS = 100.0
+MANY = 1000.0
+"""Factors above this one are not told apart."""
+
 HEADS = {
     "total_variation": ("Total variation", 1.0, ".3f"),
     "kl": ("KL divergence", 1.0, ".3f"),
@@ -94,6 +97,8 @@ def _number(requirement: str, error: float) -> str:
     _, times, spec = HEADS.get(requirement, ("", 1.0, ".2g"))
     if math.isinf(error):
         return "∞"
+    if error >= MANY:
+        return f"> {MANY:,.0f}"
     return number(error * times, spec) if error < 100 else f"{error * times:,.0f}"
 
 

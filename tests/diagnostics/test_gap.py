@@ -29,6 +29,8 @@ from probml_tp.diagnostics import GapReport, compare
 from probml_tp.diagnostics import gap_sample as sampling
 from probml_tp.diagnostics.gap_distances import (
     Measure,
+    _members,
+    _sorted_quantile,
     _sorted_resamples,
     _w2,
     reflected_interval,
@@ -298,7 +300,13 @@ def test_w2_of_samples_of_different_sizes_is_that_of_repeated_draws():
 def test_resamples_come_in_order():
     values, counts = np.array([3.0, 1.0, 2.0]), np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
     expected = [[1, 2, 3], [2, 3, 3], [1, 1, 1]]
-    np.testing.assert_array_equal(_sorted_resamples(values, counts), expected)
+    np.testing.assert_array_equal(_sorted_resamples(values, _members(counts)), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.025, 0.5, 0.975, 1.0])
+def test_quantiles_of_rows_in_order_are_numpys(share):
+    rows = np.sort(np.random.default_rng(0).normal(size=(5, 37)), axis=1)
+    np.testing.assert_allclose(_sorted_quantile(rows, share), np.quantile(rows, share, axis=1))
 
 
 def one_column(values: np.ndarray, *, chains: int = 1, block: int = 1) -> Sample:

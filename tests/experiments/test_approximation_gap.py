@@ -14,7 +14,7 @@ from probml_tp.results import read_results, write_results
 
 SMALL = {
     "epochs": 300, "draws": 40, "warmup": 40, "num_samples": 400, "resamples": 40,
-    "simulations": 8, "nuts_simulations": 4, "jobs": 1,
+    "simulations": 4, "nuts_simulations": 4, "jobs": 1,
 }  # fmt: skip
 TINY = Config(problems=("linear", "moons"), accept_reference=True, **SMALL)
 
@@ -60,8 +60,11 @@ def test_a_reference_that_has_not_converged_leaves_its_problem_out():
     left_out = [text for text in found.findings if "is left out" in text]
     assert len(left_out) == 1
     assert "a reference chain must have converged: R-hat of at most 1.01" in left_out[0]
-    with pytest.raises(UnconvergedReferenceError):
-        run_experiment(EXPERIMENT, Config(problems=("logistic",), **SMALL))
+
+
+def test_no_reference_at_all_is_an_error():
+    with pytest.raises(UnconvergedReferenceError, match="must have converged"):
+        run_experiment(EXPERIMENT, Config(problems=("logistic",), **SMALL | {"draws": 20}))
 
 
 def test_saved_whole_and_drawn_from_what_is_saved(results, tmp_path):

@@ -156,7 +156,7 @@ def test_findings_say_what_and_why_and_what_no_reference_would_have_told(study):
     assert findings[0] == "Use exact."
     assert any(finding.startswith("Without a reference one would choose") for finding in findings)
     several = overview([study, replace(study, problem=replace(PROBLEM, title="Another"))])
-    assert several[0].startswith("Required of predictions in every region: coverage of targets")
+    assert several[-1].startswith("Required in every region: coverage of targets to 2 points")
     assert any(finding.startswith("Another: Use exact.") for finding in several)
 
 
