@@ -77,6 +77,9 @@ class Config(ExperimentConfig):
     chains: int = option(4, "NUTS chains.", minimum=2)
     draws: int = option(1000, "Draws kept of each chain.", minimum=20)
     warmup: int = option(1000, "Warm-up steps of each chain.", minimum=1)
+    max_tree_depth: int = option(
+        10, "At most 2 to this power leapfrog steps a draw.", minimum=1, maximum=20
+    )
     points: int = option(40, "Points of each of the usual regions.", minimum=2)
     num_samples: int = option(1000, "Draws of each posterior that is not a chain.", minimum=100)
     resamples: int = option(200, "Bootstrap resamples for the intervals.", minimum=20)
@@ -191,7 +194,12 @@ def own_problem(
         guides=[*others, first],
         recipes=_recipes(model, config),
         reference=first,
-        chains=Chains(chains=config.chains, draws=config.draws, warmup=config.warmup),
+        chains=Chains(
+            chains=config.chains,
+            draws=config.draws,
+            warmup=config.warmup,
+            tree_depth=config.max_tree_depth,
+        ),
         identified=True,
         notes=notes,
     )

@@ -97,6 +97,7 @@ def which_posterior(
     chains: int = 4,
     draws: int = 1000,
     warmup: int = 1000,
+    max_tree_depth: int = 10,
     num_samples: int = 1000,
     resamples: int = 200,
     level: float = 0.95,
@@ -129,6 +130,8 @@ def which_posterior(
         chains: NUTS chains.
         draws: kept of each chain.
         warmup: steps of each chain.
+        max_tree_depth: at most 2 to this power leapfrog steps a draw. Chains take most of the time:
+            on small nets 7 is often enough, and R-hat tells.
         num_samples: draws of each posterior that is not a chain, at least 100.
         resamples: bootstrap resamples for the intervals.
         level: of the intervals, and of the central intervals whose coverage is counted.
@@ -153,7 +156,8 @@ def which_posterior(
     """
     config = Config(
         seed=seed, epochs=epochs, lr=lr, batch_size=batch_size, chains=chains, draws=draws,
-        warmup=warmup, num_samples=num_samples, resamples=resamples, level=level,
+        warmup=warmup, max_tree_depth=max_tree_depth, num_samples=num_samples,
+        resamples=resamples, level=level,
     )  # fmt: skip
     given = dict(posteriors or {})
     for name in given:
