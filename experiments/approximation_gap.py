@@ -24,18 +24,15 @@ from probml_tp.experiment import (
     option,
 )
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.gap_page import (
-    TITLE,
+from probml_tp.experiments.gap_page import TITLE, overview, page_arrays, page_figures
+from probml_tp.experiments.gap_problems import DRAWS, PROBLEMS, problem_seconds
+from probml_tp.experiments.gap_study import Comparison, GapStudy, study_gap
+from probml_tp.experiments.gap_tables import (
     evidence_table,
     limits_table,
-    overview,
-    page_arrays,
-    page_figures,
     predictions_table,
     weights_table,
 )
-from probml_tp.experiments.gap_problems import DRAWS, PROBLEMS, problem_seconds
-from probml_tp.experiments.gap_study import Comparison, GapStudy, study_gap
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.sbc_judging import sbc_table
 from probml_tp.experiments.sbc_problems import SbcSize

@@ -20,16 +20,9 @@ from probml_tp.experiment import (
     option,
     run_experiment,
 )
-from probml_tp.experiments.gap_page import (
-    TITLE,
-    evidence_table,
-    page_arrays,
-    page_figures,
-    page_findings,
-    predictions_table,
-    weights_table,
-)
+from probml_tp.experiments.gap_page import TITLE, page_arrays, page_figures, page_findings
 from probml_tp.experiments.gap_study import Chains, Comparison, GapProblem, GapStudy, study_gap
+from probml_tp.experiments.gap_tables import evidence_table, predictions_table, weights_table
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath
 from probml_tp.guides import Exact

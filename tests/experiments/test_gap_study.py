@@ -10,17 +10,14 @@ import torch
 
 from probml_tp.diagnostics import UnconvergedReferenceError
 from probml_tp.experiment import no_update
-from probml_tp.experiments.gap_page import (
+from probml_tp.experiments.gap_page import overview, page_arrays, page_figures, page_findings
+from probml_tp.experiments.gap_study import Chains, Comparison, GapProblem, GapStudy, study_gap
+from probml_tp.experiments.gap_tables import (
     evidence_table,
     limits_table,
-    overview,
-    page_arrays,
-    page_figures,
-    page_findings,
     predictions_table,
     weights_table,
 )
-from probml_tp.experiments.gap_study import Chains, Comparison, GapProblem, GapStudy, study_gap
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.models import LinearBasis, linear_regression
 from probml_tp.priors import NormalPrior
