@@ -28,6 +28,7 @@ from probml_tp.experiment import (
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import labels_of
 from probml_tp.experiments.posterior_checks import with_posterior_checks
+from probml_tp.experiments.settling import StepLeft, step_left
 from probml_tp.guides import Delta, Laplace, LowRankNormal, MeanFieldNormal
 from probml_tp.inference import GuideFactory, fit, sample_nuts
 from probml_tp.inference.parallel import single_thread
@@ -56,7 +57,43 @@ HEADINGS = {
     "narrowest": "Smallest standard deviation over the true one",
     "widest": "Largest standard deviation over the true one",
 }
+LEFT = "Step left to the optimum of the guide's own kind, in its standard deviations"
+VARIATIONAL = ("mean-field", "low-rank-normal")
+SETTLED = 0.3
+"""The step left, with three standard errors off, up to which a fit counts as settled."""
 Errors = Mapping[str, Mapping[str, pd.DataFrame]]
+Steps = Mapping[str, Mapping[str, StepLeft]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the variational fits of a posterior begin.
+
+    Args:
+        scale: their first standard deviation: about the posterior's, in unconstrained space.
+        rate: the learning rate in multiples of the option: a step of Adam is as long for a narrow
+            posterior as for a wide one.
+        mode: whether they start from the mode, where it is close to the mean.
+        search: steps of a first mean-field fit at ten times the rate, of which the mean is kept:
+            for means that are far away in units of a step.
+    """
+
+    scale: float = 0.3
+    rate: float = 1.0
+    mode: bool = False
+    search: int = 0
+
+
+STARTS = {
+    "dugongs-line": Start(0.02, rate=0.4, mode=True),
+    "breast-cancer": Start(0.3, mode=True),
+    "dugongs": Start(0.1, mode=True),
+    "rats": Start(0.1, search=300),
+    "gaussian-process": Start(0.3, mode=True),
+    "eight-schools-noncentered": Start(1.0, rate=2.0),
+    "eight-schools-centered": Start(0.2, rate=2.0),
+    "funnel": Start(0.5),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +107,11 @@ class Config(ExperimentConfig):
     epochs: int = option(
         1000, "Steps of the variational fits, on all data.", quick=600, full=10_000, minimum=1
     )
-    lr: float = option(0.05, "Initial learning rate (Adam, cosine schedule).", minimum=1e-5)
+    lr: float = option(
+        0.05,
+        "Learning rate at first (Adam, cosine), in proportion.",
+        minimum=1e-5,
+    )
     rank: int = option(2, "Columns of the low-rank normal's factor.", minimum=1, maximum=2)
     num_samples: int = option(4000, "Draws of each guide that its moments are of.", minimum=4)
     nuts_on: tuple[str, ...] = option(
@@ -102,9 +143,10 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     divergences: dict[str, int] = {}
     posteriors: dict[str, Posterior] = {}
     records: dict[str, SavesNetcdf] = {}
+    left: dict[str, dict[str, StepLeft]] = {}
     for name in config.posteriors:
         classic = CLASSICS[name]()
-        errors[name], refused[name] = {}, {}
+        errors[name], refused[name], left[name] = {}, {}, {}
         guides = [g for g in config.guides if g != "nuts" or name in config.nuts_on]
         with progress.stage(name) as update:
             for done, guide in enumerate(guides):
@@ -122,9 +164,13 @@ def run(config: Config, progress: Progress) -> Results[Config]:
                     quantities=classic.quantities,
                     num_samples=config.num_samples,
                 )
+                if guide in VARIATIONAL:
+                    left[name][guide] = step_left(posterior, classic.data, seed=config.seed)
                 if guide == "nuts":
                     divergences[name] = int(np.sum(posterior.info.sampler["diverging"]))
     tables = [_table(key, errors) for key in HEADINGS]
+    if any(left.values()):
+        tables.append(_steps_table(left))
     return Results(
         experiment=NAME,
         title="Posteriors with known answers",
@@ -133,7 +179,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         columns=tables[0].columns,
         intervals=tables[0].intervals,
         row_heading=HEADINGS["error"],
-        findings=_findings(config, errors, refused, divergences),
+        findings=_findings(config, errors, left, refused, divergences),
         data_source="; ".join(f"{name}: {CLASSICS[name]().source}" for name in config.posteriors),
         arrays=_arrays(errors),
         posteriors=dict(posteriors),
@@ -158,11 +204,19 @@ def _fit(guide: str, classic: Classic, config: Config, mode: Posterior | None) -
             if guide == "map":
                 return mode
             return one(partial(Laplace, curvature="hessian"), init=mode, epochs=0)
+        start = STARTS.get(classic.name, Start())
+        lr = config.lr * start.rate
         made: dict[str, GuideFactory] = {
-            "mean-field": partial(MeanFieldNormal, init_scale=0.1),
-            "low-rank-normal": partial(LowRankNormal, rank=config.rank, init_scale=0.1),
+            "mean-field": partial(MeanFieldNormal, init_scale=start.scale),
+            "low-rank-normal": partial(LowRankNormal, rank=config.rank, init_scale=start.scale),
         }
-        return one(made[guide], epochs=config.epochs, lr=config.lr, schedule="cosine")
+        init = None
+        if start.mode:
+            init = mode or one(Delta, epochs=10, optimizer="lbfgs")
+        if start.search:
+            search = partial(one, epochs=start.search, lr=10 * lr, schedule="cosine")
+            init = search(made["mean-field"])
+        return one(made[guide], epochs=config.epochs, lr=lr, schedule="cosine", init=init)
 
 
 def _summaries(found: pd.DataFrame) -> dict[str, tuple[float, float]]:
@@ -194,6 +248,20 @@ def _table(key: str, errors: Errors) -> Table:
     return Table(HEADINGS[key], "Posterior", metrics, columns, intervals)
 
 
+def _steps_table(left: Steps) -> Table:
+    metrics = {n: {g: step.value for g, step in row.items()} for n, row in left.items()}
+    intervals = {
+        n: {
+            g: (max(0.0, step.value - 1.96 * step.se), step.value + 1.96 * step.se)
+            for g, step in row.items()
+        }
+        for n, row in left.items()
+    }
+    used = [guide for guide in VARIATIONAL if any(guide in row for row in left.values())]
+    columns = {guide: guide_style(guide).label for guide in used}
+    return Table(LEFT, "Posterior", metrics, columns, intervals)
+
+
 def _arrays(errors: Errors) -> dict[str, np.ndarray]:
     return {
         f"{name}.{guide}.{column}": found[column].to_numpy()
@@ -209,11 +277,13 @@ def _arrays(errors: Errors) -> dict[str, np.ndarray]:
 def _findings(
     config: Config,
     errors: Errors,
+    left: Steps,
     refused: Mapping[str, Mapping[str, str]],
     divergences: Mapping[str, int],
 ) -> list[str]:
     found = [_overall(guide, errors) for guide in config.guides]
     sentences = [sentence for sentence in found if sentence]
+    sentences += _settled(left)
     for name, count in divergences.items():
         table = errors[name]["nuts"]
         off = int((table["mean_error"].abs() > 5 * table["mean_error_se"]).sum())
@@ -228,6 +298,25 @@ def _findings(
         for guide, reason in guides.items()
     ]
     return sentences
+
+
+def _settled(left: Steps) -> Iterator[str]:
+    """Which variational fits would still move, and by how much."""
+    steps = [(name, guide, step) for name, row in left.items() for guide, step in row.items()]
+    moving = [found for found in steps if found[2].value - 3 * found[2].se > SETTLED]
+    for name, guide, step in moving:
+        yield (
+            f"{labels_of([guide])} on {name} has not settled: a Newton step would still move a "
+            f"mean or a log standard deviation by {step.value:.2f} of its own standard deviations "
+            f"(standard error {step.se:.2f}). Its errors are those of a short fit, not of its kind."
+        )
+    if steps and not moving:
+        name, guide, step = max(steps, key=lambda found: found[2].value)
+        yield (
+            f"All {len(steps)} variational fits have settled, to {step.value:.2f} of their own "
+            f"standard deviations at most ({labels_of([guide])} on {name}): what errors they have "
+            f"are those of their kind, not of a short fit."
+        )
 
 
 def _overall(guide: str, errors: Errors) -> str | None:

@@ -49,7 +49,8 @@ class ReferencePosterior:
         moments: a row for each scalar quantity, ``tau`` or ``theta[0]``, with the columns ``mean``,
             ``sd``, ``mcse_mean`` and ``mcse_sd``, in the quantity's own units.
         agreement: sampler to the largest deviation of its means and standard deviations from these,
-            in standard errors, and the number of divergences.
+            in standard errors, and the number of divergences; of this package's sampler also the
+            largest R-hat and the smallest effective sample size.
     """
 
     name: str
