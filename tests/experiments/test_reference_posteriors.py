@@ -81,6 +81,7 @@ def test_laplace_without_a_mode_is_a_finding_and_no_row(results):
     assert "laplace" not in results.metrics["eight-schools-centered"]
     told = [s for s in results.findings if "eight-schools-centered is refused" in s]
     assert len(told) == 1
+    assert "there is no mode" in told[0]
     assert "positive definite" in told[0]
 
 
