@@ -270,6 +270,7 @@ def _fit_net(config: Config, data: Data, progress: Progress) -> list[Row]:
         with progress.stage(_stage(guide)) as update:
             if guide == "nuts":
                 done[guide] = _fit_nuts(start_at(model, done["map"]), data, config, update)
+                done[guide].info.begin_from(done["map"].info)
             else:
                 with single_thread():
                     done[guide] = recipes.fit(guide, model, data, done=done, update=update)
