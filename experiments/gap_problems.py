@@ -233,10 +233,10 @@ DRAWS: Mapping[str, int] = {"linear": 400, "logistic": 500, "moons": 350, "sine"
 """Draws of a chain, after 200 of warm-up, enough for references of seeds 0 to 4."""
 
 SECONDS: Mapping[str, tuple[float, float, float]] = {
-    "linear": (1.6e-3, 1.5e-3, 0.5),
+    "linear": (2.5e-3, 1.5e-3, 0.5),
     "logistic": (1.6e-3, 3e-3, 0.5),
     "moons": (6e-3, 1.8e-2, 2.0),
-    "sine": (6e-3, 1.4e-2, 2.5),
+    "sine": (6e-3, 2e-2, 2.5),
 }
 """Seconds of a step of every stochastic fit, of a transition of all chains, and of the rest."""
 

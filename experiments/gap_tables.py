@@ -44,6 +44,7 @@ WEIGHT_METRICS = {
     "w2": "W₂ ↓",
 }
 WITH_ERRORS = {
+    "step_left": "Step left to its optimum (sd) ↓",
     "pareto_k": "Pareto k-hat ↓",
     "elbo": "ELBO (nats) ↑",
     "iwelbo": "IWELBO, 50 draws (nats) ↑",

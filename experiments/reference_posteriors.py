@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from probml_tp.diagnostics import moment_errors, reference_posterior
+from probml_tp.diagnostics import StepLeft, moment_errors, reference_posterior, step_left
 from probml_tp.experiment import (
     Experiment,
     ExperimentConfig,
@@ -28,7 +28,6 @@ from probml_tp.experiment import (
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import labels_of
 from probml_tp.experiments.posterior_checks import with_posterior_checks
-from probml_tp.experiments.settling import StepLeft, step_left
 from probml_tp.guides import Delta, Laplace, LowRankNormal, MeanFieldNormal
 from probml_tp.inference import GuideFactory, fit, sample_nuts
 from probml_tp.inference.parallel import single_thread
@@ -72,8 +71,6 @@ HEADINGS = {
 }
 LEFT = "Step left to the optimum of the guide's own kind, in its standard deviations"
 VARIATIONAL = ("mean-field", "low-rank-normal")
-SETTLED = 0.3
-"""The step left, with three standard errors off, up to which a fit counts as settled."""
 Errors = Mapping[str, Mapping[str, pd.DataFrame]]
 Steps = Mapping[str, Mapping[str, StepLeft]]
 
@@ -326,7 +323,7 @@ def _why(name: str) -> str:
 def _settled(left: Steps) -> Iterator[str]:
     """Which variational fits would still move, and by how much."""
     steps = [(name, guide, step) for name, row in left.items() for guide, step in row.items()]
-    moving = [found for found in steps if found[2].value - 3 * found[2].se > SETTLED]
+    moving = [found for found in steps if not found[2].is_settled]
     for name, guide, step in moving:
         yield (
             f"{labels_of([guide])} on {name} has not settled: a Newton step would still move a "

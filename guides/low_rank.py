@@ -191,6 +191,11 @@ class LowRankNormal(LowRankPlusDiagonal):
         factor = torch.randn(len(loc), self.rank, dtype=loc.dtype, device=loc.device)
         self.factor = nn.Parameter(factor / max(1, self.rank) ** 0.5)
 
+    @property
+    def is_variational_normal(self) -> bool:
+        """It is."""
+        return True
+
     def scale_and_factor(self) -> tuple[Tensor, Tensor]:
         """``d`` and ``V`` from the parameters."""
         return self.log_scale.exp(), self.init_scale * self.factor

@@ -156,6 +156,11 @@ class MeanFieldNormal(Guide):
             )
         return independent_kl(self.model, self.loc, self.log_scale.exp(), self.log_scale)
 
+    @property
+    def is_variational_normal(self) -> bool:
+        """It is, unless tempered."""
+        return self.temperature == 1
+
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """See which layers can be given noise for each example.
 

@@ -111,6 +111,14 @@ class Guide(nn.Module, ABC):
         return frozenset()
 
     @property
+    def is_variational_normal(self) -> bool:
+        """Whether it is a normal in unconstrained space, trained by the evidence lower bound.
+
+        Shifted, or stretched along a coordinate, it is to be of its family still.
+        """
+        return False
+
+    @property
     def num_atoms(self) -> int | None:
         """The number of equally likely points that the guide consists of, ``None`` if not finite.
 

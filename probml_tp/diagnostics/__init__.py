@@ -36,6 +36,7 @@ from probml_tp.diagnostics.sbc import (
     SbcResult,
     simulation_based_calibration,
 )
+from probml_tp.diagnostics.settling import StepLeft, step_left
 
 __all__ = [
     "AIS",
@@ -53,6 +54,7 @@ __all__ = [
     "ReferencePosterior",
     "Requirement",
     "SbcResult",
+    "StepLeft",
     "UnconvergedReferenceError",
     "Verdict",
     "annealed_importance_sampling",
@@ -70,6 +72,7 @@ __all__ = [
     "reference_names",
     "reference_posterior",
     "simulation_based_calibration",
+    "step_left",
     "symmetry_p_value",
     "to_inference_data",
     "uniform_p_value",

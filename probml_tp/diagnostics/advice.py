@@ -23,6 +23,7 @@ import pandas as pd
 
 from probml_tp.diagnostics.gap import GapReport
 from probml_tp.diagnostics.gap_checks import EVERYWHERE, NOISE_FLOOR, has_converged
+from probml_tp.diagnostics.settling import StepLeft
 from probml_tp.validation import positive
 
 __all__ = ["CLASSIFICATION", "REGRESSION", "Advice", "Requirement", "Verdict", "recommend"]
@@ -360,6 +361,14 @@ class _Judge:
         if undecided:
             yield f"Not told apart from the limits by these draws: {', '.join(undecided)}."
 
+    def _unsettled(self) -> Iterator[str]:
+        """Variational fits that are still some way from their optimum."""
+        evidence = self.report.evidence
+        if "step_left" in evidence:
+            for name, value, error in evidence[["step_left", "step_left_error"]].itertuples():
+                if not StepLeft(value, error).is_settled:
+                    yield str(name)
+
     def _nearest(self) -> str:
         strain = {n: max(cell.strain for cell in cells) for n, cells in self.cells.items() if cells}
         name = min(strain, key=strain.__getitem__)
@@ -398,6 +407,11 @@ class _Judge:
         if predictions and predictions[0] != choice:
             best = predictions[0]
             yield f"If only predictions mattered, not the uncertainty behind them: {best}."
+        for name in self._unsettled():
+            yield (
+                f"A longer fit of {name}, or another learning rate: it has not settled, so that "
+                f"its errors are not those of its kind."
+            )
         if undecided:
             names = ", ".join(undecided)
             yield f"More draws of the reference or the posterior would settle: {names}."

@@ -60,7 +60,8 @@ class GapReport:
             ``forward_passes`` likewise (NaN where not counted), ``peak_memory_mib`` of the process
             up to its end, the ``draws`` compared, and of a chain ``r_hat``, ``ess`` and
             ``tail_ess``, the worst over the function values.
-        evidence: one row a posterior, where ``data`` were given: ``pareto_k`` and its
+        evidence: one row a posterior, where ``data`` were given: ``step_left`` of a variational
+            normal to the optimum of its kind (:func:`step_left`), ``pareto_k`` and its
             ``k_threshold``, ``elbo``, ``iwelbo`` of 50 draws, ``log_evidence`` (exact, Laplace; of
             chains by bridge sampling) and ``elpd_loo``, each of these with its ``_error``, a
             standard error, and ``loo_worst_k``; NaN where not defined or not to be had.

@@ -13,12 +13,15 @@ from probml_tp.diagnostics.importance import is_proper, joint_ratios
 from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo_of
 from probml_tp.diagnostics.loo import LEAST_DRAWS, loo
 from probml_tp.diagnostics.psis import k_error, k_threshold, pareto_k
+from probml_tp.diagnostics.settling import step_left
 from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
 
 __all__ = ["evidence_tables"]
 
 COLUMNS = (
+    "step_left",
+    "step_left_error",
     "pareto_k",
     "pareto_k_error",
     "k_threshold",
@@ -32,6 +35,9 @@ COLUMNS = (
     "elpd_loo_error",
     "loo_worst_k",
 )
+
+MOST_PARAMS = 2000
+"""Parameters up to which the step left is found: it takes their covariance."""
 
 Row = dict[str, float]
 
@@ -71,6 +77,7 @@ def evidence_tables(
             layers[name] = found.layers
         rows[name] = (
             row
+            | _step(posterior, data, num_samples, seeds[name])
             | _bounds(posterior, data, num_samples, seeds[name])
             | _log_evidence(posterior, data, seeds[name])
             | _loo(posterior, data, num_samples, seeds[name])
@@ -98,6 +105,15 @@ def _bounds(posterior: Posterior, data: tuple[object, object], count: int, seed:
         "iwelbo": many.value,
         "iwelbo_error": many.standard_error,
     }
+
+
+def _step(posterior: Posterior, data: tuple[object, object], count: int, seed: int) -> Row:
+    """How far a variational normal is from its optimum; unknown for large models."""
+    model = posterior.model
+    if not posterior.guide.is_variational_normal or model.num_params > MOST_PARAMS:
+        return {}
+    found = step_left(posterior, model.check_data(*data), num_samples=count, seed=seed)
+    return {"step_left": found.value, "step_left_error": found.se}
 
 
 def _log_evidence(posterior: Posterior, data: tuple[object, object], seed: int) -> Row:

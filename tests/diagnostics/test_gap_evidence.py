@@ -20,7 +20,15 @@ from probml_tp import (
     Posterior,
     fit,
 )
-from probml_tp.diagnostics import GapReport, bridge_sampling, compare, elbo, loo, pareto_k
+from probml_tp.diagnostics import (
+    GapReport,
+    bridge_sampling,
+    compare,
+    elbo,
+    loo,
+    pareto_k,
+    recommend,
+)
 from probml_tp.evaluate import substream
 from probml_tp.inference.empirical import Empirical
 from probml_tp.models import LinearBasis, linear_regression
@@ -195,3 +203,21 @@ def test_a_chain_too_short_to_leave_points_out_has_no_elpd():
         accept_reference=True,
     )
     assert np.isnan(found.evidence["elpd_loo"]["nuts"])
+
+
+def test_a_fit_that_stopped_short_is_told_from_one_that_has_settled():
+    model = posteriors()["exact"].model
+    fits = {
+        name: fit(
+            model, MeanFieldNormal, DATA, epochs=epochs, lr=0.05, schedule="cosine", progress=False
+        )
+        for name, epochs in {"long": 1000, "short": 3}.items()
+    }
+    fits["exact"] = posteriors()["exact"]
+    found = compare(fits, "exact", X, data=DATA, num_samples=1000, resamples=20)
+    step = found.evidence["step_left"]
+    assert step["long"] < 0.3 < step["short"]
+    assert np.isnan(step["exact"])
+    told = [sentence for sentence in recommend(found).changes if "not settled" in sentence]
+    assert len(told) == 1
+    assert "fit of short" in told[0]

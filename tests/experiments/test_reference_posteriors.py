@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from probml_tp import Exact, MeanFieldNormal, Posterior, fit
+from probml_tp.diagnostics import step_left
 from probml_tp.experiment import run_experiment
 from probml_tp.experiments.reference_posteriors import EXPERIMENT, LEFT, Config
-from probml_tp.experiments.settling import step_left
 from probml_tp.models import dugongs_line
 
 

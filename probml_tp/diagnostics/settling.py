@@ -31,7 +31,11 @@ from probml_tp.posterior import Posterior
 
 __all__ = ["StepLeft", "step_left"]
 
-CHUNK = 500
+SETTLED = 0.3
+"""The step left, with three standard errors off, up to which a fit counts as settled."""
+
+CHUNK_WORK = 50_000_000
+"""Draws times parameters times points whose gradients are taken at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class StepLeft:
 
     value: float
     se: float
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no step longer than 0.3 is shown to be left, by three standard errors."""
+        return not self.value - 3 * self.se > SETTLED
 
 
 @torch.no_grad()
@@ -62,6 +71,9 @@ def step_left(
     Returns:
         The largest of all :math:`|\delta_i|` and :math:`|\lambda_i|`.
 
+    Raises:
+        ValueError: the guide is no normal trained by the evidence lower bound.
+
     Example:
         >>> from probml_tp import MeanFieldNormal, fit
         >>> from probml_tp.models import dugongs_line
@@ -71,6 +83,11 @@ def step_left(
         True
     """
     guide, model = posterior.guide, posterior.model
+    if not guide.is_variational_normal:
+        raise ValueError(
+            f"the step left is of a normal that maximises the evidence lower bound; got the "
+            f"{posterior.name} posterior. Pass mean-field or a low-rank normal."
+        )
     generator = torch.Generator(model.device).manual_seed(seed)
     draws = guide.sample(check_num_samples(num_samples), generator=generator)
     u = model.layout.ravel(model.unconstrain(draws)).double()
@@ -90,6 +107,7 @@ def _gradients(model: BayesianModel, u: Tensor, x: Tensor, y: Tensor) -> Tensor:
     def log_joint(point: Tensor) -> Tensor:
         return model.log_joint_flat(point, x, y)
 
-    gradient = torch.func.vmap(torch.func.grad(log_joint), chunk_size=CHUNK)
+    chunk = max(1, min(len(u), CHUNK_WORK // (u.shape[1] * len(x))))
+    gradient = torch.func.vmap(torch.func.grad(log_joint), chunk_size=chunk)
     found: Tensor = gradient(u)
     return found
