@@ -34,7 +34,7 @@ LABELS: Mapping[str, tuple[str, float]] = {
 WEIGHT_LABELS: Mapping[str, tuple[str, float]] = {
     "mean_difference": ("Means apart (st. dev. of the reference)", 0.0),
     "variance_ratio": ("Variance, ratio", 1.0),
-    "w2": ("W₂ of the marginals (units of the weight)", 0.0),
+    "w2": ("W₂ (units of the weight)", 0.0),
 }
 """The same of the marginals of weights."""
 

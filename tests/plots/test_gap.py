@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from probml_tp.diagnostics import GapReport
-from probml_tp.plots.gap import finding, gap_forest, plot_gap
+from probml_tp.plots.gap import finding, gap_forest, plot_gap, weight_forest
 from probml_tp.plots.style import guide_style
 
 VALUES = {
@@ -98,3 +100,21 @@ def test_the_finding_follows_the_numbers():
     assert finding(near, "function_coverage", ["far"]).endswith(
         "far: MAP is farthest (0), none at the noise floor"
     )
+
+
+def test_weights_have_a_row_of_panels_for_each_site():
+    values = {"noise floor": (1.0, 0.9, 1.1), "laplace": (0.97, 0.9, 1.05), "map": (0.0, 0.0, 0.0)}
+    rows = [
+        {"posterior": name, "site": site, "metric": metric, "value": v, "low": low, "high": high}
+        for site in ("weight", "bias")
+        for metric in ("mean_difference", "variance_ratio", "w2")
+        for name, (v, low, high) in values.items()
+    ]
+    made = weight_forest(replace(report(), weights=pd.DataFrame(rows)))
+    titles = [ax.get_title(loc="left") for ax in made.axes]
+    assert [title for title in titles if title] == ["Site: weight", "Site: bias"]
+    assert "bias: from 0.00 (MAP) to 0.97 (Laplace)" in made.get_suptitle()
+    assert [ax.get_xlabel() for ax in made.axes[3:]] == [
+        "Means apart (st. dev. of the reference)", "Variance, ratio", "W₂ (units of the weight)",
+    ]  # fmt: skip
+    assert list(made.axes[1].lines[0].get_xdata()) == [1, 1]
