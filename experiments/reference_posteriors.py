@@ -119,7 +119,7 @@ class Config(ExperimentConfig):
     )
     lr: float = option(
         0.05,
-        "Learning rate at first (Adam, cosine), in proportion.",
+        "First learning rate (Adam, cosine), times the posterior's.",
         minimum=1e-5,
     )
     rank: int = option(2, "Columns of the low-rank normal's factor.", minimum=1, maximum=2)
@@ -334,8 +334,8 @@ def _settled(left: Steps) -> Iterator[str]:
         name, guide, step = max(steps, key=lambda found: found[2].value)
         yield (
             f"All {len(steps)} variational fits have settled, to {step.value:.2f} of their own "
-            f"standard deviations at most ({labels_of([guide])} on {name}): what errors they have "
-            f"are those of their kind, not of a short fit."
+            f"standard deviations at most ({labels_of([guide])} on {name}). That is a stationary "
+            f"point of the evidence lower bound, not always its highest."
         )
 
 
