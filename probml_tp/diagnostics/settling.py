@@ -90,9 +90,9 @@ def step_left(
         )
     generator = torch.Generator(model.device).manual_seed(seed)
     draws = guide.sample(check_num_samples(num_samples), generator=generator)
-    u = model.layout.ravel(model.unconstrain(draws)).double()
+    u = model.layout.ravel(model.unconstrain(draws))
     g = _gradients(model, u, *model.check_data(*data)).double()
-    deviation = u - guide.loc  # type: ignore[operator]
+    deviation = (u - guide.loc).double()  # type: ignore[operator]
     covariance = deviation.mT @ deviation / len(u)
     delta = g @ covariance / covariance.diagonal().sqrt()
     steps = torch.cat([delta, 0.5 * (1 + deviation * g)], dim=-1)
@@ -109,5 +109,8 @@ def _gradients(model: BayesianModel, u: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
     chunk = max(1, min(len(u), CHUNK_WORK // (u.shape[1] * len(x))))
     gradient = torch.func.vmap(torch.func.grad(log_joint), chunk_size=chunk)
-    found: Tensor = gradient(u)
+    try:
+        found: Tensor = gradient(u)
+    except Exception:  # what vmap cannot batch; what is wrong raises again in the loop
+        found = torch.stack([torch.func.grad(log_joint)(point) for point in u])
     return found
