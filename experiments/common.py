@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 __all__ = [
     "CLASSIFICATION_COLUMNS",
     "FIT_COLUMN",
+    "HALF_WIDTH",
     "Array",
     "ChainHealth",
     "Intervals",
     "Rows",
+    "arrays_under",
     "by_guide",
     "chain_health",
     "derived_seed",
     "labels_of",
+    "listed",
     "one_of_each_family",
     "over_seeds",
     "percent",
@@ -50,6 +53,9 @@ CLASSIFICATION_COLUMNS = {
 FIT_COLUMN = {"seconds": "Fit (s) ↓"}
 """Heading of the seconds that a fit took."""
 
+
+HALF_WIDTH = 1.96
+"""Half the width of a 95 % interval of a normal, in standard errors."""
 
 FAMILIES = (
     (
@@ -97,8 +103,24 @@ def labels_of(guides: Iterable[str]) -> str:
         >>> labels_of(["map", "laplace-linearized", "nuts"])
         'MAP, linearised Laplace and NUTS'
     """
-    labels = [" ".join(reversed(guide_style(guide).label.split(", "))) for guide in guides]
-    return " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+    return listed(" ".join(reversed(guide_style(guide).label.split(", "))) for guide in guides)
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Join words in a sentence.
+
+    Args:
+        parts: at least one.
+
+    Returns:
+        The parts with commas, and an "and" before the last.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def one_of_each_family(guides: Iterable[str], *, most: int = 7) -> list[str]:
@@ -204,6 +226,24 @@ def over_seeds(
             if found.interval is not None:
                 intervals.setdefault(row, {})[metric] = found.interval
     return means, intervals
+
+
+def arrays_under(arrays: Mapping[str, Array], name: str) -> dict[str, Array]:
+    """Pick the arrays of one part.
+
+    Args:
+        arrays: an experiment's arrays, those of the part under ``"<name>.<rest>"``.
+        name: of the part.
+
+    Returns:
+        The rest of the name to array.
+
+    Example:
+        >>> arrays_under({"a.x": np.zeros(1), "b.x": np.ones(1)}, "b")
+        {'x': array([1.])}
+    """
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
 
 
 def by_guide(arrays: Mapping[str, Array], guides: Iterable[str], name: str) -> dict[str, Array]:

@@ -12,9 +12,9 @@ from probml_tp.diagnostics import Advice, GapReport, Requirement, recommend
 from probml_tp.diagnostics.gap_arrays import report_from_arrays, report_to_arrays
 from probml_tp.diagnostics.gap_checks import NOISE_FLOOR
 from probml_tp.experiment import Figure
-from probml_tp.experiments.common import Array, labels_of
+from probml_tp.experiments.common import Array, arrays_under, labels_of
 from probml_tp.experiments.gap_study import GapStudy
-from probml_tp.experiments.gap_tables import metrics_of, regions_of
+from probml_tp.experiments.gap_tables import metrics_of
 from probml_tp.plots.advice import advice_panels
 from probml_tp.plots.evidence import evidence_figure, k_hat_figure
 from probml_tp.plots.gap import gap_forest, weight_forest
@@ -38,7 +38,7 @@ def page_findings(study: GapStudy) -> list[str]:
     """
     advice = study.advice
     change = [f"What would change this: {sentence}" for sentence in advice.changes]
-    given = [_head(advice), *advice.reasons, *advice.obstacles, *change]
+    given = [advice.headline, *advice.reasons, *advice.obstacles.values(), *change]
     without = [
         f"{labels_of([guide])} is left out, because it refuses the model: {reason}"
         for guide, reason in study.refused.items()
@@ -58,26 +58,15 @@ def overview(studies: Sequence[GapStudy]) -> list[str]:
     sentences = []
     for study in studies:
         advice, title = study.advice, study.problem.title
-        said = [_head(advice), *advice.reasons[1:], *_cheaper(advice)]
+        said = [advice.headline, *advice.reasons[1:]]  # less what was required
+        if advice.obstacles:
+            said.append(f"Cheaper, but beyond a limit: {', '.join(advice.obstacles)}.")
         sentences.append(f"{title}: {' '.join(said)}")
         if advice.changes:
             sentences.append(f"{title}, what would change this: {' '.join(advice.changes)}")
         sentences += [f"{title}: {sentence}" for sentence in unaided(study)]
-    limits = dict.fromkeys(study.advice.reasons[0].partition(": ")[2] for study in studies)
-    return [*sentences, f"Required in every region: {' For the others: '.join(limits)}"]
-
-
-def _cheaper(advice: Advice) -> Iterator[str]:
-    """Name what is cheaper than the choice and beyond a limit."""
-    failed = set(advice.table["posterior"][advice.table["verdict"] == "fails"])
-    names = [n for n in failed if advice.costs[n] < advice.costs[advice.choice]]
-    if names:
-        names.sort(key=advice.costs.__getitem__)
-        yield f"Cheaper, but beyond a limit: {', '.join(names)}."
-
-
-def _head(advice: Advice) -> str:
-    return str(advice).partition("\n")[0]
+    limits = dict.fromkeys(study.advice.limits for study in studies)
+    return [*sentences, f"Required in every region: {'. For the others: '.join(limits)}."]
 
 
 def unaided(study: GapStudy) -> Iterator[str]:
@@ -104,7 +93,7 @@ def unaided(study: GapStudy) -> Iterator[str]:
         return
     choices = ", ".join(f"{labels_of([name])} by {words}" for words, name in best.items())
     nearest = []
-    for region in regions_of(study.report):
+    for region in study.report.regions:
         distance = study.report.table(of=region)[metric, "value"].drop(index=NOISE_FLOOR)
         nearest.append(f"{labels_of([str(distance.idxmin())])} in region {region}")
     yield (
@@ -127,11 +116,10 @@ def page_arrays(studies: Sequence[GapStudy]) -> dict[str, Array]:
     """
     arrays: dict[str, Array] = {"problems": np.array([study.problem.name for study in studies])}
     for study in studies:
-        name, asked = study.problem.name, study.requirements
+        name, asked = study.problem.name, study.advice.requirements
         arrays[f"{name}.title"] = np.array(study.problem.title)
         arrays[f"{name}.identified"] = np.array(study.problem.identified)
-        if asked is not None:
-            arrays[f"{name}.requirements"] = np.array(json.dumps([asdict(r) for r in asked]))
+        arrays[f"{name}.requirements"] = np.array(json.dumps([asdict(r) for r in asked]))
         own = report_to_arrays(study.report)
         arrays |= {f"{name}.report.{key}": values for key, values in own.items()}
     return arrays
@@ -147,7 +135,9 @@ def page_figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
         Figures.
     """
     problems = {str(name): str(arrays[f"{name}.title"]) for name in arrays["problems"]}
-    reports = {name: report_from_arrays(_of(arrays, f"{name}.report")) for name in problems}
+    reports = {
+        name: report_from_arrays(arrays_under(arrays, f"{name}.report")) for name in problems
+    }
     advices = {name: _advice(arrays, name, report) for name, report in reports.items()}
     alone = len(problems) == 1
     shown = {"" if alone else problems[name]: advice for name, advice in advices.items()}
@@ -178,7 +168,7 @@ def _of_problem(report: GapReport, suffix: str, lead: str, *, identified: bool) 
         f"Values with {report.level:.0%} bootstrap intervals. Grey: {reference} against itself, "
         "one half of its draws against the other; a gap of that size may be none. The line is "
         "where nothing differs.",
-        gap_forest(report, list(metrics_of(report)), regions=regions_of(report)),
+        gap_forest(report, list(metrics_of(report)), regions=report.regions),
     )
     if identified and len(report.weights):
         yield Figure(
@@ -207,11 +197,5 @@ def _of_problem(report: GapReport, suffix: str, lead: str, *, identified: bool) 
 
 
 def _advice(arrays: Mapping[str, Array], name: str, report: GapReport) -> Advice:
-    stored = arrays.get(f"{name}.requirements")
-    asked = None if stored is None else [Requirement(**r) for r in json.loads(str(stored))]
-    return recommend(report, requirements=asked)
-
-
-def _of(arrays: Mapping[str, Array], name: str) -> dict[str, Array]:
-    prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    asked = json.loads(str(arrays[f"{name}.requirements"]))
+    return recommend(report, requirements=[Requirement(**r) for r in asked])

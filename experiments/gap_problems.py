@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from probml_tp.datasets import blobs, linear_data_with_hole, sine_data, two_moons
-from probml_tp.experiments.common import Array, derived_seed
-from probml_tp.experiments.gap_study import Chains, GapProblem
+from probml_tp.experiments.common import derived_seed
+from probml_tp.experiments.gap_study import Chains, GapProblem, in_regions
+from probml_tp.experiments.plane import ring
 from probml_tp.experiments.recipes import Recipes, SwagPath
 from probml_tp.experiments.regression import even_grid
 from probml_tp.models import LinearBasis, linear_regression, logistic_regression
@@ -53,7 +53,6 @@ POINTS = 24
 
 MOONS_CENTRE = (0.5, 0.25)
 NORMALS = ("mean-field", "low-rank-normal")
-NO_SWAG = SwagPath(lr=1.0, epochs=2, batch_size=1)
 Data = tuple[Tensor, Tensor]
 
 
@@ -74,10 +73,12 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
     """
     noise = 0.2
     data = linear_data_with_hole(noise=noise, seed=seed, dtype=torch.float64)
-    x, regions = _places(
-        data=_two_sides((-3, -1), (1, 3)),
-        between=even_grid(-0.9, 0.9, num=POINTS),
-        far=_two_sides((-12, -6), (6, 12)),
+    x, regions = in_regions(
+        {
+            "data": _two_sides((-3, -1), (1, 3)),
+            "between": even_grid(-0.9, 0.9, num=POINTS),
+            "far": _two_sides((-12, -6), (6, 12)),
+        }
     )
     return GapProblem(
         name="linear",
@@ -104,10 +105,12 @@ def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapP
     gap = _disc(0.8)
     made: dict[str, Any] = {"std": 1.8, "dtype": torch.float64}
     data = _away_from(gap, 0.2, blobs(n=80, seed=seed, **made))
-    x, regions = _places(
-        data=blobs(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
-        between=gap,
-        far=_ring((0.0, 0.0), radius=12.0),
+    x, regions = in_regions(
+        {
+            "data": blobs(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
+            "between": gap,
+            "far": torch.from_numpy(ring((0.0, 0.0), radius=12.0, points=POINTS)),
+        }
     )
     return GapProblem(
         name="logistic",
@@ -131,10 +134,12 @@ def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProb
     gap = _between_moons()
     made: dict[str, Any] = {"noise": 0.15, "dtype": torch.float64}
     data = _away_from(gap, 0.1, two_moons(n=60, seed=seed, **made))
-    x, regions = _places(
-        data=two_moons(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
-        between=gap,
-        far=_ring(MOONS_CENTRE, radius=6.0),
+    x, regions = in_regions(
+        {
+            "data": two_moons(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
+            "between": gap,
+            "far": torch.from_numpy(ring(MOONS_CENTRE, radius=6.0, points=POINTS)),
+        }
     )
     return GapProblem(
         name="moons",
@@ -171,10 +176,12 @@ def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProbl
     noise = 0.4
     gap = even_grid(0.4, 0.7, num=POINTS)
     data = _away_from(gap, 0.01, sine_data(n=30, noise=noise, seed=seed, dtype=torch.float64))
-    x, regions = _places(
-        data=_two_sides((0.0, 0.35), (0.75, 1.0)),
-        between=gap,
-        far=_two_sides((-1.0, -0.5), (1.5, 2.0)),
+    x, regions = in_regions(
+        {
+            "data": _two_sides((0.0, 0.35), (0.75, 1.0)),
+            "between": gap,
+            "far": _two_sides((-1.0, -0.5), (1.5, 2.0)),
+        }
     )
     return GapProblem(
         name="sine",
@@ -244,21 +251,15 @@ SECONDS: Mapping[str, tuple[float, float, float]] = {
 # ------------------------------------------------------------------- fits, chains and places
 
 
-def _recipes(epochs: int, seed: int, *, swag: SwagPath = NO_SWAG, **options: Any) -> Recipes:
+def _recipes(epochs: int, seed: int, **options: Any) -> Recipes:
     """Recipes whose mode is found by L-BFGS, and whose normals start there."""
     own: dict[str, Any] = {"lr": 0.05, "rounds": 5, "from_mode": NORMALS} | options
-    return Recipes(epochs=epochs, seed=seed, swag=swag, **own)
+    return Recipes(epochs=epochs, seed=seed, **own)
 
 
 def _chains(draws: int, warmup: int, **options: Any) -> Chains:
     """Four chains evaluated together, on one core."""
     return Chains(draws=draws, warmup=warmup, per_batch=4, jobs=1, **options)
-
-
-def _places(**regions: Tensor) -> tuple[Tensor, dict[str, Array]]:
-    """All points in one tensor ``(N, D)``, and which of them are of each region."""
-    where = np.repeat(np.arange(len(regions)), [len(points) for points in regions.values()])
-    return torch.cat(list(regions.values())), {name: where == k for k, name in enumerate(regions)}
 
 
 def _two_sides(*sides: tuple[float, float]) -> Tensor:
@@ -279,13 +280,6 @@ def _disc(radius: float) -> Tensor:
     angle = k * torch.pi * (3 - 5**0.5)
     r = radius * ((k + 0.5) / POINTS).sqrt()
     return torch.stack([r * angle.cos(), r * angle.sin()], dim=-1)
-
-
-def _ring(centre: tuple[float, float], *, radius: float) -> Tensor:
-    """Points on a circle."""
-    angle = 2 * torch.pi * torch.arange(POINTS, dtype=torch.float64) / POINTS
-    circle = torch.stack([angle.cos(), angle.sin()], dim=-1)
-    return torch.tensor(centre, dtype=torch.float64) + radius * circle
 
 
 def _between_moons() -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from probml_tp.diagnostics import Advice, GapReport, Requirement, compare, recommend
@@ -20,7 +22,15 @@ from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
-__all__ = ["Chains", "Comparison", "GapProblem", "GapStudy", "fit_problem", "study_gap"]
+__all__ = [
+    "Chains",
+    "Comparison",
+    "GapProblem",
+    "GapStudy",
+    "fit_problem",
+    "in_regions",
+    "study_gap",
+]
 
 NUTS = "nuts"
 
@@ -156,7 +166,7 @@ class Comparison:
     resamples: int = 200
     level: float = 0.95
     accept_reference: bool = False
-    requirements: tuple[Requirement, ...] | None = None
+    requirements: Sequence[Requirement] | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,6 @@ class GapStudy:
         posteriors: by guide, in the problem's order.
         report: the comparison with the reference.
         advice: which one to use.
-        requirements: what was asked of them; ``None`` for the usual.
         refused: the guides that refused the model, with their reasons.
     """
 
@@ -176,8 +185,26 @@ class GapStudy:
     posteriors: Mapping[str, Posterior]
     report: GapReport
     advice: Advice
-    requirements: tuple[Requirement, ...] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def in_regions(parts: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, object]]:
+    """Put the points of several regions together.
+
+    Args:
+        parts: region to its points ``(n, ...)``.
+
+    Returns:
+        All points ``(N, ...)``, and region to which of them are its own, a boolean array ``(N,)``.
+
+    Example:
+        >>> import torch
+        >>> x, regions = in_regions({"data": torch.zeros(2, 1), "far": torch.ones(1, 1)})
+        >>> len(x), regions["far"].tolist()
+        (3, [False, False, True])
+    """
+    where = np.repeat(np.arange(len(parts)), [len(points) for points in parts.values()])
+    return torch.cat(list(parts.values())), {name: where == k for k, name in enumerate(parts)}
 
 
 def fit_problem(
@@ -299,7 +326,7 @@ def study_gap(
             seed=seed,
         )
     advice = recommend(report, requirements=comparison.requirements)
-    return GapStudy(problem, posteriors, report, advice, comparison.requirements, refused)
+    return GapStudy(problem, posteriors, report, advice, refused)
 
 
 def _part(

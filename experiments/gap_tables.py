@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from probml_tp.diagnostics import GapReport
-from probml_tp.diagnostics.gap_checks import EVERYWHERE
 from probml_tp.experiment import Table
-from probml_tp.experiments.common import Intervals, Rows, labels_of
+from probml_tp.experiments.common import HALF_WIDTH, Intervals, Rows, labels_of
 from probml_tp.experiments.gap_study import GapStudy
 
 __all__ = [
@@ -19,12 +18,8 @@ __all__ = [
     "limits_table",
     "metrics_of",
     "predictions_table",
-    "regions_of",
     "weights_table",
 ]
-
-SCALE = 1.96
-"""Half the length of a 95 % interval, in standard errors."""
 
 CLASSIFICATION_METRICS = {
     "total_variation": "Total variation",
@@ -73,10 +68,9 @@ def predictions_table(study: GapStudy) -> Table:
         Posteriors by metric and region, the noise floor first, with the report's intervals.
     """
     report, metrics = study.report, metrics_of(study.report)
-    regions = regions_of(report)
     rows: Rows = {}
     intervals: Intervals = {}
-    for region in regions:
+    for region in report.regions:
         table = report.table(of=region)
         for name in table.index:
             for metric in metrics:
@@ -85,7 +79,7 @@ def predictions_table(study: GapStudy) -> Table:
     columns = {
         f"{metric}.{region}": f"{words}, {region}{' ↓' if metric in DISTANCES else ''}"
         for metric, words in metrics.items()
-        for region in regions
+        for region in report.regions
     }
     title = (
         f"{study.problem.title}: distance of the predictions from {labels_of([report.reference])}, "
@@ -110,7 +104,7 @@ def evidence_table(study: GapStudy) -> Table:
     for name in study.posteriors:
         own = report.evidence.loc[name]
         for key in WITH_ERRORS:
-            half = SCALE * own[f"{key}_error"]
+            half = HALF_WIDTH * own[f"{key}_error"]
             ends = {"value": own[key], "low": own[key] - half, "high": own[key] + half}
             _put(rows, intervals, name, key, ends)
         for key in COSTS:
@@ -189,11 +183,4 @@ def _put(
 
 def metrics_of(report: GapReport) -> Mapping[str, str]:
     """The metrics of a report to their words."""
-    known = set(report.functions["metric"])
-    return CLASSIFICATION_METRICS if "total_variation" in known else REGRESSION_METRICS
-
-
-def regions_of(report: GapReport) -> list[str]:
-    """The regions of a report; all points only where there are no others."""
-    regions = [str(region) for region in report.functions["region"].unique()]
-    return [region for region in regions if region != EVERYWHERE] or regions
+    return CLASSIFICATION_METRICS if report.is_classification else REGRESSION_METRICS

@@ -34,7 +34,7 @@ from probml_tp.experiments.posterior_gap import (
     plane_regions,
     study_problem,
 )
-from probml_tp.experiments.recipes import Recipes, SwagPath
+from probml_tp.experiments.recipes import Recipes
 from probml_tp.models import logistic_regression, mlp_classifier
 from probml_tp.priors import NormalPrior
 
@@ -154,7 +154,6 @@ def _problems(config: Config) -> list[GapProblem]:
         rank=10,
         rates={"fc2": 0.2},
         from_mode=("low-rank-normal",),
-        swag=SwagPath(lr=1.0, epochs=2, batch_size=50),
         seed=config.seed,
     )
     return [_blobs(config, replace(recipes, rank=1)), _moons(config, recipes)]

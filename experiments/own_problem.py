@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probml_tp.diagnostics import Requirement
 from probml_tp.digest import digest
 from probml_tp.experiment import (
     Experiment,
@@ -21,16 +20,14 @@ from probml_tp.experiment import (
     run_experiment,
 )
 from probml_tp.experiments.gap_page import TITLE, page_arrays, page_figures, page_findings
-from probml_tp.experiments.gap_study import Chains, Comparison, GapProblem, GapStudy, study_gap
+from probml_tp.experiments.gap_study import Chains, GapProblem, GapStudy, in_regions
 from probml_tp.experiments.gap_tables import evidence_table, predictions_table, weights_table
 from probml_tp.experiments.posterior_checks import with_posterior_checks
-from probml_tp.experiments.recipes import LAPLACE, Recipes, SwagPath
+from probml_tp.experiments.recipes import LAPLACE, Recipes
 from probml_tp.guides import Exact
-from probml_tp.inference.fitting import ProgressCallback
 from probml_tp.model import BayesianModel
-from probml_tp.posterior import Posterior
 
-__all__ = ["GUIDES", "Config", "own_experiment", "own_problem", "study_own", "usual_points"]
+__all__ = ["GUIDES", "Config", "own_experiment", "own_problem", "usual_points"]
 
 NAME = "which-posterior"
 SUMMARY = "How far each posterior of one model is from a reference, and which one to use."
@@ -116,9 +113,7 @@ def usual_points(model: BayesianModel, x: Tensor, *, points: int, seed: int) -> 
     if len(parts) < len(WORDS):
         left = " or ".join(name for name in WORDS if name not in parts)
         note += f" The net takes no inputs {left} the data: pass x to choose where else."
-    where = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
-    regions: dict[str, object] = {name: where == k for k, name in enumerate(parts)}
-    return torch.cat(list(parts.values())), regions, [note]
+    return (*in_regions(parts), [note])
 
 
 def _takes(model: BayesianModel, x: Tensor) -> bool:
@@ -242,49 +237,7 @@ def _recipes(model: BayesianModel, config: Config) -> Recipes:
         rank=min(10, model.num_params),
         rates=config.rate,
         members=config.members,
-        swag=SwagPath(lr=config.lr, epochs=config.epochs, batch_size=config.batch_size or 1),
         seed=config.seed,
-    )
-
-
-def study_own(
-    problem: GapProblem,
-    config: Config,
-    *,
-    posteriors: Mapping[str, Posterior],
-    requirements: Sequence[Requirement] | None,
-    accept_reference: bool,
-    tolerant: bool,
-    update: ProgressCallback,
-) -> GapStudy:
-    """Fit what is not given, compare and recommend.
-
-    Args:
-        problem: of :func:`own_problem`.
-        config: the options.
-        posteriors: name to posterior that is fitted already.
-        requirements: what is asked; the usual by default.
-        accept_reference: go on with chains that have not converged.
-        tolerant: go on without guides that refuse the model.
-        update: told of the progress.
-
-    Returns:
-        What was found.
-    """
-    comparison = Comparison(
-        num_samples=config.num_samples,
-        resamples=config.resamples,
-        level=config.level,
-        accept_reference=accept_reference,
-        requirements=None if requirements is None else tuple(requirements),
-    )
-    return study_gap(
-        problem,
-        comparison=comparison,
-        given=posteriors,
-        tolerant=tolerant,
-        seed=config.seed,
-        update=update,
     )
 
 
@@ -292,7 +245,7 @@ def own_experiment(study: GapStudy, config: Config) -> tuple[Experiment[Config],
     """What was found as results of an experiment, which can be saved and reported.
 
     Args:
-        study: of :func:`study_own`.
+        study: of :func:`own_problem`'s problem.
         config: the options.
 
     Returns:

@@ -53,6 +53,7 @@ __all__ = [
     "number_of_draws",
     "plane_columns",
     "plane_stages",
+    "ring",
     "share_of_map",
     "study_on_plane",
 ]
@@ -121,6 +122,22 @@ class Plane:
             "radii": self.radii,
             "angles": self.angles,
         }
+
+
+def ring(centre: Array | Sequence[float], *, radius: float, points: int) -> Array:
+    """Points on a circle, evenly spaced.
+
+    Args:
+        centre: its centre, ``(2,)``.
+        radius: its radius.
+        points: how many.
+
+    Returns:
+        ``(points, 2)``, the first to the right of the centre.
+    """
+    angle = 2 * np.pi * np.arange(points) / points
+    circle: Array = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return np.asarray(centre) + radius * circle
 
 
 @dataclass(frozen=True)

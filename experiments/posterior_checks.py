@@ -11,7 +11,7 @@ from scipy.stats import kstest
 
 from probml_tp.diagnostics.record import pit_values, record_diagnostics
 from probml_tp.experiment import ConfigT, Experiment, Figure, Progress, Results, Table
-from probml_tp.experiments.common import Array
+from probml_tp.experiments.common import Array, arrays_under
 from probml_tp.plots.checks import pit_panels
 from probml_tp.plots.training import loss_panels
 
@@ -82,13 +82,8 @@ def _arrays(results: Results[Any]) -> dict[str, Array]:
     return arrays
 
 
-def _of(arrays: Mapping[str, Array], figure: str) -> dict[str, Array]:
-    prefix = f"{figure}."
-    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-
 def _figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
-    if values := _of(arrays, PIT):
+    if values := arrays_under(arrays, PIT):
         yield Figure(
             PIT,
             _uniformity(values),
@@ -98,7 +93,7 @@ def _figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
             "expected.",
             pit_panels(values),
         )
-    if losses := _of(arrays, LOSSES):
+    if losses := arrays_under(arrays, LOSSES):
         yield Figure(
             LOSSES,
             _settled(losses),

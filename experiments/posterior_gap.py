@@ -13,9 +13,9 @@ from torch import Tensor
 from probml_tp.diagnostics import GapReport, compare, elbo, to_inference_data
 from probml_tp.diagnostics.gap_checks import NOISE_FLOOR as FLOOR
 from probml_tp.experiment import Progress
-from probml_tp.experiments.common import FIT_COLUMN, Array, Intervals, Rows
-from probml_tp.experiments.gap_study import GapProblem, fit_problem
-from probml_tp.experiments.plane import REFERENCE
+from probml_tp.experiments.common import FIT_COLUMN, HALF_WIDTH, Array, Intervals, Rows
+from probml_tp.experiments.gap_study import GapProblem, fit_problem, in_regions
+from probml_tp.experiments.plane import REFERENCE, ring
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.inference.parallel import single_thread
 from probml_tp.posterior import Posterior
@@ -52,8 +52,6 @@ REGIONS: Mapping[str, str] = {
     "far": "on a far ring",
 }
 """Where predictions are compared: name to words."""
-
-SCALE = 1.96
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def study_problem(
 
 def plane_regions(
     train: Tensor, test: Tensor, *, points: int, radius: float, seed: int
-) -> tuple[Tensor, dict[str, Array]]:
+) -> tuple[Tensor, dict[str, object]]:
     """Fresh data, the box of the data widened by half its width each way, and a far ring.
 
     Args:
@@ -163,17 +161,13 @@ def plane_regions(
     Returns:
         All points, and name to which of them are of the region.
     """
-    x = train
     rng = np.random.default_rng(seed)
-    low, high = x.min(0).values.numpy(), x.max(0).values.numpy()
+    low, high = train.min(0).values.numpy(), train.max(0).values.numpy()
     margin = (high - low) / 2
     around = rng.uniform(low - margin, high + margin, size=(points, 2))
-    angle = 2 * np.pi * np.arange(points) / points
-    ring = x.mean(0).numpy() + radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    parts = [test.numpy()[:points], around, ring]
-    where = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    regions: dict[str, Array] = {name: where == k for k, name in enumerate(REGIONS)}
-    return torch.from_numpy(np.concatenate(parts)).to(x), regions
+    far = ring(train.mean(0).numpy(), radius=radius, points=points)
+    parts = {"data": test[:points], "around": around, "far": far}
+    return in_regions({name: torch.as_tensor(part).to(train) for name, part in parts.items()})
 
 
 def _rows(
@@ -190,7 +184,7 @@ def _rows(
         metrics[guide]["seconds"] = done[guide].info.total_seconds
         if posterior.guide.no_density is None:
             bound = elbo(posterior, *problem.data, num_samples=elbo_samples)
-            half = SCALE * bound.standard_error
+            half = HALF_WIDTH * bound.standard_error
             metrics[guide]["elbo"] = bound.value
             intervals[guide]["elbo"] = (bound.value - half, bound.value + half)
         if isinstance(posterior.guide, StructuredNormal):

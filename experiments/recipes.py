@@ -99,13 +99,12 @@ class Recipes:
         members: of ensembles.
         apart: fit the members of an ensemble apart, in processes, instead of all at once.
         from_mode: more guides that start at the MAP estimate, besides Laplace and SWAG.
-        swag: the path of SWAG.
+        swag: the path of SWAG, where there is a SWAG.
         seed: determines each fit.
     """
 
     epochs: int
     lr: float
-    swag: SwagPath
     lrs: Mapping[str, float] = field(default_factory=dict)
     rounds: int | None = None
     batch_size: int | None = None
@@ -115,6 +114,7 @@ class Recipes:
     members: int = 5
     apart: bool = False
     from_mode: Collection[str] = ()
+    swag: SwagPath | None = None
     seed: int = 0
 
     def start(self, guide: str) -> str | None:
@@ -136,7 +136,7 @@ class Recipes:
             Their names and those of their starts, each once.
 
         Example:
-            >>> recipes = Recipes(epochs=9, lr=0.1, swag=SwagPath(lr=0.1, epochs=9, batch_size=9))
+            >>> recipes = Recipes(epochs=9, lr=0.1)
             >>> recipes.order(["nuts", "swag", "map"])
             ['map', 'nuts', 'swag']
         """
@@ -203,6 +203,8 @@ class Recipes:
     def _fit_swag(self, run: Any, start: Posterior) -> Posterior:
         """SWAG around a mode; around each mode of an ensemble a mixture of them."""
         path, of = self.swag, start.guide
+        if path is None:
+            raise ValueError("SWAG needs the path of its gradient descent; got none. Pass swag.")
         centres = list(of.members) if isinstance(of, Mixture) else [of]
         guides = []
         for centre in centres:

@@ -26,7 +26,7 @@ from probml_tp.experiment import (
     option,
 )
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.common import labels_of
+from probml_tp.experiments.common import HALF_WIDTH, labels_of
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.guides import Delta, Laplace, LowRankNormal, MeanFieldNormal
 from probml_tp.inference import GuideFactory, fit, sample_nuts
@@ -139,7 +139,7 @@ def stages(config: Config) -> dict[str, float]:
     transitions = (config.nuts_samples + config.nuts_warmup) * max(2, config.nuts_chains / 2)
     seconds = {}
     for name in config.posteriors:
-        steps = variational * (config.epochs + STARTS.get(name, Start()).search)
+        steps = variational * (config.epochs + STARTS[name].search)
         seconds[name] = 1 + STEP.get(name, 2e-3) * steps
         if "nuts" in config.guides and name in config.nuts_on:
             seconds[name] += TRANSITION.get(name, 4e-3) * transitions
@@ -214,7 +214,7 @@ def _fit(guide: str, classic: Classic, config: Config, mode: Posterior | None) -
             if guide == "map":
                 return mode
             return one(partial(Laplace, curvature="hessian"), init=mode, epochs=0)
-        start = STARTS.get(classic.name, Start())
+        start = STARTS[classic.name]
         lr = config.lr * start.rate
         made: dict[str, GuideFactory] = {
             "mean-field": partial(MeanFieldNormal, init_scale=start.scale),
@@ -251,7 +251,7 @@ def _table(key: str, errors: Errors) -> Table:
                 continue
             metrics[name][guide] = float(value)
             if se > 0:
-                ends = (max(0.0, float(value - 1.96 * se)), float(value + 1.96 * se))
+                ends = (max(0.0, float(value - HALF_WIDTH * se)), float(value + HALF_WIDTH * se))
                 intervals[name][guide] = ends
     used = [guide for guide in GUIDES if any(guide in row for row in metrics.values())]
     columns = {guide: guide_style(guide).label for guide in used}
@@ -262,7 +262,7 @@ def _steps_table(left: Steps) -> Table:
     metrics = {n: {g: step.value for g, step in row.items()} for n, row in left.items()}
     intervals = {
         n: {
-            g: (max(0.0, step.value - 1.96 * step.se), step.value + 1.96 * step.se)
+            g: (max(0.0, step.value - HALF_WIDTH * step.se), step.value + HALF_WIDTH * step.se)
             for g, step in row.items()
         }
         for n, row in left.items()

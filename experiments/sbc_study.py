@@ -13,7 +13,7 @@ import numpy as np
 
 from probml_tp.diagnostics import SbcResult, simulation_based_calibration
 from probml_tp.experiment import NullProgress, Progress
-from probml_tp.experiments.common import Array, derived_seed
+from probml_tp.experiments.common import Array, arrays_under, derived_seed
 from probml_tp.experiments.sbc_problems import PROBLEMS, SbcSize
 
 __all__ = [
@@ -148,7 +148,7 @@ def sbc_study(arrays: Mapping[str, Array]) -> SbcStudy:
     return SbcStudy(
         {
             name: {
-                method: _restored(arrays, f"{PREFIX}.{name}.{method}.")
+                method: _restored(arrays_under(arrays, f"{PREFIX}.{name}.{method}"))
                 for method in problem.methods
                 if f"{PREFIX}.{name}.{method}.ranks" in arrays
             }
@@ -157,8 +157,7 @@ def sbc_study(arrays: Mapping[str, Array]) -> SbcStudy:
     )
 
 
-def _restored(arrays: Mapping[str, Array], prefix: str) -> SbcResult:
-    own = {key.removeprefix(prefix): value for key, value in arrays.items() if prefix in key}
+def _restored(own: dict[str, Array]) -> SbcResult:
     return SbcResult(
         quantities=tuple(own.pop("quantities").tolist()),
         num_samples=int(own.pop("num_samples")),

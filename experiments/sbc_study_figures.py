@@ -10,7 +10,7 @@ from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.ranks import uniform_p_value
 from probml_tp.diagnostics.sbc import LOG_LIKELIHOOD
 from probml_tp.experiment import Figure
-from probml_tp.experiments.common import Array
+from probml_tp.experiments.common import Array, listed
 from probml_tp.experiments.sbc_judging import (
     ALPHA,
     Judged,
@@ -20,7 +20,7 @@ from probml_tp.experiments.sbc_judging import (
 )
 from probml_tp.experiments.sbc_problems import PROBLEMS, expected_distance
 from probml_tp.experiments.sbc_study import sbc_study
-from probml_tp.experiments.sbc_study_findings import listed, method_words, p_words
+from probml_tp.experiments.sbc_study_findings import method_words, p_words
 from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.sbc import plot_ecdf_difference, plot_rank_histogram, rank_bins
 from probml_tp.plots.style import figure, house_style, panels, shared_legend

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.sbc import LOG_LIKELIHOOD
-from probml_tp.experiments.common import labels_of
+from probml_tp.experiments.common import labels_of, listed
 from probml_tp.experiments.sbc_judging import ALPHA, Judged, judge_study, miscalibrated
 from probml_tp.experiments.sbc_problems import PROBLEMS
 from probml_tp.experiments.sbc_study import SbcStudy
 from probml_tp.plots.style import number
 
-__all__ = ["listed", "method_words", "p_words", "sbc_findings"]
+__all__ = ["method_words", "p_words", "sbc_findings"]
 
 PROSE = {
     "exact": "the exact posterior",
@@ -152,23 +152,6 @@ def method_words(method: str) -> str:
         Words.
     """
     return PROSE.get(method) or labels_of([method])
-
-
-def listed(parts: Iterable[str]) -> str:
-    """Join words in a sentence.
-
-    Args:
-        parts: at least one.
-
-    Returns:
-        The parts with commas, and an "and" before the last.
-
-    Example:
-        >>> listed(["a", "b", "c"])
-        'a, b and c'
-    """
-    *others, last = parts
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def p_words(value: float) -> str:

@@ -28,7 +28,7 @@ from probml_tp.experiment import Experiment, Progress, Results, Table
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.common import Rows, derived_seed
 from probml_tp.experiments.posterior_checks import with_posterior_checks
-from probml_tp.experiments.recipes import Recipes, SwagPath
+from probml_tp.experiments.recipes import Recipes
 from probml_tp.experiments.regression import predict
 from probml_tp.experiments.tabular import (
     FIRST,
@@ -167,7 +167,6 @@ def _recipes(config: Config, layer: str, rate: float, seed: int) -> Recipes:
         rank=config.rank,
         rates={layer: rate},
         from_mode=("mean-field", "low-rank-normal", "mc-dropout"),
-        swag=SwagPath(lr=1e-3, epochs=1, batch_size=1),
         seed=seed,
     )
 

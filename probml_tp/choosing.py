@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from probml_tp.diagnostics import Advice, GapReport, Requirement
-from probml_tp.experiment import Figure
-from probml_tp.experiments.gap_study import GapStudy
-from probml_tp.experiments.own_problem import Config, own_experiment, own_problem, study_own
+from probml_tp.experiment import Experiment, Figure, Results
+from probml_tp.experiments.gap_study import Comparison, GapStudy, study_gap
+from probml_tp.experiments.own_problem import Config, own_experiment, own_problem
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
@@ -52,13 +53,18 @@ class PosteriorPage:
         """The usual guides that refused the model, with their reasons."""
         return self.study.refused
 
+    @cached_property
+    def _results(self) -> tuple[Experiment[Config], Results[Config]]:
+        """The records and arrays of the page, which figures and files share."""
+        return own_experiment(self.study, self.config)
+
     def __str__(self) -> str:
         """The recommendation, a sentence a line."""
         return str(self.advice)
 
     def figures(self) -> list[Figure]:
         """Draw the page's figures."""
-        experiment, results = own_experiment(self.study, self.config)
+        experiment, results = self._results
         return list(experiment.figures(results))
 
     def save(self, folder: str | Path) -> Path:
@@ -75,7 +81,7 @@ class PosteriorPage:
         Raises:
             ValueError: nothing can be written there.
         """
-        experiment, results = own_experiment(self.study, self.config)
+        experiment, results = self._results
         write_results(results, experiment, Path(folder))
         return build_report(Path(folder))
 
@@ -91,17 +97,17 @@ def which_posterior(
     reference: str | None = None,
     requirements: Sequence[Requirement] | None = None,
     accept_reference: bool = False,
-    epochs: int = 3000,
-    lr: float = 0.02,
-    batch_size: int | None = None,
-    chains: int = 4,
-    draws: int = 1000,
-    warmup: int = 1000,
-    max_tree_depth: int = 10,
-    num_samples: int = 1000,
-    resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
+    epochs: int = Config.epochs,
+    lr: float = Config.lr,
+    batch_size: int | None = Config.batch_size,
+    chains: int = Config.chains,
+    draws: int = Config.draws,
+    warmup: int = Config.warmup,
+    max_tree_depth: int = Config.max_tree_depth,
+    num_samples: int = Config.num_samples,
+    resamples: int = Config.resamples,
+    level: float = Config.level,
+    seed: int = Config.seed,
     progress: bool | ProgressCallback = True,
 ) -> PosteriorPage:
     """Fit the usual posteriors of a model, measure how far each is from the truth, recommend one.
@@ -173,14 +179,20 @@ def which_posterior(
         reference=reference,
         config=config,
     )
+    comparison = Comparison(
+        num_samples=config.num_samples,
+        resamples=config.resamples,
+        level=config.level,
+        accept_reference=accept_reference,
+        requirements=requirements,
+    )
     with progress_reporter(progress, "which posterior", unit="part") as update:
-        study = study_own(
+        study = study_gap(
             problem,
-            config,
-            posteriors=given,
-            requirements=requirements,
-            accept_reference=accept_reference,
+            comparison=comparison,
+            given=given,
             tolerant=guides is None,
+            seed=config.seed,
             update=update,
         )
     return PosteriorPage(study, config)

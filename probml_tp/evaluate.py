@@ -182,11 +182,9 @@ class _Run:
 
     def __init__(self, forward: Forward, guide: Guide, vectorize: Vectorize) -> None:
         self.forward, self.num_params = forward, guide.model.num_params
-        self.may_loop = vectorize == "auto" and not is_dense(guide.model.net)
-        small = self.num_params <= SMALL
-        self.use_vmap = vectorize == "vmap" or (
-            vectorize == "auto" and (small or not self.may_loop)
-        )
+        self.may_loop = vectorize == "auto"
+        pays = self.num_params <= SMALL or is_dense(guide.model.net)
+        self.use_vmap = pays if self.may_loop else vectorize == "vmap"
 
     def __call__(self, params: Draws, shared: Tensor) -> Tensor:
         if self.use_vmap:

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import pandas as pd
 
 from probml_tp.diagnostics.gap import GapReport
-from probml_tp.diagnostics.gap_checks import EVERYWHERE, NOISE_FLOOR, has_converged
+from probml_tp.diagnostics.gap_checks import NOISE_FLOOR, has_converged
 from probml_tp.diagnostics.settling import StepLeft
 from probml_tp.validation import positive
 
@@ -185,7 +185,9 @@ class Advice:
         provisional: whether the reference has not converged.
         reasons: sentences: why this one.
         changes: sentences: what would change it.
-        obstacles: sentences: what keeps each cheaper posterior from being it.
+        obstacles: each cheaper posterior that is beyond a limit, the cheapest first, with a
+            sentence: what keeps it from being the choice.
+        requirements: what was required.
 
     Example:
         See :func:`recommend`.
@@ -200,13 +202,23 @@ class Advice:
     provisional: bool
     reasons: tuple[str, ...]
     changes: tuple[str, ...]
-    obstacles: tuple[str, ...] = ()
+    obstacles: Mapping[str, str] = field(default_factory=dict)
+    requirements: tuple[Requirement, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The recommendation in a sentence."""
+        return f"Use {self.choice}{' (provisionally)' if self.provisional else ''}."
+
+    @property
+    def limits(self) -> str:
+        """What was required, in words."""
+        return _in_words(self.requirements)
 
     def __str__(self) -> str:
         """Write it as text, a sentence a line."""
-        head = f"Use {self.choice}{' (provisionally)' if self.provisional else ''}."
-        lines = [head, *self.reasons, *self.obstacles, "What would change this:", *self.changes]
-        return "\n".join(lines)
+        why = [self.headline, *self.reasons, *self.obstacles.values()]
+        return "\n".join([*why, "What would change this:", *self.changes])
 
 
 def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None = None) -> Advice:
@@ -236,7 +248,7 @@ def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None =
         >>> recommend(compare(fits, "exact", x, num_samples=2000)).qualified
         ('laplace',)
     """
-    defaults = CLASSIFICATION if _is_classification(report) else REGRESSION
+    defaults = CLASSIFICATION if report.is_classification else REGRESSION
     chosen = tuple(defaults if requirements is None else requirements)
     known = set(report.functions["metric"])
     for requirement in chosen:
@@ -248,8 +260,8 @@ def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None =
     return _Judge(report, chosen).advice()
 
 
-def _is_classification(report: GapReport) -> bool:
-    return "total_variation" in set(report.functions["metric"])
+def _in_words(requirements: Iterable[Requirement]) -> str:
+    return "; ".join(f"{r.name} to {r.text(r.limit)}" for r in requirements)
 
 
 class _Judge:
@@ -258,8 +270,7 @@ class _Judge:
     def __init__(self, report: GapReport, requirements: tuple[Requirement, ...]) -> None:
         self.report, self.requirements = report, requirements
         names = [n for n in report.functions["posterior"].unique() if n != NOISE_FLOOR]
-        regions = [str(region) for region in report.functions["region"].unique()]
-        self.regions = [r for r in regions if r != EVERYWHERE] or regions
+        self.regions = report.regions
         self.cells = {name: list(self._cells(name)) for name in names}
         self.costs, self.unit = _costs(report)
 
@@ -318,7 +329,8 @@ class _Judge:
             provisional=not has_converged(self.report.costs.loc[reference]),
             reasons=tuple(self._reasons(choice, qualified, undecided)),
             changes=tuple(self._changes(choice, undecided)),
-            obstacles=tuple(self._obstacles(choice)),
+            obstacles=dict(self._obstacles(choice)),
+            requirements=self.requirements,
         )
 
     def _lines(self) -> Iterator[dict[str, object]]:
@@ -340,7 +352,7 @@ class _Judge:
         self, choice: str, qualified: tuple[str, ...], undecided: tuple[str, ...]
     ) -> Iterator[str]:
         reference = self.report.reference
-        limits = "; ".join(f"{r.name} to {r.text(r.limit)}" for r in self.requirements)
+        limits = _in_words(self.requirements)
         where = ", ".join(self.regions)
         yield f"Required in every region ({where}), compared with {reference}: {limits}."
         if choice == reference and qualified:
@@ -388,15 +400,11 @@ class _Judge:
     def _cost(self, name: str) -> str:
         return f"{self.costs[name]:,.3g} {self.unit}"
 
-    def _obstacles(self, choice: str) -> Iterator[str]:
-        cheaper = [
-            name
-            for name in sorted(self.cells, key=self.costs.__getitem__)
-            if self.status(name) == "fails" and self.costs[name] < self.costs[choice]
-        ]
-        for name in cheaper:
-            obstacle = self._obstacle(name)
-            yield f"{name} costs less ({self._cost(name)}), but: {obstacle}."
+    def _obstacles(self, choice: str) -> Iterator[tuple[str, str]]:
+        for name in self.qualified(status="fails"):
+            if self.costs[name] < self.costs[choice]:
+                obstacle = self._obstacle(name)
+                yield name, f"{name} costs less ({self._cost(name)}), but: {obstacle}."
 
     def _changes(self, choice: str, undecided: tuple[str, ...]) -> Iterator[str]:
         for region in self.regions:

@@ -79,6 +79,17 @@ class GapReport:
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     layer_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    @property
+    def is_classification(self) -> bool:
+        """Whether predictions are class probabilities."""
+        return "total_variation" in set(self.functions["metric"])
+
+    @property
+    def regions(self) -> list[str]:
+        """The regions that were given, else ``["all"]``."""
+        regions = [str(region) for region in self.functions["region"].unique()]
+        return [region for region in regions if region != EVERYWHERE] or regions
+
     def table(
         self, space: Literal["functions", "weights"] = "functions", *, of: str | None = None
     ) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ __all__ = ["report_from_arrays", "report_to_arrays"]
 Array = np.ndarray[Any, Any]
 
 INDEX = "posterior"
-TABLES = ("weights", "functions", "points", "costs", "evidence", "layers", "layer_errors")
+TABLES = tuple(f.name for f in fields(GapReport) if f.name not in ("reference", "level"))
 NAMED_ROWS = ("costs", "evidence", "layers", "layer_errors")
 """The tables with a row for each posterior; the others have a column of that name."""
 
