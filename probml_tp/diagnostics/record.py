@@ -59,14 +59,15 @@ def worst_convergence(group: xr.Dataset) -> tuple[float, float]:
         group: of chains, such as a record's ``posterior``; the worst over all its variables.
 
     Returns:
-        Both, by ArviZ; a constant has no R-hat.
+        Both, by ArviZ; a constant has no R-hat, nor has a single chain.
     """
+    r_hat = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):  # a constant, or chains that are stuck
-        r_hat, ess = az.rhat(group), az.ess(group)  # type: ignore[no-untyped-call]
-    return (
-        max(float(values.max()) for values in r_hat.values()),
-        min(float(values.min()) for values in ess.values()),
-    )
+        if group.sizes["chain"] > 1:
+            found = az.rhat(group)  # type: ignore[no-untyped-call]
+            r_hat = max(float(values.max()) for values in found.values())
+        ess = az.ess(group)  # type: ignore[no-untyped-call]
+    return r_hat, min(float(values.min()) for values in ess.values())
 
 
 def divergences(record: az.InferenceData) -> int:

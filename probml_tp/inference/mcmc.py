@@ -253,14 +253,15 @@ def drive(chains: list[Gradients[T]], potential: Potential) -> list[T]:
     positions = np.stack(first + padding)
     left = dict(enumerate(chains))
     results: dict[int, T] = {}
-    while left:
-        potentials, gradients = potential(positions)
-        for k, chain in list(left.items()):
-            try:
-                positions[k] = chain.send((float(potentials[k]), gradients[k]))
-            except StopIteration as end:
-                results[k] = end.value
-                del left[k]
+    with np.errstate(over="ignore", invalid="ignore"):  # of trajectories that diverge
+        while left:
+            potentials, gradients = potential(positions)
+            for k, chain in list(left.items()):
+                try:
+                    positions[k] = chain.send((float(potentials[k]), gradients[k]))
+                except StopIteration as end:
+                    results[k] = end.value
+                    del left[k]
     return [results[k] for k in range(len(chains))]
 
 

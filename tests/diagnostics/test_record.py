@@ -66,6 +66,16 @@ def test_a_chain_has_its_convergence_and_arviz_loo():
     assert abs(found["elpd_loo"] - corrected) < 1.0
 
 
+def test_a_single_chain_has_no_r_hat_and_nothing_is_logged(caplog):
+    chain = sample_nuts(
+        _model(), (X, Y), num_samples=120, warmup=50, chains=1, jobs=1, progress=False
+    )
+    found = record_diagnostics(chain.to_inference_data(X, Y))
+    assert "r_hat" not in found
+    assert found["ess"] > 0
+    assert not caplog.records
+
+
 def test_points_and_dropout_have_nothing_to_tell():
     net = torch.nn.Sequential(torch.nn.Linear(1, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
     model = BayesianModel(net.double(), NormalPrior(1.0), Gaussian(scale=0.1))

@@ -398,3 +398,18 @@ def test_energies_make_arvizs_diagnostics_work() -> None:
     record = posterior.to_inference_data(case.x, case.y)
     assert np.all(az.bfmi(record) > 0.3)
     az.plot_energy(record)
+
+
+def test_a_trajectory_that_runs_away_has_infinite_energy_and_warns_of_nothing():
+    def runaway():
+        potential, gradient = yield np.zeros(2)
+        p = np.full(2, 1e200)
+        return Point(np.zeros(2), p, potential, gradient, gradient).energy
+
+    class Flat:
+        batch = 1
+
+        def __call__(self, q):
+            return np.zeros(1), np.zeros((1, 2))
+
+    assert drive([runaway()], Flat()) == [np.inf]
