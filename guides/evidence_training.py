@@ -12,7 +12,7 @@ from probml_tp.guides.delta import Delta
 from probml_tp.guides.evidence import HYPERPARAMETERS, Precision, empirical_model, require_laplace
 from probml_tp.guides.laplace import Laplace
 from probml_tp.inference import ProgressCallback, fit
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import data_pair, non_negative_integer, positive_integer, valid_seed
 
@@ -75,7 +75,7 @@ def fit_evidence(
         True
     """
     start = time.perf_counter()
-    x, y = model.check_data(*data_pair("data", data))
+    x, y = check_model(model).check_data(*data_pair("data", data))
     epochs, seed = non_negative_integer("epochs", epochs), valid_seed(seed)
     blocks = _blocks(
         epochs, non_negative_integer("burn_in", burn_in), positive_integer("every", every)

@@ -207,7 +207,7 @@ def plain_layers(model: BayesianModel) -> dict[str, PlainLayer]:
             own = dict(module.named_parameters(recurse=False))
             sites = {key: names[id(p)] for key, p in own.items()}
             alone = not any(is_shared(model.net, p) for p in own.values())
-            if alone and not set(sites.values()) & model.transforms.keys():
+            if "weight" in own and alone and not set(sites.values()) & model.transforms.keys():
                 layers[name] = PlainLayer(name, module, sites["weight"], sites.get("bias"))
     return layers
 

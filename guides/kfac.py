@@ -95,7 +95,7 @@ def _covariances(
         warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
         from curvlinops import FisherType, KFACLinearOperator
     loss, targets, scale = _loss(model, params, y, kind)
-    net = copy.deepcopy(model.net)
+    net = copy.deepcopy(model.net).requires_grad_(False)
     for name, parameter in net.named_parameters():
         parameter.data = params[name].detach().clone()
     chosen = [p.requires_grad_() for n in layers for p in net.get_submodule(n).parameters()]

@@ -241,14 +241,20 @@ def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[s
     layers = {
         name: module for name, module in net.named_modules() if isinstance(module, LINEAR_LAYERS)
     }
+    frozen = {name for name, module in layers.items() if "weight" not in module._parameters}
     if not isinstance(rates, Mapping):
-        rates = dict.fromkeys(list(layers)[1:], rates)
+        rates = {name: rates for name in list(layers)[1:] if name not in frozen}
     for layer, rate in rates.items():
         probability(f"the drop rate of layer {layer!r}", rate)
         if layer not in layers or getattr(layers[layer], "groups", 1) != 1:
             raise ValueError(
                 f"a drop rate must name a linear layer or an ungrouped convolution; got "
                 f"{layer!r}. The net's are {', '.join(map(repr, layers))}."
+            )
+        if layer in frozen:
+            raise ValueError(
+                f"a drop rate needs a layer whose weight is a site of the model; that of {layer!r} "
+                f"is frozen or computed from others. Leave it out of rates."
             )
         if is_shared(net, layers[layer].weight):
             raise ValueError(

@@ -12,7 +12,7 @@ from probml_tp.experiment import Experiment, Figure, Results
 from probml_tp.experiments.gap_study import Comparison, GapStudy, study_gap
 from probml_tp.experiments.own_problem import Config, own_experiment, own_problem
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
 from probml_tp.report import build_report
 from probml_tp.results import check_file_name, write_results
@@ -168,7 +168,7 @@ def which_posterior(
     given = dict(posteriors or {})
     for name in given:
         check_file_name(name)
-    checked = model.check_data(*data_pair("data", data))
+    checked = check_model(model).check_data(*data_pair("data", data))
     problem = own_problem(
         model,
         checked,

@@ -17,7 +17,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.validation import positive_integer
 
 __all__ = ["Draws", "Guide", "Sites", "check_num_samples", "matches"]
@@ -54,7 +54,7 @@ class Guide(nn.Module, ABC):
 
     def __init__(self, model: BayesianModel) -> None:
         super().__init__()
-        object.__setattr__(self, "model", model)  # a reference, not a submodule
+        object.__setattr__(self, "model", check_model(model))  # a reference, not a submodule
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Enter a concrete guide in the registry."""

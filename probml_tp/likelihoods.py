@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from probml_tp.priors import SiteDistribution
-from probml_tp.validation import positive, positive_integer
+from probml_tp.validation import plain, positive, positive_integer
 
 __all__ = [
     "Bernoulli",
@@ -102,8 +103,9 @@ class Gaussian(RegressionLikelihood):
 
     Args:
         scale: the noise standard deviation ``sigma`` in the units of ``y``: a number if it is
-            known, or a distribution on the positive reals (``HalfNormal``, ``LogNormal``, ...) if
-            it is not. The latter adds the site ``"noise_scale"`` to the model.
+            known (a tensor of one element is one), or a distribution on the positive reals
+            (``HalfNormal``, ``LogNormal``, ...) if it is not. The latter adds the site
+            ``"noise_scale"`` to the model.
 
     Raises:
         ValueError: ``scale`` is not positive, or its prior not a scalar on the positive reals.
@@ -118,15 +120,22 @@ class Gaussian(RegressionLikelihood):
 
     scale: Tensor
 
-    def __init__(self, scale: float | TorchDistribution) -> None:
+    def __init__(self, scale: float | Tensor | Distribution) -> None:
         super().__init__()
         self.noise_prior: SiteDistribution | None = None
-        if isinstance(scale, Real):
-            value = torch.tensor(positive("Gaussian.scale", scale), dtype=torch.float64)
+        known = plain(scale)
+        if isinstance(known, Real):
+            self._scale = positive("Gaussian.scale", float(known))
+            value = torch.tensor(self._scale, dtype=torch.float64)
             self.register_buffer("scale", value.to(torch.get_default_dtype()), persistent=False)
-            self._scale = float(scale)
-        else:
+        elif isinstance(scale, Distribution):
             self.noise_prior = _noise_prior(cast("TorchDistribution", scale))
+        else:
+            raise ValueError(
+                f"Gaussian.scale must be a positive number, or a distribution on the positive "
+                f"reals; got {type(scale).__name__} {scale!r:.60}. Pass for example 0.1 or "
+                f"HalfNormal(1.0)."
+            )
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move like any module, but round the known scale once only, from the number given."""
@@ -356,7 +365,7 @@ class Categorical(ClassificationLikelihood):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = positive_integer("Categorical.num_classes", num_classes)
-        if num_classes < 2:
+        if self.num_classes < 2:
             raise ValueError(f"Categorical needs at least two classes; got {num_classes}.")
 
     def log_probs(self, outputs: Tensor) -> Tensor:

@@ -23,9 +23,12 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
+from probml_tp.data_checks import column_names
 from probml_tp.digest import digest
+from probml_tp.identity import Domain, behaves_alike, behaviour, named_functions
 from probml_tp.layout import Layout
 from probml_tp.likelihoods import Gaussian, Likelihood
+from probml_tp.net_checks import NetProbe, blame_for, check_net, freeze, generic_values
 from probml_tp.priors import (
     ConditionalPrior,
     ConditionalSite,
@@ -36,9 +39,19 @@ from probml_tp.priors import (
 )
 from probml_tp.validation import as_tensor, finite, paired
 
-__all__ = ["BayesianModel"]
+__all__ = ["BayesianModel", "check_model"]
 
 Params = Mapping[str, Tensor]
+
+RESERVED = {
+    "y": "the data use",
+    "data": "the data use",
+    "chain": "records of draws use as a dimension",
+    "draw": "records of draws use as a dimension",
+}
+
+MAX_PROBES = 32
+"""Shapes and types of inputs whose probes are kept."""
 
 
 class BayesianModel(nn.Module):
@@ -48,7 +61,11 @@ class BayesianModel(nn.Module):
     are deterministic (dropout as an approximate posterior is the guide ``MCDropout``). Sites are
     the net's parameters under their own names, then the likelihood's; in a hierarchical model
     (:class:`~probml_tp.priors.ConditionalPrior`) each comes after the sites that its prior
-    depends on.
+    depends on. Parameters that do not require gradients are constants of the net: they have no
+    site and no prior.
+
+    When the net first sees inputs of a shape and type it is probed: it has to be a function of its
+    parameters and one row of ``x``, and to stay that function.
 
     Args:
         net: any module mapping ``x`` of shape ``(batch, ...)`` to outputs ``(batch, k)``.
@@ -79,21 +96,18 @@ class BayesianModel(nn.Module):
     ) -> None:
         super().__init__()
         _check_parts(net, likelihood)
-        parameters = dict(net.named_parameters())
-        _check_net(net, parameters)
+        parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
+        check_net(net, parameters)
         self.name = name or type(net).__name__
-        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.net = copy.deepcopy(net).eval()
+        self._frozen = tuple(freeze(self.net))
         for module in self.net.modules():
             if hasattr(module, "inplace"):  # it would write to what other draws still read
                 module.inplace = False  # type: ignore[assignment]
         self.likelihood = copy.deepcopy(likelihood).to(device=self.device, dtype=self.dtype)
         own = self.likelihood.site_distributions()
-        if clash := (set(own) | {"y", "data"}) & set(parameters):
-            raise ValueError(
-                f"site names must be unique; the net has a parameter named {sorted(clash)[0]!r}, "
-                f"which the likelihood or the data use. Rename the net's."
-            )
-        self._sites = resolve_priors(prior, parameters, own)
+        _check_names(parameters, own)
+        self._sites = resolve_priors(prior, parameters, own, constants=list(self._frozen))
         _check_support(self._sites, parameters)
         self._net_sites = tuple(parameters)
         self._net_priors = nn.ModuleList(self._sites[name] for name in parameters)
@@ -105,6 +119,9 @@ class BayesianModel(nn.Module):
         }
         self.layout = Layout({n: s.shape for n, s in self._sites.items()})
         self.normal_sites = NormalSites(self.layout, self._sites, like=next(self.net.parameters()))
+        self._probes: dict[tuple[object, ...], NetProbe] = {}
+        self._domains: dict[str, Domain] = {}
+        self._columns: tuple[str, ...] = ()
 
     # ---------------------------------------------------------------- what the model consists of
 
@@ -112,6 +129,12 @@ class BayesianModel(nn.Module):
     def sites(self) -> dict[str, SiteDistribution]:
         """The prior of each site, in the order in which they are sampled."""
         return self._sites
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """The net's frozen parameters, those that did not require gradients, by name."""
+        buffers = dict(self.net.named_buffers())
+        return {name: buffers[name] for name in self._frozen}
 
     @property
     def conditional_sites(self) -> list[str]:
@@ -146,17 +169,60 @@ class BayesianModel(nn.Module):
         return params
 
     def spec(self) -> dict[str, Any]:
-        """What identifies the model, in plain JSON types: two models are equal if specs are."""
+        """What identifies the model, in plain JSON types.
+
+        Once it has seen data, that includes what it returns at fixed places within their range; to
+        compare two models use :meth:`differences`, which allows for rounding.
+        """
+        spec = self._parts()
+        if "x" in self._domains:
+            spec["behaviour"] = behaviour(self, self._domains["x"], self._domains.get("y"))
+        return spec
+
+    def _parts(self) -> dict[str, Any]:
+        """What the model consists of."""
+        tensors = [*self.net.buffers(), *self.likelihood.buffers(), *self._prior_tensors()]
         return {
             "name": self.name,
             "net": repr(self.net),
+            "functions": named_functions(self.net),
             "likelihood": self.likelihood.describe(),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "constants": digest([*self.net.buffers(), *self._prior_tensors()]),
+            "frozen": {n: list(c.shape) for n, c in self.constants.items()},
+            "constants": digest(tensors),
             "sites": {
                 n: {"shape": list(s.shape), "prior": s.describe()} for n, s in self.sites.items()
             },
         }
+
+    def differences(self, other: BayesianModel | Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """Where another model differs from this one.
+
+        Args:
+            other: a model, or the :meth:`spec` of one; this model is run where that one was.
+
+        Returns:
+            For each part that differs the other's and this one's; empty if they are the same.
+
+        Example:
+            >>> from probml_tp import Gaussian, NormalPrior
+            >>> def of(scale):
+            ...     return BayesianModel(nn.Linear(1, 1), NormalPrior(scale), Gaussian(scale=0.1))
+            >>> list(of(1.0).differences(of(2.0)))
+            ['constants', 'sites']
+        """
+        if isinstance(other, BayesianModel):
+            back = other.differences(self.spec()) if self._domains else {}
+            return self.differences(other.spec()) or {k: v[::-1] for k, v in back.items()}
+        own = self._parts()
+        record = other.get("behaviour")
+        if record is not None:
+            del own["functions"]  # what they do counts, not what they are called
+        found = {k: (str(other.get(k)), str(own[k])) for k in own if other.get(k) != own[k]}
+        if not found and record is not None:
+            differing = behaves_alike(self, record)
+            found |= {} if differing is None else {"behaviour": differing}
+        return found
 
     def _prior_tensors(self) -> Iterator[Tensor]:
         for site in self.sites.values():
@@ -203,8 +269,11 @@ class BayesianModel(nn.Module):
         return BayesianModel(self.net, prior, likelihood, name=self.name)
 
     def fingerprint(self) -> str:
-        """A short hash of :meth:`spec`."""
-        return hashlib.sha256(json.dumps(self.spec()).encode()).hexdigest()[:16]
+        """A short hash of what the model consists of: models with different ones are different.
+
+        Those with the same may still compute differently; see :meth:`differences`.
+        """
+        return hashlib.sha256(json.dumps(self._parts()).encode()).hexdigest()[:16]
 
     def train(self, mode: bool = True) -> BayesianModel:
         """Set the mode of the module; the net stays in eval mode, a function of its parameters."""
@@ -346,7 +415,8 @@ class BayesianModel(nn.Module):
         """Return ``x`` as a finite tensor of the model's type, on its device.
 
         Raises:
-            ValueError: ``x`` is empty, not numeric or not finite, or the net cannot take it.
+            ValueError: ``x`` is empty, not numeric or not finite, or the net cannot take it; or the
+                net is not a function of its parameters and one row of ``x``.
         """
         return self._checked_inputs(x)[0]
 
@@ -355,7 +425,8 @@ class BayesianModel(nn.Module):
 
         Raises:
             ValueError: they are empty, not finite, of unequal length, of a shape that the net or
-                the likelihood does not take, or hold labels out of range.
+                the likelihood does not take, or hold labels out of range; or the net is not a
+                function of its parameters and one row of ``x``.
         """
         inputs, outputs = self._checked_inputs(x)
         targets = as_tensor("y", y).to(self.device)
@@ -363,11 +434,13 @@ class BayesianModel(nn.Module):
         targets = self.likelihood.check_targets(finite("y", targets), outputs)
         if targets.is_floating_point():
             targets = finite("y", targets.to(self.dtype))
+        self._remember("y", targets)
         return inputs, targets
 
     def _checked_inputs(self, x: object) -> tuple[Tensor, torch.Size]:
         """The inputs as the net takes them, and the shape of its outputs at the first two."""
         tensor = as_tensor("x", x).to(self.device)
+        self._check_columns(x)
         if tensor.is_floating_point():
             tensor = finite("x", tensor.to(self.dtype))
             return tensor, self._output_shape(tensor)
@@ -379,31 +452,85 @@ class BayesianModel(nn.Module):
             except ValueError:
                 raise error from None
 
-    @torch.no_grad()
+    def _check_columns(self, x: object) -> None:
+        """Tables have to have the columns of the first one, in its order."""
+        names = column_names(x)
+        if names and self._columns and names != self._columns:
+            raise ValueError(
+                f"x must have the columns that the model first saw, in their order: "
+                f"{', '.join(self._columns)}; got {', '.join(names)}. Pass x[[...]] with those, or "
+                f"x.to_numpy() to go by position."
+            )
+        self._columns = self._columns or names
+
     def _output_shape(self, x: Tensor) -> torch.Size:
         """The shape of the outputs at two points, having run all of them if they are indices."""
-        try:
-            shape = self.outputs(self.initial_params(), x[:2]).shape
-            if not x.is_floating_point():
+        if any(module.training for module in self.net.modules()):
+            self.net.eval()
+        shape = self._probe(x)
+        if not x.is_floating_point():
+            with torch.no_grad(), blame_for(self.net, x):
                 for batch in x.split(1000):
                     self.outputs(self.initial_params(), batch)
-        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"x must have a shape and type that the net takes; got {tuple(x.shape)} "
-                f"({x.dtype}): {reason}. Reshape x, or change the net's first layer."
-            ) from error
-        if shape[:1] != (min(2, len(x)),):
-            raise ValueError(
-                f"the net must return one row per data point; for x of shape {tuple(x.shape)}, of "
-                f"which it was given two points, it returned shape {tuple(shape)}. Give x the "
-                f"batch as its first dimension, and keep it in the net."
-            )
         try:
             self.likelihood.check_outputs(shape)
         except ValueError as error:
             raise ValueError(f"{error} (x has shape {tuple(x.shape)}.)") from None
+        self._remember("x", x)
         return shape
+
+    def _probe(self, x: Tensor) -> torch.Size:
+        """Probe the net on ``x``, or see that it has not changed since it was."""
+        key = (*x.shape[1:], x.dtype, self.dtype, x.device)
+        probe = self._probes.get(key)
+        if probe is not None:
+            probe.check_again(self.net, self._net_values(generic=probe.generic), x)
+        if probe is None or len(probe.rows) == 1 < len(x):
+            probe = NetProbe.of(self.net, self._net_values(generic=True), x)
+            if not bool(probe.outputs.isfinite().all()):  # an odd place for this net
+                probe = NetProbe.of(self.net, self._net_values(generic=False), x, generic=False)
+            if len(self._probes) >= MAX_PROBES:
+                del self._probes[next(iter(self._probes))]
+            self._probes[key] = probe
+        return torch.Size((min(2, len(x)), *probe.outputs.shape[1:]))
+
+    def _net_values(self, *, generic: bool) -> dict[str, Tensor]:
+        """The net's sites at generic values, or at its own."""
+        if not generic:
+            return {n: p.detach() for n, p in self.net.named_parameters()}
+        shapes = {name: self.layout.shapes[name] for name in self._net_sites}
+        return self.constrain(generic_values(shapes, dtype=self.dtype, device=self.device))
+
+    def _remember(self, which: str, values: Tensor) -> None:
+        """Keep where data lie, for the places at which models are compared."""
+        known = self._domains.get(which)
+        if known is None or known.count < min(len(values), 4):
+            self._domains[which] = Domain.of(values)
+
+
+def check_model(model: object) -> BayesianModel:
+    """Return ``model`` if it is a Bayesian model.
+
+    Raises:
+        ValueError: it is a bare module, a function or something else; how to make a model of it.
+    """
+    if isinstance(model, BayesianModel):
+        return model
+    if isinstance(model, nn.Module):
+        what, remedy = f"the module {type(model).__name__}", "model = BayesianModel(net, "
+    elif callable(model):
+        what = f"the function {getattr(model, '__name__', type(model).__name__)!r}"
+        remedy = (
+            "Make its parameters those of an nn.Module whose forward(self, x) returns the outputs, "
+            "and pass BayesianModel(net, "
+        )
+    else:
+        what, remedy = repr(model)[:80], "BayesianModel(net, "
+    raise ValueError(
+        f"model must be a BayesianModel, which says prior and likelihood; got {what}. "
+        f"{'Pass ' if remedy.startswith(('model', 'Bayes')) else ''}{remedy}"
+        f"NormalPrior(scale=1.0), Gaussian(scale=0.1)), say."
+    )
 
 
 def _typical_value(site: SiteDistribution) -> Tensor:
@@ -427,6 +554,16 @@ def _check_parts(net: object, likelihood: object) -> None:
             )
 
 
+def _check_names(parameters: Iterable[str], own: Iterable[str]) -> None:
+    for name in parameters:
+        user = "the likelihood uses" if name in own else RESERVED.get(name)
+        if user is not None:
+            raise ValueError(
+                f"site names must be unique; the net has a parameter named {name!r}, a name that "
+                f"{user}. Rename the net's."
+            )
+
+
 def _check_support(sites: Mapping[str, SiteDistribution], parameters: Mapping[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         site, value = sites[name], parameter.detach()
@@ -436,34 +573,3 @@ def _check_support(sites: Mapping[str, SiteDistribution], parameters: Mapping[st
                 f"{site.describe()} and values from {float(value.min()):g} to "
                 f"{float(value.max()):g}. Initialise {name!r} inside the support."
             )
-
-
-def _check_net(net: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-    if not parameters:
-        raise ValueError(
-            f"a Bayesian model needs a net with at least one parameter; {type(net).__name__} has "
-            f"none."
-        )
-    dtypes = {p.dtype for p in parameters.values()}
-    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-        raise ValueError(
-            f"a net's parameters must share one floating type; got {sorted(map(str, dtypes))}. "
-            f"Call net.float() or net.double()."
-        )
-    for name, module in _batch_dependent(net):
-        raise ValueError(
-            f"a net's output must not depend on the rest of the batch; layer {name!r} "
-            f"({type(module).__name__}) is in training mode or keeps no running statistics. Call "
-            f"net.eval() once its statistics are fitted, or use GroupNorm or LayerNorm instead."
-        )
-
-
-def _batch_dependent(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Batch normalisation that would use the batch's own statistics."""
-    for name, module in net.named_modules():
-        if (
-            isinstance(module, nn.modules.batchnorm._NormBase)
-            and not isinstance(module, nn.modules.instancenorm._InstanceNorm)
-            and (module.training or module.running_mean is None)
-        ):
-            yield name, module

@@ -18,7 +18,7 @@ from probml_tp.files import atomic_write, tensor_file
 from probml_tp.guide import Guide
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.links import Link
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.moments import predict_from_moments
 from probml_tp.predictive import accumulator_for
 from probml_tp.validation import positive_integer
@@ -364,12 +364,10 @@ def _parse(header: dict[str, str], path: Path) -> dict[str, Any]:
 
 
 def _check_same_model(saved: dict[str, Any], model: BayesianModel, path: str | Path) -> None:
-    own = model.spec()
-    differing = [key for key in own if saved.get(key) != own[key]]
-    if differing:
-        key = differing[0]
+    if differing := check_model(model).differences(saved):
+        there, here = next(iter(differing.values()))
         raise ValueError(
             f"a posterior must be loaded into the model it was fitted to; {path} differs in "
-            f"{', '.join(differing)}: {str(saved.get(key))[:200]} there, {str(own[key])[:200]} "
-            f"here. Build the model as it was."
+            f"{', '.join(differing)}: {there[:200]} there, {here[:200]} here. Build the model as "
+            f"it was."
         )

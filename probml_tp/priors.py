@@ -1,9 +1,9 @@
 """Prior distributions over the parameters of a net.
 
-A *prior* is any callable ``(name, parameter) -> distribution`` whose result has the
-parameter's shape, or broadcasts to it. The classes here are the usual choices; a plain
-function or lambda works as well. There is no default prior: a Bayesian model without an
-explicit prior is not one.
+A *prior* is a distribution, such as ``dist.Normal(0.0, 1.0)``, or any callable ``(name, parameter)
+-> distribution``; it has the parameter's shape, or broadcasts to it. The classes here are the usual
+choices; a plain function or lambda works as well. There is no default prior: a Bayesian model
+without an explicit prior is not one.
 
 A hierarchical model has priors that depend on other sites: :class:`ConditionalPrior`.
 """
@@ -21,10 +21,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch.distributions import Distribution, biject_to
 
 from probml_tp.layout import Layout
-from probml_tp.validation import positive
+from probml_tp.validation import plain, positive
 
 __all__ = [
     "ConditionalPrior",
@@ -43,8 +43,8 @@ __all__ = [
 
 _HALF_LOG_2PI = 0.9189385332046727
 
-Prior = Callable[[str, Tensor], "TorchDistribution | ConditionalPrior"]
-"""A prior: maps a parameter's name and its tensor (for shape, dtype) to a distribution."""
+Prior = Callable[[str, Tensor], "TorchDistribution | ConditionalPrior"] | Distribution
+"""A prior: a distribution of each element, or a function of a parameter's name and its tensor."""
 
 PriorSpec = Prior | Mapping[str, Prior]
 """One prior for every parameter, or a mapping from name patterns to priors."""
@@ -72,7 +72,8 @@ class NormalPrior:
     loc: float = 0.0
 
     def __post_init__(self) -> None:
-        positive("NormalPrior.scale", self.scale)
+        _take_positive(self, "scale")
+        object.__setattr__(self, "loc", plain(self.loc))
 
     @classmethod
     def from_precision(cls, precision: float) -> NormalPrior:
@@ -108,8 +109,7 @@ class FanInNormalPrior:
     bias_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        positive("FanInNormalPrior.scale", self.scale)
-        positive("FanInNormalPrior.bias_scale", self.bias_scale)
+        _take_positive(self, "scale", "bias_scale")
 
     def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The distribution of one element, broadcast over the parameter by the model."""
@@ -137,7 +137,7 @@ class LaplacePrior:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        positive("LaplacePrior.scale", self.scale)
+        _take_positive(self, "scale")
 
     def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The distribution of one element, broadcast over the parameter by the model."""
@@ -168,8 +168,7 @@ class StudentTPrior:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        positive("StudentTPrior.df", self.df)
-        positive("StudentTPrior.scale", self.scale)
+        _take_positive(self, "df", "scale")
 
     def __call__(self, name: str, parameter: Tensor) -> TorchDistribution:
         """The distribution of one element, broadcast over the parameter by the model."""
@@ -272,6 +271,7 @@ class SiteDistribution(nn.Module):
 
     def __init__(self, name: str, distribution: Any, like: Tensor) -> None:
         super().__init__()
+        distribution = _of_elements(distribution)
         _check_elementwise(name, distribution, like.shape)
         self.shape = like.shape
         self._family: Any = type(distribution)
@@ -507,6 +507,8 @@ def resolve_priors(
     prior: PriorSpec,
     parameters: Mapping[str, Tensor],
     own: Mapping[str, SiteDistribution] | None = None,
+    *,
+    constants: Sequence[str] = (),
 ) -> dict[str, SiteDistribution]:
     """Give every parameter its distribution.
 
@@ -516,6 +518,7 @@ def resolve_priors(
             patterns the first that matches wins.
         parameters: the net's parameters by name.
         own: the likelihood's own sites.
+        constants: names of the net's frozen parameters, which have no prior.
 
     Returns:
         A distribution for each site: the parameters, then the likelihood's own, but each after the
@@ -532,16 +535,18 @@ def resolve_priors(
         'Normal(loc=0, scale=10)'
     """
     own = own or {}
-    lookup = _lookup(prior, list(parameters)) if isinstance(prior, Mapping) else None
+    lookup = _lookup(prior, list(parameters), constants) if isinstance(prior, Mapping) else None
     made: dict[str, Any] = {}
     for name, parameter in parameters.items():
         chosen = lookup[name] if lookup is not None else prior
-        if not callable(chosen):
+        if isinstance(chosen, type) or not callable(chosen):
             raise ValueError(
-                f"a prior is a callable (name, parameter) -> distribution; got {chosen!r} for "
-                f"{name!r}. Pass for example NormalPrior(scale=1.0)."
+                f"a prior is a distribution or a callable (name, parameter) -> distribution; got "
+                f"{'the class ' if isinstance(chosen, type) else ''}"
+                f"{getattr(chosen, '__name__', repr(chosen))} for {name!r}. Pass for example "
+                f"NormalPrior(scale=1.0)."
             )
-        made[name] = chosen(name, parameter)
+        made[name] = chosen if isinstance(chosen, Distribution) else chosen(name, parameter)
     given = {n: tuple(p.given) for n, p in made.items() if isinstance(p, ConditionalPrior)}
     sites: dict[str, SiteDistribution] = {}
     for name in _in_order([*parameters, *own], given):
@@ -580,9 +585,17 @@ def _in_order(names: Sequence[str], given: Mapping[str, Sequence[str]]) -> list[
     return order
 
 
-def _lookup(priors: Mapping[str, Prior], names: list[str]) -> dict[str, Prior]:
+def _lookup(
+    priors: Mapping[str, Prior], names: list[str], constants: Sequence[str]
+) -> dict[str, Prior]:
     for pattern in priors:
         if pattern not in names and not any(fnmatchcase(n, pattern) for n in names):
+            if frozen := [n for n in constants if n == pattern or fnmatchcase(n, pattern)]:
+                raise ValueError(
+                    f"a prior must name a random parameter of the net; {pattern!r} matches only "
+                    f"{frozen[0]!r}, which is frozen (requires_grad is False). Leave the entry "
+                    f"out, or call requires_grad_(True) on its layer."
+                )
             raise ValueError(
                 f"a prior must name a parameter of the net; {pattern!r} matches none. "
                 f"The net's parameters are {', '.join(names)}."
@@ -599,10 +612,23 @@ def _lookup(priors: Mapping[str, Prior], names: list[str]) -> dict[str, Prior]:
     return chosen
 
 
+def _of_elements(distribution: Any) -> Any:
+    """The distribution of the elements, of Pyro's family where it is of torch's."""
+    while isinstance(distribution, torch.distributions.Independent):
+        distribution = distribution.base_dist
+    if isinstance(distribution, TorchDistributionMixin):
+        return distribution
+    family = getattr(dist, type(distribution).__name__, None)
+    if not isinstance(family, type) or not isinstance(distribution, Distribution):
+        return distribution
+    arguments = {name: getattr(distribution, name) for name in distribution.arg_constraints}
+    return family(**arguments, validate_args=False)
+
+
 def _check_elementwise(name: str, distribution: Any, shape: torch.Size) -> None:
     if not isinstance(distribution, TorchDistributionMixin):
         raise ValueError(
-            f"a prior must give a distribution of pyro.distributions; the one for {name!r} gave "
+            f"a prior must be or give a distribution of pyro.distributions; that of {name!r} gave "
             f"{type(distribution).__name__}. Use for example pyro.distributions.Normal(0, 1)."
         )
     support: Any = distribution.support
@@ -622,6 +648,13 @@ def _check_elementwise(name: str, distribution: Any, shape: torch.Size) -> None:
             f"{tuple(distribution.batch_shape)}, the parameter {tuple(shape)}. "
             f"Give the distribution's arguments a shape that broadcasts."
         )
+
+
+def _take_positive(prior: object, *fields: str) -> None:
+    """Check fields of a frozen prior, and keep them as plain numbers."""
+    for field in fields:
+        value = positive(f"{type(prior).__name__}.{field}", getattr(prior, field))
+        object.__setattr__(prior, field, value)
 
 
 def _like(parameter: Tensor, value: float) -> Tensor:

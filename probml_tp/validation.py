@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probml_tp.data_checks import numbers_of
+
 __all__ = [
     "as_tensor",
     "data_pair",
@@ -18,12 +20,24 @@ __all__ = [
     "flag_vector",
     "non_negative_integer",
     "paired",
+    "plain",
     "positive",
     "positive_integer",
     "probability",
     "strictly_between_0_and_1",
     "valid_seed",
 ]
+
+
+def plain(value: Any) -> Any:
+    """The number in a tensor or an array of one element; anything else as it is.
+
+    Example:
+        >>> plain(torch.tensor([0.5])), plain(np.float64(2.0)), plain("a")
+        (0.5, 2.0, 'a')
+    """
+    single = isinstance(value, Tensor | np.ndarray | np.generic) and np.prod(value.shape) == 1
+    return value.item() if single else value
 
 
 def positive(name: str, value: float) -> float:
@@ -36,6 +50,7 @@ def positive(name: str, value: float) -> float:
         >>> positive("scale", 0.5)
         0.5
     """
+    value = plain(value)
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and value > 0):
         raise ValueError(
@@ -50,6 +65,7 @@ def positive_integer(name: str, value: int) -> int:
     Raises:
         ValueError: it is not.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1; got {value!r}. Pass 1 or more.")
     return int(value)
@@ -61,6 +77,7 @@ def non_negative_integer(name: str, value: int) -> int:
     Raises:
         ValueError: it is not.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise ValueError(f"{name} must be an integer of at least 0; got {value!r}. Pass 0 or more.")
     return int(value)
@@ -83,6 +100,7 @@ def probability(name: str, value: float) -> float:
     Raises:
         ValueError: it does not.
     """
+    value = plain(value)
     if isinstance(value, bool) or not (isinstance(value, Real) and 0 <= value < 1):
         raise ValueError(f"{name} must lie in [0, 1); got {value!r}. Pass for example 0.5.")
     return float(value)
@@ -94,13 +112,14 @@ def strictly_between_0_and_1(name: str, value: float) -> float:
     Raises:
         ValueError: it does not.
     """
+    value = plain(value)
     if not 0 < value < 1:
         raise ValueError(f"{name} must lie strictly between 0 and 1; got {value}. Pass 0.95, say.")
     return float(value)
 
 
 def as_tensor(name: str, value: object) -> Tensor:
-    """Turn an array, a list or a tensor into a tensor.
+    """Turn an array, a list, a table or a tensor into a tensor; see :func:`numbers_of`.
 
     Raises:
         ValueError: it cannot be turned into a numeric tensor, or is empty.
@@ -109,22 +128,13 @@ def as_tensor(name: str, value: object) -> Tensor:
         >>> as_tensor("x", [1, 2])
         tensor([1, 2])
     """
-    if not isinstance(value, Tensor):
-        try:
-            value = torch.tensor(np.ascontiguousarray(np.asarray(value)))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{name} must be a numeric array or tensor; got {type(value).__name__} ({error})."
-            ) from error
-    if value.is_complex():
-        raise ValueError(f"{name} must be real; got {value.dtype}. Pass its parts as features.")
-    value = value.detach()
-    if value.ndim == 0 or len(value) == 0:
+    numbers = numbers_of(name, value)
+    if numbers.ndim == 0 or len(numbers) == 0:
         raise ValueError(
             f"{name} must hold at least one data point along its first dimension; "
-            f"got shape {tuple(value.shape)}."
+            f"got shape {tuple(numbers.shape)}."
         )
-    return value
+    return numbers
 
 
 def finite(name: str, value: Tensor) -> Tensor:

@@ -194,7 +194,9 @@ def test_the_users_net_is_left_as_it_was(build: type[nn.Module]) -> None:
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
-    assert not any(p.requires_grad for p in model.net.parameters())
+    assert all(p.requires_grad and p.grad is None for p in model.net.parameters())
+    for name, value in model.net.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_outputs_are_the_nets_own(case: Case) -> None:

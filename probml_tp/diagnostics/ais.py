@@ -12,7 +12,7 @@ from torch.func import vmap
 from probml_tp.diagnostics.importance import check_density, check_proper
 from probml_tp.diagnostics.iwelbo import log_mean_exp
 from probml_tp.evaluate import seeded, substream
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
 from probml_tp.validation import positive_integer, valid_seed
 
@@ -101,7 +101,7 @@ def annealed_importance_sampling(
         >>> abs(found.value - exact) < 5 * found.standard_error
         True
     """
-    check_proper(model, "annealed importance sampling")
+    check_proper(check_model(model), "annealed importance sampling")
     inputs, targets = model.check_data(x, y)
     counts = {"particles": particles, "temperatures": temperatures, "steps": leapfrog_steps}
     particles, temperatures, steps = (positive_integer(n, v) for n, v in counts.items())
@@ -122,11 +122,11 @@ def annealed_importance_sampling(
 
 
 def _check_model(start: Posterior, model: BayesianModel) -> None:
-    if start.model.fingerprint() != model.fingerprint():
+    if differing := model.differences(start.model):
         raise ValueError(
             f"annealing must start at a posterior of the same model; got one of "
-            f"{start.model.name!r} ({start.model.fingerprint()}) for {model.name!r} "
-            f"({model.fingerprint()}). Fit it to this model, or leave start out."
+            f"{start.model.name!r}, which differs from {model.name!r} in {', '.join(differing)}. "
+            f"Fit it to this model, or leave start out."
         )
 
 

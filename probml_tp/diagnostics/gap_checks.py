@@ -62,12 +62,12 @@ def checked_inputs(posteriors: Mapping[str, Posterior], reference: str, x: objec
         )
     own = posteriors[reference]
     for name, posterior in posteriors.items():
-        if posterior.model.fingerprint() != own.model.fingerprint():
+        if differing := own.model.differences(posterior.model):
             raise ValueError(
                 f"posteriors can be compared if they are of the same model, priors and likelihood "
-                f"included; {name!r} is of {posterior.model.name!r} "
-                f"({posterior.model.fingerprint()}), the reference {reference!r} of "
-                f"{own.model.name!r} ({own.model.fingerprint()}). Fit both to one model."
+                f"included; {name!r} is of {posterior.model.name!r}, the reference {reference!r} "
+                f"of {own.model.name!r}, which differs in {', '.join(differing)}. Fit both to one "
+                f"model."
             )
     if own.guide.num_atoms is not None:
         raise ValueError(

@@ -28,7 +28,7 @@ from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.mixture import Mixture
 from probml_tp.inference.parallel import number_of_jobs, single_thread
 from probml_tp.inference.starts import random_start
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import data_pair, valid_seed
 
@@ -150,7 +150,7 @@ class _Member:
 
 def _arrays(model: BayesianModel, name: str, data: tuple[object, object]) -> Arrays:
     """Checked data as arrays: joblib gives processes one copy of them to share."""
-    x, y = model.check_data(*data_pair(name, data))
+    x, y = check_model(model).check_data(*data_pair(name, data))
     return x.cpu().numpy(), y.cpu().numpy()
 
 

@@ -24,7 +24,7 @@ from probml_tp.inference.autoguide import AutoGuideAdapter
 from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.starts import check_same_model
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import (
     data_pair,
@@ -134,7 +134,7 @@ def fit(
         >>> bool((posterior.predict([[1.0]]).mean - 2).abs() < 0.2)
         True
     """
-    x, y = model.check_data(*data_pair("data", data))
+    x, y = check_model(model).check_data(*data_pair("data", data))
     held_out = None
     if validation is not None:
         held_out = model.check_data(*data_pair("validation", validation))
@@ -204,6 +204,7 @@ class _Trainer:
         options: _Options,
     ) -> None:
         self.guide, self.x, self.y, self.held_out, self.options = guide, x, y, held_out, options
+        self.spec = guide.model.spec() if options.checkpoint else {}
         self.initial_values = digest([*guide.model.net.state_dict().values(), *guide.parameters()])
         self.optimizer = _make_optimizer(guide, options)
         size = options.batch_size or len(x)
@@ -310,6 +311,7 @@ class _Trainer:
     def _state(self) -> dict[str, Any]:
         device = self.x.device
         return {
+            "model": self.spec,
             "guide": self.guide.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.scheduler.last_epoch},
@@ -323,6 +325,13 @@ class _Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if differing := self.guide.model.differences(state["model"]):
+            there, here = next(iter(differing.values()))
+            raise ValueError(
+                f"a checkpoint must belong to the same fit; {self.options.checkpoint} is of a "
+                f"model that differs in {', '.join(differing)}: {there[:200]} there, {here[:200]} "
+                f"here. Use another path, or delete it."
+            )
         self.guide.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]

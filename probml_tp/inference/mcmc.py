@@ -28,7 +28,7 @@ from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.nuts import Draw, Gradients
 from probml_tp.inference.parallel import number_of_jobs, single_thread
 from probml_tp.inference.potential import Potential
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import (
     data_pair,
@@ -126,7 +126,7 @@ def sample_nuts(
         >>> posterior.guide.chains["weight"].shape
         torch.Size([1, 20, 1, 1])
     """
-    x, y = model.check_data(*data_pair("data", data))
+    x, y = check_model(model).check_data(*data_pair("data", data))
     counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
     counts |= {"max_tree_depth": max_tree_depth}
     num_samples, warmup, chains, max_tree_depth = (

@@ -24,11 +24,11 @@ def check_same_model(init: Posterior, model: BayesianModel) -> None:
     Raises:
         ValueError: it is of another.
     """
-    if init.model.fingerprint() != model.fingerprint():
+    if differing := model.differences(init.model):
         raise ValueError(
             f"init must be a posterior of the same model; got one of {init.model.name!r}, whose "
-            f"net, prior or likelihood differs from that of {model.name!r}. Fit Delta to this "
-            f"model first."
+            f"net, prior or likelihood differs from that of {model.name!r} in "
+            f"{', '.join(differing)}. Fit Delta to this model first."
         )
 
 

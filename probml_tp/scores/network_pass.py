@@ -175,7 +175,12 @@ def last_layer(model: BayesianModel, x: Tensor) -> nn.Module:
         ValueError: the net calls no ``nn.Linear``, or more after it that has parameters.
     """
     called: list[nn.Module] = []
-    own = [m for m in model.net.modules() if any(True for _ in m.parameters(recurse=False))]
+    frozen = {name.rpartition(".")[0] for name in model.constants}
+    own = [
+        module
+        for name, module in model.net.named_modules()
+        if name in frozen or any(True for _ in module.parameters(recurse=False))
+    ]
     hooks = [m.register_forward_hook(lambda module, *_: called.append(module)) for m in own]
     try:
         model.outputs(model.initial_params(), x)

@@ -112,7 +112,7 @@ def _last_layer_at_centre(posterior: Posterior, x: Tensor) -> tuple[Tensor, Tens
     """The weight ``(C, d)`` and bias ``(C,)`` of the last layer, in float64."""
     model = posterior.model
     layer = last_layer(model, x)
-    centre = posterior.guide.centre()
+    centre = model.constants | posterior.guide.centre()
     name = next(name for name, module in model.net.named_modules() if module is layer)
     prefix = f"{name}." if name else ""
     weight = centre[f"{prefix}weight"].double()

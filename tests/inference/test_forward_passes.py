@@ -53,11 +53,12 @@ def test_an_epoch_is_one_pass_whatever_the_batches(batch_size):
 
 def test_steps_of_a_line_search_are_counted():
     model = _model()
+    model.check_data(X, Y)
     calls = Calls(model)
     found = fit(model, Delta, (X, Y), epochs=3, optimizer="lbfgs", progress=False)
     passes = found.info.forward_passes
     assert passes > 3
-    assert calls.points - 2 == passes * len(X)  # two points are run to check the data
+    assert calls.points - 4 == passes * len(X)  # four points are run to check net and data
 
 
 @pytest.mark.parametrize("early", [None, EarlyStopping(patience=100)])
