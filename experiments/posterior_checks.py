@@ -22,6 +22,7 @@ CHECK_FIGURES = (PIT, LOSSES)
 """The names of the figures, and the prefixes of the arrays that they are drawn from."""
 
 COLUMNS = {
+    "unsettled": "Figure of convergence over its limit ↓",
     "pareto_k": "Pareto k-hat ↓",
     "elpd_loo": "PSIS-LOO elpd (nats) ↑",
     "p_loo": "Effective parameters",
@@ -32,7 +33,7 @@ COLUMNS = {
 }
 """Headings of what :func:`probml_tp.diagnostics.record.record_diagnostics` gives."""
 
-TITLE = "Posterior diagnostics, at the training data (k-hat above 0.7: not to be trusted)"
+TITLE = "Posterior diagnostics, at the training data (not to be trusted: k-hat > 0.7, figure > 1)"
 
 
 def with_posterior_checks(experiment: Experiment[ConfigT]) -> Experiment[ConfigT]:

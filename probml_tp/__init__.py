@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probml_tp.choosing import which_posterior
+    from probml_tp.convergence import Convergence, NotConvergedWarning
     from probml_tp.diagnostics import elbo, to_inference_data
     from probml_tp.guide import Guide
     from probml_tp.guides import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "probml_tp.choosing": ("which_posterior",),
+    "probml_tp.convergence": ("Convergence", "NotConvergedWarning"),
     "probml_tp.diagnostics": ("elbo", "to_inference_data"),
     "probml_tp.guide": ("Guide",),
     "probml_tp.guides": (
@@ -94,6 +96,7 @@ __all__ = [
     "ClassificationPredictive",
     "ConcreteDropout",
     "ConditionalPrior",
+    "Convergence",
     "Delta",
     "EarlyStopping",
     "Exact",
@@ -112,6 +115,7 @@ __all__ = [
     "MeanFieldNormal",
     "Mixture",
     "NormalPrior",
+    "NotConvergedWarning",
     "Posterior",
     "RegressionPredictive",
     "StudentTPrior",

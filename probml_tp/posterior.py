@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from probml_tp.convergence import Convergence
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
 from probml_tp.files import atomic_write, tensor_file
@@ -54,6 +55,8 @@ class FitInfo:
             of a line search counts. 0 where they were not counted.
         start_seconds: wall time of the posterior that the fit started from, its own start included.
         start_passes: passes of that posterior, likewise.
+        convergence: whether the fit has settled, by what figure; ``None`` where there is nothing to
+            tell (the exact posterior, dropout) or where telling would cost too much.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +72,11 @@ class FitInfo:
     forward_passes: float = 0.0
     start_seconds: float = 0.0
     start_passes: float = 0.0
+    convergence: Convergence | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.convergence, dict):  # as a file has it
+            self.convergence = Convergence(**self.convergence)
 
     def begin_from(self, start: FitInfo) -> None:
         """Remember what another posterior cost that this fit started from."""
@@ -114,6 +122,16 @@ class Posterior:
     def name(self) -> str:
         """The guide's name, such as ``"mean-field"``."""
         return self.guide.name
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether the fit has settled, by ``info.convergence``; ``None``: nothing to tell."""
+        return self.info.convergence.converged if self.info.convergence else None
+
+    def __repr__(self) -> str:
+        """Guide, model, and whether the fit has settled, with the figure."""
+        settled = f", {self.info.convergence}" if self.info.convergence else ""
+        return f"<Posterior {self.name} of {self.model.name}{settled}>"
 
     def draws(self, num_samples: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
         """Independent draws of every site.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,11 @@ def to_inference_data(
     ``acceptance_rate``), ``posterior_predictive``, ``log_likelihood``,
     ``observed_data`` (all ``y`` over ``observation``) and ``constant_data`` (``x``). Attributes
     give model, guide, seed and versions, and ``training_data``: 1 if ``x`` and ``y`` are what the
-    posterior was fitted to. A chain's draws keep their chains and order; other
-    guides give independent draws as one chain. For the linearised Laplace guide ``lp``,
-    ``log_likelihood`` and ``posterior_predictive`` are those of the linearised model.
+    posterior was fitted to; where it is known whether the fit has settled also ``converged``, 1 or
+    0, and ``convergence_measure``, ``_value``, ``_limit`` and ``_remedy``. A chain's draws keep
+    their chains and order; other guides give independent draws as one chain. For the linearised
+    Laplace guide ``lp``, ``log_likelihood`` and ``posterior_predictive`` are those of the
+    linearised model.
 
     Args:
         posterior: the posterior.
@@ -223,7 +226,16 @@ def _attributes(posterior: Posterior, seed: int) -> dict[str, Any]:
         "inference_library": "probml_tp",
         "inference_library_version": package_versions()["probml_tp"],
         "versions": json.dumps(package_versions()),
-    }
+    } | _convergence_attributes(posterior)
+
+
+def _convergence_attributes(posterior: Posterior) -> dict[str, Any]:
+    """Whether it has settled, and by what figure; nothing where there is nothing to tell."""
+    found = posterior.info.convergence
+    if found is None:
+        return {}
+    own = {f"convergence_{name}": value for name, value in asdict(found).items()}
+    return own | {"converged": int(found.converged)}
 
 
 def _data_attribute(posterior: Posterior, x: Tensor, y: Tensor) -> dict[str, Any]:

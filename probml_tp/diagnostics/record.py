@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ def record_diagnostics(record: az.InferenceData) -> dict[str, float]:
         record: of :func:`probml_tp.diagnostics.to_inference_data`.
 
     Returns:
+        Where it is known whether the fit has settled, ``unsettled``: its figure of convergence over
+        the limit of that, above 1 where it has not.
         Of chains ``r_hat`` (the largest rank-normalised split R-hat over the parameters) and
         ``ess`` (the smallest bulk effective sample size), by ArviZ, and ``divergences``. If the
         record is at the training data and has 100 draws, of chains and of guides with a density:
@@ -39,10 +42,12 @@ def record_diagnostics(record: az.InferenceData) -> dict[str, float]:
         >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
         >>> record = fit(model, Laplace, (x, x)).to_inference_data(x, x)
         >>> sorted(record_diagnostics(record))
-        ['elpd_loo', 'p_loo', 'worst_k']
+        ['elpd_loo', 'p_loo', 'unsettled', 'worst_k']
     """
     stats = record["sample_stats"]
     found: dict[str, float] = {}
+    if "converged" in record.attrs:
+        found["unsettled"] = _unsettled(record.attrs)
     is_chain = "diverging" in stats
     if is_chain:
         r_hat, ess = worst_convergence(record["posterior"])
@@ -50,6 +55,11 @@ def record_diagnostics(record: az.InferenceData) -> dict[str, float]:
     if record.attrs.get("training_data") and (is_chain or "log_q" in stats):
         found |= _importance(record)
     return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _unsettled(attributes: Mapping[str, Any]) -> float:
+    """The figure of convergence over its limit."""
+    return float(attributes["convergence_value"]) / float(attributes["convergence_limit"])
 
 
 def worst_convergence(group: xr.Dataset) -> tuple[float, float]:
