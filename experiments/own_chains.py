@@ -29,7 +29,12 @@ Data = tuple[Tensor, Tensor]
 Params = dict[str, Tensor]
 
 STARTS = 9
-TRIES = 20
+
+TRIES = 20, 200
+"""Draws from the prior that a start is picked from, at least and at most."""
+
+TRIED_WORK = 10_000_000
+"""Such draws times parameters times points, about."""
 
 LEAST_GRADIENTS = 400
 """Gradients of a chain below which it is not begun."""
@@ -72,10 +77,11 @@ def overdispersed_starts(
 ) -> list[Params]:
     """Points further apart than chains could come by themselves: one a chain, from every source.
 
-    In turn: a member of the ensemble (or the MAP estimate), a draw from the prior, another member
-    or the net drawn anew, another draw from the prior. Where the prior is improper, and where the
-    density is no finite number, the net is drawn anew; failing that its own values are moved by up
-    to 2 in unconstrained space.
+    In turn: a member of the ensemble (or the MAP estimate), the prior, another member or the net
+    drawn anew, the prior again. Of several draws from the prior, or nets drawn anew, one is taken
+    in proportion to its likelihood: where that many draws meet the modes, it is in one of these by
+    the mode's own weight. Where the prior is improper the net is drawn anew; failing that its own
+    values are moved by up to 2 in unconstrained space.
 
     Args:
         model: the model.
@@ -88,13 +94,12 @@ def overdispersed_starts(
         Values of every site, for each chain.
     """
     modes = iter(_modes(fits))
+    count = int(np.clip(TRIED_WORK // (model.num_params * len(data[0])), *TRIES))
     starts = []
     for chain in range(chains):
         mode = None if chain % 2 else next(modes, None)
         with seeded(substream(seed, STARTS, chain), model.device):
-            tried = iter([mode]) if mode else _tries(model, from_prior=bool(chain % 2))
-            finite = (params for params in tried if _is_finite(model, data, params))
-            starts.append(next(finite, model.initial_params()))
+            starts.append(mode or _picked(model, data, count, from_prior=bool(chain % 2)))
     return starts
 
 
@@ -106,28 +111,34 @@ def _modes(fits: Mapping[str, Posterior]) -> Iterator[Params]:
         yield fits["map"].guide.centre()
 
 
-def _tries(model: BayesianModel, *, from_prior: bool) -> Iterator[Params]:
-    """Points to try, one after the other."""
+@torch.no_grad()
+def _picked(model: BayesianModel, data: Data, count: int, *, from_prior: bool) -> Params:
+    """One of several points, by its likelihood; the net's own values where all have none."""
     anew = partial(random_start, model)
     for source in (model.sample_prior, anew) if from_prior else (anew,):
-        for _ in range(TRIES):
-            try:
-                yield source()
-            except (ValueError, NotImplementedError, RuntimeError):  # an improper prior
-                break
+        draws, weights = [], []
+        try:
+            for _ in range(count):
+                params = source()
+                log_likelihood = float(model.log_likelihood(params, *data).sum())
+                draws.append(params)
+                weights.append(log_likelihood if math.isfinite(log_likelihood) else -math.inf)
+        except (ValueError, NotImplementedError, RuntimeError):  # such as an improper prior
+            continue
+        if max(weights) > -math.inf:
+            chosen = torch.distributions.Categorical(logits=torch.tensor(weights)).sample()
+            return draws[int(chosen)]
+    return _moved(model, data)
+
+
+def _moved(model: BayesianModel, data: Data) -> Params:
+    """The net's own values, moved at random."""
     u = model.layout.ravel(model.unconstrain(model.initial_params()))
-    for _ in range(TRIES):
+    for _ in range(TRIES[0]):
         moved = u + 4 * torch.rand_like(u) - 2
-        yield model.constrain(model.layout.unravel(moved))
-
-
-def _is_finite(model: BayesianModel, data: Data, params: Params) -> bool:
-    try:
-        with torch.no_grad():
-            u = model.layout.ravel(model.unconstrain(params))
-            return math.isfinite(float(model.log_joint_flat(u, *data)))
-    except (ValueError, RuntimeError):
-        return False
+        if math.isfinite(float(model.log_joint_flat(moved, *data))):
+            return model.constrain(model.layout.unravel(moved))
+    return model.initial_params()
 
 
 def sample_within(
@@ -166,16 +177,16 @@ def sample_within(
         ChainsTooDearError: the time is not enough to begin.
     """
     start = time.monotonic()
-    starts = overdispersed_starts(model, data, chains=chains, fits=fits, seed=seed)
     cost = _seconds_per_gradient(model, data, chains)
-    gradients = (seconds - (time.monotonic() - start)) / cost
-    if gradients < LEAST_GRADIENTS:
+    if seconds < LEAST_GRADIENTS * cost:
         raise ChainsTooDearError(
             f"a gradient of {chains} chains takes {cost:.2g} s, so that {seconds:.0f} s are enough "
-            f"for {max(gradients, 0):.0f} of them; chains of such a net need some "
+            f"for {seconds / cost:.0f} of them; chains of such a net need some "
             f"{USUAL_GRADIENTS:,}, about {USUAL_GRADIENTS * cost / 60:,.0f} minutes. Pass more "
             f"minutes, or a posterior as the reference."
         )
+    starts = overdispersed_starts(model, data, chains=chains, fits=fits, seed=seed)
+    gradients = max(seconds - (time.monotonic() - start), seconds / 2) / cost
     allowed = _allowance(model, data, starts, gradients, cost, max_tree_depth, warmup, seed)
 
     def enough(posterior: Posterior) -> bool:
@@ -191,7 +202,7 @@ def sample_within(
         max_tree_depth=allowed.tree_depth,
         mass_matrix=allowed.mass_matrix,
         starts=starts,
-        seconds=max(seconds - (time.monotonic() - start), 0.1),
+        seconds=max(seconds - (time.monotonic() - start), seconds / 3),
         enough=enough,
         seed=seed,
         progress=update,

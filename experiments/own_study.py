@@ -41,8 +41,8 @@ Data = tuple[Tensor, Tensor]
 FITS, CHAINS, COMPARED = 0.35, 0.8, 1.05
 """Shares of the time that have gone when fits, then chains, then the comparison should be over."""
 
-LATE = 3.0
-"""How many times its share a fit may take before it is given up."""
+LATE, LEAST_SECONDS = 3.0, 6.0
+"""How many times its share a fit may take, and how long at least, before it is given up."""
 
 ROUND = 130
 """Gradients of a round of L-BFGS, at most about."""
@@ -160,12 +160,12 @@ def study_own(
 
 def _fit(work: _Work, guide: str, seconds: float, update: Update) -> None:
     problem = work.problem
-    begin = time.monotonic()
+    begin, limit = time.monotonic(), max(LATE * seconds, LEAST_SECONDS)
 
     def told(done: int, total: int, message: str = "") -> None:
         update(done, total, message)
-        if time.monotonic() - begin > LATE * seconds:
-            raise _LateError(f"it takes more than {LATE * seconds:.0f} s. Pass more minutes.")
+        if time.monotonic() - begin > limit:
+            raise _LateError(f"it takes more than {limit:.0f} s. Pass more minutes.")
 
     def make() -> Posterior:
         if missing := problem.recipes.missing(guide, work.done):
@@ -187,9 +187,9 @@ def _affordable(work: _Work, guide: str, seconds: float) -> Recipes:
     """The recipe with as many epochs as the time allows."""
     recipes, (x, _) = work.problem.recipes, work.problem.data
     if guide == "map" and recipes.rounds is not None:
-        rounds = int(seconds / (ROUND * _gradient_seconds(work.problem.model, work.problem.data)))
-        if rounds >= 1:
-            return replace(recipes, rounds=min(rounds, recipes.rounds))
+        if ROUND * _gradient_seconds(work.problem.model, work.problem.data) < seconds:
+            cost = _seconds_of(work, guide, replace(recipes, rounds=1))
+            return replace(recipes, rounds=int(min(max(seconds / cost, 1), recipes.rounds)))
         recipes = replace(recipes, rounds=None)
     cost = _epoch_seconds(work, recipes, guide, seconds)
     if cost * recipes.epochs <= seconds:
@@ -202,17 +202,17 @@ def _affordable(work: _Work, guide: str, seconds: float) -> Recipes:
 
 def _epoch_seconds(work: _Work, recipes: Recipes, guide: str, seconds: float) -> float:
     """Of one epoch; the first is slower than the others, so it counts only where it is long."""
-    cost = 0.0
-    for epochs in (1, 10):
-        begin = time.monotonic()
-        with single_thread():
-            replace(recipes, epochs=epochs).fit(
-                guide, work.problem.model, work.problem.data, done=work.done, update=no_update
-            )
-        cost = max((time.monotonic() - begin) / epochs, 1e-6)
-        if cost > seconds / 100:
-            break
-    return cost
+    cost = _seconds_of(work, guide, replace(recipes, epochs=1))
+    if cost > seconds / 100:
+        return cost
+    return _seconds_of(work, guide, replace(recipes, epochs=10)) / 10
+
+
+def _seconds_of(work: _Work, guide: str, recipes: Recipes) -> float:
+    begin = time.monotonic()
+    with single_thread():
+        recipes.fit(guide, work.problem.model, work.problem.data, done=work.done, update=no_update)
+    return max(time.monotonic() - begin, 1e-6)
 
 
 def _gradient_seconds(model: BayesianModel, data: Data) -> float:
