@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from probml_tp.diagnostics import Advice, GapReport, Requirement, recommend
+from probml_tp.diagnostics.doubt import Doubt
 from probml_tp.diagnostics.gap_arrays import report_from_arrays, report_to_arrays
 from probml_tp.diagnostics.gap_checks import NOISE_FLOOR
 from probml_tp.experiment import Figure
@@ -40,7 +41,7 @@ def page_findings(study: GapStudy) -> list[str]:
     change = [f"What would change this: {sentence}" for sentence in advice.changes]
     given = [advice.headline, *advice.reasons, *advice.obstacles.values(), *change]
     without = [
-        f"{labels_of([guide])} is left out, because it refuses the model: {reason}"
+        f"{labels_of([guide])} is left out, because it refuses the model or fails: {reason}"
         for guide, reason in study.refused.items()
     ]
     return [*given, *unaided(study), *study.problem.notes, *without]
@@ -78,6 +79,8 @@ def unaided(study: GapStudy) -> Iterator[str]:
     Yields:
         At most one sentence, where there is something to choose from.
     """
+    if study.doubt is not None:  # the scores are on the page themselves
+        return
     evidence = study.report.evidence.drop(index=study.report.reference)
     metric = next(iter(metrics_of(study.report)))
     best = {
@@ -119,6 +122,8 @@ def page_arrays(studies: Sequence[GapStudy]) -> dict[str, Array]:
         name, asked = study.problem.name, study.advice.requirements
         arrays[f"{name}.title"] = np.array(study.problem.title)
         arrays[f"{name}.identified"] = np.array(study.problem.identified)
+        if study.doubt is not None:
+            arrays[f"{name}.doubt"] = np.array(json.dumps(asdict(study.doubt)))
         arrays[f"{name}.requirements"] = np.array(json.dumps([asdict(r) for r in asked]))
         own = report_to_arrays(study.report)
         arrays |= {f"{name}.report.{key}": values for key, values in own.items()}
@@ -198,4 +203,8 @@ def _of_problem(report: GapReport, suffix: str, lead: str, *, identified: bool) 
 
 def _advice(arrays: Mapping[str, Array], name: str, report: GapReport) -> Advice:
     asked = json.loads(str(arrays[f"{name}.requirements"]))
-    return recommend(report, requirements=[Requirement(**r) for r in asked])
+    doubt = None
+    if f"{name}.doubt" in arrays:
+        saved = json.loads(str(arrays[f"{name}.doubt"]))
+        doubt = Doubt(saved["kind"], tuple(saved["sentences"]), tuple(saved["remedy"]))
+    return recommend(report, requirements=[Requirement(**r) for r in asked], doubt=doubt)

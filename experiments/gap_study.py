@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from probml_tp.diagnostics import Advice, GapReport, Requirement, compare, recommend
+from probml_tp.diagnostics.doubt import Doubt
 from probml_tp.diagnostics.gap_checks import check_reference, check_same_data
 from probml_tp.experiment import Update
 from probml_tp.experiments.recipes import Recipes
@@ -27,8 +27,10 @@ __all__ = [
     "Comparison",
     "GapProblem",
     "GapStudy",
+    "check_something_to_compare",
     "fit_problem",
     "in_regions",
+    "part_of",
     "study_gap",
 ]
 
@@ -179,6 +181,7 @@ class GapStudy:
         report: the comparison with the reference.
         advice: which one to use.
         refused: the guides that refused the model, with their reasons.
+        doubt: why the recommendation is provisional, if it is and that is known.
     """
 
     problem: GapProblem
@@ -186,6 +189,7 @@ class GapStudy:
     report: GapReport
     advice: Advice
     refused: Mapping[str, str] = field(default_factory=dict)
+    doubt: Doubt | None = None
 
 
 def in_regions(parts: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, object]]:
@@ -236,7 +240,7 @@ def fit_problem(
     done = dict(given or {})
     order = problem.order(done)
     for place, guide in enumerate(order):
-        step = partial(_part, update, place, len(order), guide)
+        step = part_of(update, place, len(order), guide)
         try:
             done[guide] = _fit(problem, guide, done, seed, step)
         except ValueError as error:
@@ -306,12 +310,7 @@ def study_gap(
         update=update,
     )
     posteriors = {guide: done[guide] for guide in problem.guides if guide in done}
-    if len(posteriors) == 1:
-        reasons = " ".join(f"{guide}: {reason}" for guide, reason in refused.items())
-        raise ValueError(
-            f"there must be a posterior to compare with the reference; got none, for all refuse "
-            f"the model. {reasons} Fit one yourself, and pass it as one of the posteriors."
-        )
+    check_something_to_compare(posteriors, refused)
     with single_thread():
         report = compare(
             posteriors,
@@ -329,15 +328,42 @@ def study_gap(
     return GapStudy(problem, posteriors, report, advice, refused)
 
 
-def _part(
-    update: ProgressCallback,
-    place: int,
-    parts: int,
-    guide: str,
-    done: int,
-    total: int,
-    message: str = "",
+def check_something_to_compare(
+    posteriors: Mapping[str, Posterior], refused: Mapping[str, str]
 ) -> None:
-    """Report one of several fits as a share of all."""
-    share = done / total if total else 1.0
-    update(round(1000 * (place + share)), 1000 * parts, f"{guide} {message}".strip())
+    """Check that there are at least two posteriors.
+
+    Args:
+        posteriors: those that there are.
+        refused: guide to the reason why it is none of them.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if len(posteriors) > 1:
+        return
+    reasons = " ".join(f"{guide}: {reason}" for guide, reason in refused.items())
+    raise ValueError(
+        f"there must be a posterior to compare with the reference; got none, for all refuse "
+        f"the model. {reasons} Fit one yourself, and pass it as one of the posteriors."
+    )
+
+
+def part_of(update: ProgressCallback, place: int, parts: int, guide: str) -> Update:
+    """What reports one of several fits as a share of all.
+
+    Args:
+        update: told of all.
+        place: which fit it is, from 0.
+        parts: how many there are.
+        guide: its name.
+
+    Returns:
+        What to tell of the fit.
+    """
+
+    def tell(done: int, total: int, message: str = "") -> None:
+        share = done / total if total else 1.0
+        update(round(1000 * (place + share)), 1000 * parts, f"{guide} {message}".strip())
+
+    return tell

@@ -24,7 +24,7 @@ from probml_tp.experiments.gap_study import Chains, GapProblem, GapStudy, in_reg
 from probml_tp.experiments.gap_tables import evidence_table, predictions_table, weights_table
 from probml_tp.experiments.posterior_checks import with_posterior_checks
 from probml_tp.experiments.recipes import LAPLACE, Recipes
-from probml_tp.guides import Exact
+from probml_tp.guides.exact import why_not_exact
 from probml_tp.model import BayesianModel
 
 __all__ = ["GUIDES", "Config", "own_experiment", "own_problem", "usual_points"]
@@ -65,10 +65,16 @@ class Config(ExperimentConfig):
     rate: float = option(0.1, "Drop rate of MC dropout.", minimum=0.001, maximum=0.999)
     members: int = option(5, "Members of the ensemble.", minimum=2)
     chains: int = option(4, "NUTS chains.", minimum=2)
-    draws: int = option(1000, "Draws kept of each chain.", minimum=20)
-    warmup: int = option(1000, "Warm-up steps of each chain.", minimum=1)
-    max_tree_depth: int = option(
-        10, "At most 2 to this power leapfrog steps a draw.", minimum=1, maximum=20
+    draws: int = option(1000, "Draws kept of each chain, at most.", minimum=20)
+    minutes: float = option(2.0, "How long it may take, about.", minimum=0.01)
+    warmup: int | None = option(
+        None, "Warm-up steps of each chain; by default what the time allows.", minimum=1
+    )
+    max_tree_depth: int | None = option(
+        None,
+        "At most 2 to this power leapfrog steps a draw; by default what the time allows.",
+        minimum=1,
+        maximum=20,
     )
     points: int = option(40, "Points of each of the usual regions.", minimum=2)
     num_samples: int = option(1000, "Draws of each posterior that is not a chain.", minimum=100)
@@ -168,7 +174,7 @@ def own_problem(
     places, notes = dict(regions or {}), list[str]()
     if x is None:
         x, places, notes = usual_points(model, data[0], points=config.points, seed=config.seed)
-    first = reference or ("exact" if _is_conjugate(model) else "nuts")
+    first = reference or ("nuts" if why_not_exact(model, data[0]) else "exact")
     asked = _usual_guides(model) if guides is None else _checked_guides(guides)
     names = dict.fromkeys([*given, *asked])
     others = [name for name in names if name != first]
@@ -182,23 +188,10 @@ def own_problem(
         guides=[*others, first],
         recipes=_recipes(model, config),
         reference=first,
-        chains=Chains(
-            chains=config.chains,
-            draws=config.draws,
-            warmup=config.warmup,
-            tree_depth=config.max_tree_depth,
-        ),
+        chains=Chains(chains=config.chains, draws=config.draws),
         identified=True,
         notes=notes,
     )
-
-
-def _is_conjugate(model: BayesianModel) -> bool:
-    try:
-        Exact(model)
-    except ValueError:
-        return False
-    return True
 
 
 def _usual_guides(model: BayesianModel) -> list[str]:

@@ -17,7 +17,9 @@ from probml_tp.likelihoods import Gaussian
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
 
-__all__ = ["Exact"]
+__all__ = ["Exact", "why_not_exact"]
+
+MAX_PARAMS = 10_000
 
 
 class Exact(StructuredNormal):
@@ -51,8 +53,9 @@ class Exact(StructuredNormal):
 
     name: ClassVar[str] = "exact"
 
-    def __init__(self, model: BayesianModel, *, max_params: int = 10_000) -> None:
-        _check_conjugate(model)
+    def __init__(self, model: BayesianModel, *, max_params: int = MAX_PARAMS) -> None:
+        if reason := _why_not_conjugate(model):
+            raise ValueError(reason)
         factor = DenseFactor(model, list(model.sites))
         check_size(factor, name=self.name, model=model, max_params=max_params)
         super().__init__(model, [factor])
@@ -71,8 +74,9 @@ class Exact(StructuredNormal):
 
     def solve(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The mean ``(P,)`` and the posterior precision ``(P, P)`` in closed form, in float64."""
+        if reason := _why_not_linear(self.model, x):
+            raise ValueError(reason)
         origin = torch.zeros_like(self.loc)
-        self._check_linear(origin, x)
         precision = torch.diag(self._prior_precision())
         shift = self._prior_precision() * self._prior_mean()
         with torch.no_grad():
@@ -89,8 +93,8 @@ class Exact(StructuredNormal):
 
     @property
     def finalize_passes(self) -> int:
-        """Five to see that the net is linear, then the residuals, the design, the likelihood."""
-        return 8
+        """Ten to see that the net is linear, then the residuals, the design, the likelihood."""
+        return 13
 
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         r""":math:`\phi(x)^\top m`, ``(N, d)``, and :math:`\phi(x)^\top\Sigma\phi(x)`, exact."""
@@ -123,35 +127,69 @@ class Exact(StructuredNormal):
         }
         return self.model.layout.ravel(values).double()
 
-    @torch.no_grad()
-    def _check_linear(self, origin: Tensor, x: Tensor) -> None:
-        generator = torch.Generator(device=self.loc.device).manual_seed(0)
-        u, v = torch.randn(
-            2, len(origin), generator=generator, dtype=origin.dtype, device=origin.device
+
+def why_not_exact(model: BayesianModel, x: Tensor) -> str | None:
+    """What keeps a model from having its posterior in closed form at these inputs.
+
+    Args:
+        model: the model.
+        x: checked inputs ``(N, ...)``; whether the net is linear is seen at them.
+
+    Returns:
+        The reason, which :class:`Exact` raises; ``None`` where there is none.
+
+    Example:
+        >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.Tanh())
+        >>> model = BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1))
+        >>> why_not_exact(model, torch.ones(3, 1)).partition(";")[0]
+        'the exact posterior needs a net linear in its parameters'
+    """
+    if reason := _why_not_conjugate(model):
+        return reason
+    if model.num_params > MAX_PARAMS:
+        return (
+            f"the exact posterior takes a matrix of all parameters, at most {MAX_PARAMS:,} of "
+            f"them; {model.name} has {model.num_params:,}. Use a diagonal Laplace or NUTS."
         )
+    return _why_not_linear(model, x)
 
-        def f(flat: Tensor) -> Tensor:
-            return self.model.outputs(self.model.layout.unravel(flat), x)
 
-        whole, parts = f(u + v) - f(origin), f(u) + f(v) - 2 * f(origin)
+@torch.no_grad()
+def _why_not_linear(model: BayesianModel, x: Tensor) -> str | None:
+    """Differences of the outputs must add up, in every quadrant of two random directions."""
+    origin = torch.zeros_like(model.layout.ravel(model.initial_params()))
+    generator = torch.Generator(device=origin.device).manual_seed(0)
+    u, v = torch.randn(
+        2, len(origin), generator=generator, dtype=origin.dtype, device=origin.device
+    )
+
+    def f(flat: Tensor) -> Tensor:
+        return model.outputs(model.layout.unravel(flat), x)
+
+    start = f(origin)
+    for a, b in ((u, v), (u, -v), (-u, -v)):
+        whole, parts = f(a + b) - start, f(a) + f(b) - 2 * start
         tolerance = 1e3 * torch.finfo(origin.dtype).eps * (1 + parts.abs().max())
-        if float((whole - parts).abs().max()) > float(tolerance):
-            raise ValueError(
-                f"the exact posterior needs a net linear in its parameters; {self.model.name} is "
+        if not float((whole - parts).abs().max()) <= float(tolerance):  # NaN too
+            return (
+                f"the exact posterior needs a net linear in its parameters; {model.name} is "
                 f"not: f(u + v) differs from f(u) + f(v) - f(0). Use laplace, mean-field or NUTS."
             )
+    return None
 
 
-def _check_conjugate(model: BayesianModel) -> None:
+def _why_not_conjugate(model: BayesianModel) -> str | None:
     likelihood = model.likelihood
     if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
-        raise ValueError(
+        return (
             f"the exact posterior needs a Gaussian likelihood with known noise; got "
             f"{likelihood.describe()}. Use Gaussian(scale=<number>), or another guide."
         )
     for name, site in model.sites.items():
         if not site.is_normal and site.is_proper:
-            raise ValueError(
+            return (
                 f"the exact posterior needs normal or flat priors; {name!r} has "
                 f"{site.describe()}. Use NormalPrior or FlatPrior, or another guide."
             )
+    return None

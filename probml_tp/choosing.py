@@ -9,8 +9,9 @@ from pathlib import Path
 
 from probml_tp.diagnostics import Advice, GapReport, Requirement
 from probml_tp.experiment import Experiment, Figure, Results
-from probml_tp.experiments.gap_study import Comparison, GapStudy, study_gap
+from probml_tp.experiments.gap_study import Comparison, GapStudy
 from probml_tp.experiments.own_problem import Config, own_experiment, own_problem
+from probml_tp.experiments.own_study import study_own
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
@@ -50,7 +51,7 @@ class PosteriorPage:
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """The usual guides that refused the model, with their reasons."""
+        """The usual guides that refused the model or failed, with their reasons."""
         return self.study.refused
 
     @cached_property
@@ -96,14 +97,14 @@ def which_posterior(
     posteriors: Mapping[str, Posterior] | None = None,
     reference: str | None = None,
     requirements: Sequence[Requirement] | None = None,
-    accept_reference: bool = False,
+    minutes: float = Config.minutes,
     epochs: int = Config.epochs,
     lr: float = Config.lr,
     batch_size: int | None = Config.batch_size,
     chains: int = Config.chains,
     draws: int = Config.draws,
-    warmup: int = Config.warmup,
-    max_tree_depth: int = Config.max_tree_depth,
+    warmup: int | None = Config.warmup,
+    max_tree_depth: int | None = Config.max_tree_depth,
     num_samples: int = Config.num_samples,
     resamples: int = Config.resamples,
     level: float = Config.level,
@@ -116,6 +117,13 @@ def which_posterior(
     compared with it by :func:`probml_tp.diagnostics.compare`, in every region, and judged by the
     rules of :func:`probml_tp.diagnostics.recommend`.
 
+    It answers within ``minutes``, about. The chains start far apart (at draws from the prior, at
+    modes that were found, at the net drawn anew), and end when they know the functions: an R-hat of
+    at most 1.01 and an effective sample size of at least 400 at every point. Where they do not in
+    that time, or stay in different modes, the answer is provisional and says so: with both figures,
+    with what needs no reference (k-hat, ELBO, IWELBO, PSIS-LOO, whether each fit has settled, how
+    far the approximations are from each other), and with how long a reference would take.
+
     Args:
         model: the model.
         data: inputs and targets.
@@ -123,33 +131,33 @@ def which_posterior(
             midpoints between pairs of them, and 40 three times as far from the mean of the inputs.
         regions: name to a boolean array ``(N,)`` or to indices: which of ``x`` are where.
         guides: names of what to fit, such as ``("laplace", "mean-field")``. Default: MAP, Laplace,
-            mean-field, a low-rank normal and, for nets, MC dropout and an ensemble; of these,
-            guides that refuse the model are left out and noted in ``refused``.
+            mean-field, a low-rank normal and, for nets, MC dropout and an ensemble; of these, what
+            refuses the model or fails is left out and noted in ``refused``.
         posteriors: name to posterior of this model and these data that you have fitted yourself;
             a chain under the name ``"nuts"`` saves sampling one.
         reference: the name of the posterior to compare with.
         requirements: how far predictions may be off; default: those of ``recommend``.
-        accept_reference: go on with chains that have not converged; the page says so.
+        minutes: how long it may take. Fits, draws and chains are cut to it, and the page says what
+            was. What is cut depends on the machine; chains that suffice are a function of the seed.
         epochs: passes over the data of each fit.
         lr: initial learning rate of Adam, cosine schedule.
         batch_size: points a step; all by default, and MAP by L-BFGS then.
         chains: NUTS chains.
-        draws: kept of each chain.
-        warmup: steps of each chain.
-        max_tree_depth: at most 2 to this power leapfrog steps a draw. Chains take most of the time:
-            on small nets 7 is often enough, and R-hat tells.
+        draws: kept of each chain, at most.
+        warmup: steps of each chain; by default what the time allows.
+        max_tree_depth: at most 2 to this power leapfrog steps a draw; by default likewise.
         num_samples: draws of each posterior that is not a chain, at least 100.
         resamples: bootstrap resamples for the intervals.
         level: of the intervals, and of the central intervals whose coverage is counted.
-        seed: determines everything.
+        seed: determines everything but what is cut.
         progress: show a bar (on terminals), or a callback ``(done, total, message)``.
 
     Returns:
         The page: ``print(page)``, ``page.report``, ``page.save("folder")``.
 
     Raises:
-        ValueError: the data do not fit the model, an option is invalid, or the reference has not
-            converged: that is found out before the others are fitted.
+        ValueError: the data do not fit the model, an option is invalid, a guide asked for by name
+            fails, or none is left to compare.
 
     Example:
         >>> import torch
@@ -161,8 +169,8 @@ def which_posterior(
         ('laplace',)
     """
     config = Config(
-        seed=seed, epochs=epochs, lr=lr, batch_size=batch_size, chains=chains, draws=draws,
-        warmup=warmup, max_tree_depth=max_tree_depth, num_samples=num_samples,
+        seed=seed, minutes=minutes, epochs=epochs, lr=lr, batch_size=batch_size, chains=chains,
+        draws=draws, warmup=warmup, max_tree_depth=max_tree_depth, num_samples=num_samples,
         resamples=resamples, level=level,
     )  # fmt: skip
     given = dict(posteriors or {})
@@ -183,13 +191,15 @@ def which_posterior(
         num_samples=config.num_samples,
         resamples=config.resamples,
         level=config.level,
-        accept_reference=accept_reference,
         requirements=requirements,
     )
     with progress_reporter(progress, "which posterior", unit="part") as update:
-        study = study_gap(
+        study = study_own(
             problem,
             comparison=comparison,
+            minutes=config.minutes,
+            warmup=config.warmup,
+            max_tree_depth=config.max_tree_depth,
             given=given,
             tolerant=guides is None,
             seed=config.seed,

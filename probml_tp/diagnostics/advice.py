@@ -9,7 +9,11 @@ The rules, in order:
 2. Of those that qualify the cheapest is recommended: by passes of the net over the data where all
    were counted, else by seconds.
 3. If none qualifies, the reference is recommended, and the posterior that comes nearest is named.
-4. If the reference has not converged, all of this is provisional.
+4. If the reference has not converged, all of this is provisional. Where it is known why, that
+   decides what to use until then: chains in different modes themselves, for no other posterior
+   knows more of them; else the cheapest that meets the requirements as far as the chains tell; else
+   chains that are near convergence; else what predicts points left out best (PSIS-LOO), or has the
+   highest ELBO.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
+from probml_tp.diagnostics.doubt import Doubt
 from probml_tp.diagnostics.gap import GapReport
 from probml_tp.diagnostics.gap_checks import NOISE_FLOOR, has_converged
 from probml_tp.diagnostics.settling import StepLeft
@@ -33,6 +38,12 @@ Verdict = Literal["meets", "open", "fails"]
 
 HOPELESS = 1000.0
 """A factor beyond which an uncertainty counts as vanished."""
+
+NEAR_R_HAT, NEAR_ESS = 1.1, 100
+"""Chains so near to convergence are used themselves, provisionally."""
+
+TRUSTED_K = 0.7
+"""Above this k-hat of a point PSIS-LOO is not to be relied on."""
 
 Kind = Literal["distance", "ratio", "share"]
 
@@ -188,6 +199,7 @@ class Advice:
         obstacles: each cheaper posterior that is beyond a limit, the cheapest first, with a
             sentence: what keeps it from being the choice.
         requirements: what was required.
+        doubt: why it is provisional, if that is known.
 
     Example:
         See :func:`recommend`.
@@ -204,10 +216,13 @@ class Advice:
     changes: tuple[str, ...]
     obstacles: Mapping[str, str] = field(default_factory=dict)
     requirements: tuple[Requirement, ...] = ()
+    doubt: Doubt | None = None
 
     @property
     def headline(self) -> str:
         """The recommendation in a sentence."""
+        if self.doubt is not None:
+            return f"Use {self.choice} (provisional: {self.doubt.kind})."
         return f"Use {self.choice}{' (provisionally)' if self.provisional else ''}."
 
     @property
@@ -221,7 +236,12 @@ class Advice:
         return "\n".join([*why, "What would change this:", *self.changes])
 
 
-def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None = None) -> Advice:
+def recommend(
+    report: GapReport,
+    *,
+    requirements: Sequence[Requirement] | None = None,
+    doubt: Doubt | None = None,
+) -> Advice:
     """Recommend a posterior: the cheapest one that meets the requirements in every region.
 
     Args:
@@ -229,6 +249,7 @@ def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None =
             to you: where the data are, between them, and beyond them. Requirements are checked in
             each of them, on all points only where no regions were given.
         requirements: default: :data:`CLASSIFICATION` or :data:`REGRESSION`.
+        doubt: what is wrong with the reference, if that is known.
 
     Returns:
         The recommendation.
@@ -257,7 +278,7 @@ def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None =
                 f"a requirement must be about a metric of the report, {', '.join(sorted(known))}; "
                 f"got {requirement.metric!r}. Leave it out, or pass one of these."
             )
-    return _Judge(report, chosen).advice()
+    return _Judge(report, chosen).advice(doubt)
 
 
 def _in_words(requirements: Iterable[Requirement]) -> str:
@@ -313,12 +334,14 @@ class _Judge:
                 names.append(name)
         return tuple(sorted(names, key=self.costs.__getitem__))
 
-    def advice(self) -> Advice:
+    def advice(self, doubt: Doubt | None) -> Advice:
         qualified, undecided = self.qualified(), self.qualified(status="open")
         reference = self.report.reference
         choice = qualified[0] if qualified else reference
         if qualified and self.costs[reference] <= self.costs[choice]:
             choice = reference
+        if doubt is not None:
+            return self._provisional(doubt, qualified, undecided)
         return Advice(
             choice=choice,
             qualified=qualified,
@@ -332,6 +355,50 @@ class _Judge:
             obstacles=dict(self._obstacles(choice)),
             requirements=self.requirements,
         )
+
+    def _provisional(
+        self, doubt: Doubt, qualified: tuple[str, ...], undecided: tuple[str, ...]
+    ) -> Advice:
+        """What to use until there is a reference."""
+        reference, choice = self.report.reference, self._best_unaided()
+        if doubt.kind == "modes":
+            choice = reference
+        elif doubt.kind == "length" and qualified:
+            choice = qualified[0]
+        elif doubt.kind == "length" and self._is_near_convergence():
+            choice = reference
+        held = f"Held against {reference} as it is ({_in_words(self.requirements)}): "
+        said = [f"{', '.join(qualified) or 'none'} within every limit"]
+        if undecided:
+            said.append(f"{', '.join(undecided)} not told apart from them")
+        return Advice(
+            choice=choice,
+            qualified=qualified,
+            undecided=undecided,
+            table=pd.DataFrame(self._lines()),
+            costs=self.costs,
+            cost_unit=self.unit,
+            provisional=True,
+            reasons=(*doubt.sentences, f"{held}{'; '.join(said)}."),
+            changes=(*doubt.remedy, *self._settling()),
+            requirements=self.requirements,
+            doubt=doubt,
+        )
+
+    def _best_unaided(self) -> str:
+        """What predicts points left out best; else the highest bound; else the reference."""
+        evidence = self.report.evidence
+        if not evidence.empty:
+            trusted = evidence[evidence["loo_worst_k"] <= TRUSTED_K]
+            for score in (trusted["elpd_loo"], evidence["elbo"]):
+                if score.notna().any():
+                    return str(score.idxmax())
+        return self.report.reference
+
+    def _is_near_convergence(self) -> bool:
+        """Whether the chains know more than an approximation of unknown error would."""
+        own = self.report.costs.loc[self.report.reference]
+        return bool(own["r_hat"] <= NEAR_R_HAT and own["ess"] >= NEAR_ESS)
 
     def _lines(self) -> Iterator[dict[str, object]]:
         for name, cells in self.cells.items():
@@ -381,6 +448,13 @@ class _Judge:
                 if not StepLeft(value, error).is_settled:
                     yield str(name)
 
+    def _settling(self) -> Iterator[str]:
+        for name in self._unsettled():
+            yield (
+                f"A longer fit of {name}, or another learning rate: it has not settled, so that "
+                f"its errors are not those of its kind."
+            )
+
     def _nearest(self) -> str:
         strain = {n: max(cell.strain for cell in cells) for n, cells in self.cells.items() if cells}
         name = min(strain, key=strain.__getitem__)
@@ -415,11 +489,7 @@ class _Judge:
         if predictions and predictions[0] != choice:
             best = predictions[0]
             yield f"If only predictions mattered, not the uncertainty behind them: {best}."
-        for name in self._unsettled():
-            yield (
-                f"A longer fit of {name}, or another learning rate: it has not settled, so that "
-                f"its errors are not those of its kind."
-            )
+        yield from self._settling()
         if undecided:
             names = ", ".join(undecided)
             yield f"More draws of the reference or the posterior would settle: {names}."

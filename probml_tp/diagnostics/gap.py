@@ -7,7 +7,7 @@ something where they are identified, as in linear models; the functions are what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ from probml_tp.evaluate import substream
 from probml_tp.posterior import Posterior
 from probml_tp.validation import positive_integer, strictly_between_0_and_1, valid_seed
 
-__all__ = ["GapReport", "compare"]
+__all__ = ["GapReport", "compare", "draw_seeds"]
 
 Array = np.ndarray[Any, Any]
 
@@ -211,7 +211,7 @@ def compare(
         )
     positive_integer("resamples", resamples)
     strictly_between_0_and_1("level", level)
-    seeds = {name: substream(valid_seed(seed), GAP, *name.encode()) for name in posteriors}
+    seeds = draw_seeds(seed, posteriors)
     samples = {}
     for name in sorted(posteriors, key=lambda name: name != reference):  # refuse it first
         samples[name] = collect(
@@ -240,6 +240,19 @@ def compare(
         _costs(posteriors, samples),
         *tables,
     )
+
+
+def draw_seeds(seed: int, names: Iterable[str]) -> dict[str, int]:
+    """The seed of each posterior's draws, which does not depend on the others.
+
+    Args:
+        seed: of the comparison.
+        names: of the posteriors.
+
+    Returns:
+        Name to seed.
+    """
+    return {name: substream(valid_seed(seed), GAP, *name.encode()) for name in names}
 
 
 class _Rows:

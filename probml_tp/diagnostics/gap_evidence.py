@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from functools import partial
 
 import pandas as pd
 
@@ -50,6 +52,7 @@ def evidence_tables(
     *,
     num_samples: int,
     seeds: Mapping[str, int],
+    until: float | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Judge each posterior by its density, its bounds and its predictions of points left out.
 
@@ -58,6 +61,8 @@ def evidence_tables(
         data: inputs and targets that they were fitted to.
         num_samples: draws of a posterior that is not a chain.
         seeds: name to the seed of its draws.
+        until: when to stop, by ``time.monotonic()``: what is left then, and what cannot be found
+            whatever the reason, is unknown. By default errors are raised.
 
     Returns:
         One row a posterior, NaN where a number is not defined; Pareto k-hat with a column for each
@@ -67,21 +72,20 @@ def evidence_tables(
         ValueError: the data do not fit, or there are too few draws.
     """
     rows: dict[str, Row] = {}
-    layers: dict[str, Mapping[str, float]] = {}
+    layers: dict[str, Row] = {}
     for name, posterior in posteriors.items():
-        row = dict.fromkeys(COLUMNS, math.nan)
-        if posterior.guide.no_density is None:
-            found = pareto_k(posterior, *data, num_samples=num_samples, seed=seeds[name])
-            row |= {"pareto_k": found.k, "pareto_k_error": found.error}
-            row |= {"k_threshold": k_threshold(num_samples)}
-            layers[name] = found.layers
-        rows[name] = (
-            row
-            | _step(posterior, data, num_samples, seeds[name])
-            | _bounds(posterior, data, num_samples, seeds[name])
-            | _log_evidence(posterior, data, seeds[name])
-            | _loo(posterior, data, num_samples, seeds[name])
-        )
+        rows[name] = dict.fromkeys(COLUMNS, math.nan)
+        layers[name] = {}
+        k_hat = partial(_k_hat, layers[name])
+        for part in (k_hat, _bounds, _step, _loo, _log_evidence):
+            if until is not None and time.monotonic() > until:
+                break
+            try:
+                rows[name] |= part(posterior, data, num_samples, seeds[name])
+            except Exception:  # a user's net may raise anything
+                if until is None:
+                    raise
+    layers = {name: row for name, row in layers.items() if row}
     errors = {
         name: {layer: k_error(k, num_samples) for layer, k in row.items()}
         for name, row in layers.items()
@@ -91,6 +95,21 @@ def evidence_tables(
 
 def _frame(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("posterior")
+
+
+def _k_hat(
+    layers: Row, posterior: Posterior, data: tuple[object, object], count: int, seed: int
+) -> Row:
+    """Pareto k-hat, by layer too."""
+    if posterior.guide.no_density is not None:
+        return {}
+    found = pareto_k(posterior, *data, num_samples=count, seed=seed)
+    layers.update(found.layers)
+    return {
+        "pareto_k": found.k,
+        "pareto_k_error": found.error,
+        "k_threshold": k_threshold(count),
+    }
 
 
 def _bounds(posterior: Posterior, data: tuple[object, object], count: int, seed: int) -> Row:
@@ -116,7 +135,7 @@ def _step(posterior: Posterior, data: tuple[object, object], count: int, seed: i
     return {"step_left": found.value, "step_left_error": found.se}
 
 
-def _log_evidence(posterior: Posterior, data: tuple[object, object], seed: int) -> Row:
+def _log_evidence(posterior: Posterior, data: tuple[object, object], _count: int, seed: int) -> Row:
     """The guide's own closed form, with no Monte Carlo error; of a chain by a bridge."""
     guide, found = posterior.guide, UNKNOWN
     if not is_proper(posterior.model):

@@ -2,7 +2,8 @@ r"""Where chains start, and the first metric: around the net's parameters, or fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -113,10 +114,28 @@ def find_starts(
     chains: int,
     init: Posterior | None,
     init_scale: float,
+    starts: Sequence[Mapping[str, Tensor]] | None = None,
     mass_matrix: MassMatrix,
     seed: int,
 ) -> Starts:
     """Starting points and first metric, as :func:`sample_nuts` documents them."""
+    found = _around(model, x, y, chains, init, init_scale, mass_matrix, seed)
+    if starts is None:
+        return found
+    return replace(found, positions=np.stack([_flat(model, params) for params in starts]))
+
+
+def _around(
+    model: BayesianModel,
+    x: Tensor,
+    y: Tensor,
+    chains: int,
+    init: Posterior | None,
+    init_scale: float,
+    mass_matrix: MassMatrix,
+    seed: int,
+) -> Starts:
+    """The same around the net's own values, or as a posterior says."""
     if init is None:
         centre = _flat(model, model.initial_params())
         jitter = np.full_like(centre, init_scale)

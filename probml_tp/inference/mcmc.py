@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probml_tp.digest import digest
 from probml_tp.evaluate import substream
-from probml_tp.inference.chain import Chain, ChainSettings, sample_chain
+from probml_tp.inference.chain import Chain, ChainSettings, Watch, sample_chain
 from probml_tp.inference.chain_starts import (
     CHAINS,
     MassMatrix,
@@ -64,6 +64,9 @@ def sample_nuts(
     mass_matrix: MassMatrix = "diagonal",
     init: Posterior | None = None,
     init_scale: float = 0.1,
+    starts: Sequence[Mapping[str, Tensor]] | None = None,
+    seconds: float | None = None,
+    enough: Callable[[Posterior], bool] | None = None,
     chains_per_batch: int | None = None,
     jobs: int | None = None,
     seed: int = 0,
@@ -82,7 +85,13 @@ def sample_nuts(
     Without ``init`` they start close to the net's own parameters, which does not ensure that: for a
     multimodal posterior it is worth running several nets, or starting from an ensemble. With an
     ``init`` that has a spread each chain starts at the mean plus twice a draw's deviation from it;
-    with a point (MAP) or points (an ensemble), at one of them.
+    with a point (MAP) or points (an ensemble), at one of them. Or say with ``starts`` where each
+    begins.
+
+    With ``seconds`` chains run as long as that, or until they are ``enough``: the warm-up ends
+    after its steps or 40 % of the time, and ``num_samples`` is the most that is kept of a chain,
+    every second draw or fewer once there are more. How many draws the time allows depends on the
+    machine; what chains that were enough return is a function of the seed.
 
     Args:
         model: the model.
@@ -99,6 +108,10 @@ def sample_nuts(
             first metric, and what the adapted one is pulled towards.
         init_scale: standard deviation of the noise added to each starting point; in units of the
             standard deviations of ``init`` if it has any.
+        starts: values of every site for each chain to start at, instead of ``init``'s.
+        seconds: how long, at most but for one transition; all chains run in this process then.
+        enough: asked, with ``seconds``, after 125 draws of every chain, and each time that there
+            are half as many more, whether this posterior will do.
         chains_per_batch: chains evaluated together, in one process. Default: 2 where parameters
             times data points are at most a million, for there a second chain costs little more than
             one, else 1. On one core 4 may be faster. Draws depend on it through rounding.
@@ -139,8 +152,11 @@ def sample_nuts(
     positive("init_scale", init_scale)
     strictly_between_0_and_1("target_accept", target_accept)
     check_mass_matrix(mass_matrix, model, init)
+    _check_ends(chains, starts, seconds, enough)
     start = time.perf_counter()
     settings = ChainSettings(num_samples, warmup, target_accept, max_tree_depth)
+    if seconds is not None:
+        chains_per_batch, jobs = chains, 1
     batches = [
         list(range(c, min(c + chains_per_batch, chains)))
         for c in range(0, chains, chains_per_batch)
@@ -149,11 +165,13 @@ def sample_nuts(
     with progress_reporter(progress, "nuts", unit="draw") as report, single_thread():
         begin = find_starts(
             model, x, y,
-            chains=chains, init=init, init_scale=init_scale, mass_matrix=mass_matrix, seed=seed,
+            chains=chains, init=init, init_scale=init_scale, starts=starts,
+            mass_matrix=mass_matrix, seed=seed,
         )  # fmt: skip
-        batch = _Batch(model, x, y, chains_per_batch, begin, mass_matrix, settings, seed)
-        done = _run(batch, batches, jobs, _counter(report, chains * (warmup + num_samples)))
-    guide = Empirical(model, method="nuts", draws=_draws(model, done))
+        watch = _watch(model, seconds, enough, report, seed)
+        batch = _Batch(model, x, y, chains_per_batch, begin, mass_matrix, settings, seed, watch)
+        total = 0 if seconds else chains * (warmup + num_samples)
+        done = _run(batch, batches, jobs, _counter(report, total))
     info = FitInfo(
         options={
             "chains": chains,
@@ -172,7 +190,46 @@ def sample_nuts(
     )
     if init is not None:
         info.begin_from(init.info)
-    return Posterior(guide, seed=seed, info=info)
+    return Posterior(_guide(model, done), seed=seed, info=info)
+
+
+def _check_ends(
+    chains: int,
+    starts: Sequence[object] | None,
+    seconds: float | None,
+    enough: Callable[[Posterior], bool] | None,
+) -> None:
+    if starts is not None and len(starts) != chains:
+        raise ValueError(
+            f"starts must be one a chain, {chains}; got {len(starts)}. Pass chains={len(starts)}."
+        )
+    if seconds is not None:
+        positive("seconds", seconds)
+    elif enough is not None:
+        raise ValueError(
+            "enough is asked of chains that end when they are enough or their time is over; got no "
+            "seconds. Pass seconds, or leave enough out."
+        )
+
+
+def _watch(
+    model: BayesianModel,
+    seconds: float | None,
+    enough: Callable[[Posterior], bool] | None,
+    report: ProgressCallback,
+    seed: int,
+) -> Watch:
+    if seconds is None:
+        return Watch()
+    limit = seconds
+
+    def will_do(chains: list[Chain]) -> bool:
+        return enough is not None and enough(Posterior(_guide(model, chains), seed=seed))
+
+    def tell(gone: float) -> None:
+        report(round(1000 * min(gone / limit, 1.0)), 1000, f"{gone:.0f} of {limit:.0f} s")
+
+    return Watch(seconds, will_do, tell)
 
 
 # ------------------------------------------------------------------------- batches of chains
@@ -204,6 +261,7 @@ class _Batch:
     mass_matrix: MassMatrix
     settings: ChainSettings
     seed: int
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def transitions(self) -> int:
@@ -219,10 +277,9 @@ class _Batch:
         """The chains of these indices."""
         potential = Potential(self.model, self.x, self.y, batch=self.size)
         tick = _Tick(report, every=max(1, len(indices) * self.transitions // REPORTS))
-        chains = [self._chain(index, tick) for index in indices]
-        done = drive(chains, potential)
+        done = drive([self._chain(index, tick) for index in indices], potential)
         tick.flush()
-        return done
+        return done if self.watch.seconds is None else self.watch.result()
 
     def _chain(self, index: int, tick: _Tick) -> Gradients[Chain]:
         return sample_chain(
@@ -232,6 +289,7 @@ class _Batch:
             self.settings,
             np.random.default_rng(substream(self.seed, CHAINS, index)),
             tick,
+            self.watch,
         )
 
 
@@ -292,7 +350,8 @@ def _counter(report: ProgressCallback, total: int) -> Report:
         nonlocal done, divergences
         done += transitions
         divergences += diverging
-        report(done, total, f"{divergences} divergences")
+        if total:
+            report(done, total, f"{divergences} divergences")
 
     return add
 
@@ -300,9 +359,10 @@ def _counter(report: ProgressCallback, total: int) -> Report:
 # -------------------------------------------------------------------------------- the record
 
 
-def _draws(model: BayesianModel, chains: list[Chain]) -> dict[str, Tensor]:
+def _guide(model: BayesianModel, chains: list[Chain]) -> Empirical:
     flat = torch.from_numpy(np.stack([chain.draws for chain in chains]))
-    return model.constrain(model.layout.unravel(flat.to(model.dtype).to(model.device)))
+    draws = model.constrain(model.layout.unravel(flat.to(model.dtype).to(model.device)))
+    return Empirical(model, method="nuts", draws=draws)
 
 
 def _sampler_stats(chains: list[Chain]) -> dict[str, Any]:
