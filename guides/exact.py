@@ -12,6 +12,7 @@ from probml_tp.guides.cholesky import stable_cholesky
 from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.factors import DenseFactor
 from probml_tp.guides.gaussian import StructuredNormal, check_size
+from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import gradient_rows
 from probml_tp.likelihoods import Gaussian
 from probml_tp.model import BayesianModel
@@ -71,16 +72,17 @@ class Exact(StructuredNormal):
 
     def solve(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The mean ``(P,)`` and the posterior precision ``(P, P)`` in closed form, in float64."""
-        origin = torch.zeros_like(self.loc)
-        self._check_linear(origin, x)
+        self._check_linear(torch.zeros_like(self.loc), x)
+        model = in_double(self.model, x)
+        origin = torch.zeros_like(self.loc, dtype=model.dtype)
         precision = torch.diag(self._prior_precision())
         shift = self._prior_precision() * self._prior_mean()
         with torch.no_grad():
-            residual = y - self.model.outputs(self.model.layout.unravel(origin), x).reshape(y.shape)
+            residual = y - model.outputs(model.layout.unravel(origin), x).reshape(y.shape)
         residual = residual.reshape(len(x), -1).double()
-        beta = float(cast("Gaussian", self.model.likelihood).noise_scale(residual, {})) ** -2
+        beta = float(cast("Gaussian", model.likelihood).noise_scale(residual, {})) ** -2
         for part, _, rows in gradient_rows(
-            self.model, origin, x, x, lambda f, *_: f, sites=list(self.model.sites), dense=True
+            model, origin, x, x, lambda f, *_: f, sites=list(model.sites), dense=True
         ):
             design = torch.cat([row.dense() for row in rows.values()], -1).flatten(0, 1).double()
             precision.addmm_(design.mT, design, alpha=beta)

@@ -52,6 +52,10 @@ class Dense:
 
     values: Tensor
 
+    def double(self) -> Dense:
+        """The same in float64."""
+        return Dense(self.values.double())
+
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, p)``."""
         return self.values
@@ -85,6 +89,10 @@ class Outer:
 
     inputs: Tensor
     gradients: Tensor
+
+    def double(self) -> Outer:
+        """The same in float64."""
+        return Outer(self.inputs.double(), self.gradients.double())
 
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, M K)``."""
@@ -298,6 +306,7 @@ def _cost(
     return cost, q
 
 
+@torch.enable_grad()
 def _layer_rows(
     model: BayesianModel,
     params: Params,
