@@ -8,12 +8,12 @@ always; small nets, which cost little, also run in it.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
 
 __all__ = ["in_double"]
@@ -43,7 +43,7 @@ def in_double(model: BayesianModel, x: Tensor | None = None) -> BayesianModel:
     large = model.num_params > LARGE and model.dtype == torch.float32
     if large or model.dtype == torch.float64:
         return model
-    double = copy.deepcopy(model).double()
+    double = copy_module(model).double()
     double.net.register_forward_pre_hook(_cast)
     if x is not None and len(x):
         try:

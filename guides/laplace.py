@@ -22,7 +22,7 @@ from probml_tp.guides.fisher import (
     prior_precision,
 )
 from probml_tp.guides.gaussian import StructuredNormal, check_size
-from probml_tp.guides.jacobians import plain_layers
+from probml_tp.guides.jacobians import gradient_rows, plain_layers
 from probml_tp.model import BayesianModel
 
 __all__ = ["Laplace", "LinearizedLaplace", "Structure"]
@@ -152,9 +152,9 @@ class Laplace(StructuredNormal):
 class LinearizedLaplace(Laplace):
     r"""Laplace whose predictions use the net linearised at the mode (Immer et al. 2021).
 
-    .. math:: f^{\mathrm{lin}}_\theta(x) = f_{\hat\theta}(x)
-              + J_{\hat\theta}(x)(\theta - \hat\theta)
+    .. math:: f^{\mathrm{lin}}_u(x) = f_{\hat u}(x) + J_{\hat u}(x)(u - \hat u)
 
+    in unconstrained space, which for weights without a constraint is that of the weights.
     The generalised Gauss-Newton matrix is the exact Hessian of this linearised model, so its
     predictions agree with the posterior where the net's own, far from the mode, need not. The
     outputs at a point are normal, with mean :math:`f_{\hat\theta}(x)` and covariance
@@ -170,14 +170,46 @@ class LinearizedLaplace(Laplace):
     name: ClassVar[str] = "laplace-linearized"
 
     def outputs(self, params: Draws, x: Tensor) -> Tensor:
-        """The linearised outputs at one draw, by a Jacobian-vector product."""
-        mode = self.model.constrain(self.model.layout.unravel(self.loc.detach()))
-        tangent = {name: params[name] - mode[name] for name in mode}
-        with warnings.catch_warnings():  # of torch's own, when forward mode is first used
-            warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
-            moved = jvp(lambda p: self.model.outputs(p, x), (mode,), (tangent,))
-        linearized: Tensor = moved[0] + moved[1]
+        """The linearised outputs at one draw, differentiable in ``x`` where the net's layers are
+        by forward mode.
+        """
+        centre, sites = self.model.layout.unravel(self.loc.detach()), self._net_sites
+        draw = self.model.unconstrain(params)
+        own = {name: centre[name] for name in sites}
+        tangent = {name: draw[name] - centre[name] for name in sites}
+
+        def net(own: dict[str, Tensor]) -> Tensor:
+            return self.model.outputs(self.model.constrain(centre | own), x)
+
+        try:
+            with warnings.catch_warnings():  # of torch's own, when forward mode is first used
+                warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
+                at_mode, change = jvp(net, (own,), (tangent,))
+        except (NotImplementedError, RuntimeError):  # attention, LSTM, weight_norm
+            if x.requires_grad:
+                raise
+            return self.outputs_of_draws({n: v.unsqueeze(0) for n, v in params.items()}, x)[0]
+        linearized: Tensor = at_mode + change
         return linearized
+
+    def outputs_of_draws(self, params: Draws, x: Tensor) -> Tensor:
+        """The same by the Jacobian that :meth:`function_moments` has, one for all draws."""
+        centre, sites = self.model.layout.unravel(self.loc.detach()), self._net_sites
+        draws = self.model.unconstrain(params)
+        tangents = {name: (draws[name] - centre[name]).flatten(1).mT for name in sites}
+        found = []
+        for _, outputs, rows in gradient_rows(
+            self.model, self.loc, x, x, lambda outputs, *_: outputs, sites=sites, dense=True
+        ):
+            moved = torch.stack([row.times(tangents[name]) for name, row in rows.items()]).sum(0)
+            found.append((outputs.unsqueeze(-1) + moved).movedim(-1, 0))
+        return torch.cat(found, 1)
+
+    @property
+    def _net_sites(self) -> list[str]:
+        """The random sites of the net."""
+        own = self.model.likelihood.site_distributions()
+        return [name for name in self.random_sites if name not in own]
 
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """The moments of the linearised function; ``None`` where the likelihood has own sites."""

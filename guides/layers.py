@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
 
 __all__ = [
@@ -43,8 +43,7 @@ def copy_sharing_tensors(net: nn.Module) -> nn.Module:
         >>> copy_sharing_tensors(net).weight is net.weight
         True
     """
-    tensors = [*net.parameters(), *net.buffers()]
-    return copy.deepcopy(net, {id(t): t for t in tensors})
+    return copy_module(net, shared=[*net.parameters(), *net.buffers()])
 
 
 def is_shared(net: nn.Module, parameter: Tensor) -> bool:

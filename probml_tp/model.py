@@ -23,6 +23,7 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
+from probml_tp.copying import copy_module
 from probml_tp.digest import digest
 from probml_tp.layout import Layout
 from probml_tp.likelihoods import Gaussian, Likelihood
@@ -82,7 +83,7 @@ class BayesianModel(nn.Module):
         parameters = dict(net.named_parameters())
         _check_net(net, parameters)
         self.name = name or type(net).__name__
-        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.net = copy_module(net).eval().requires_grad_(False)
         for module in self.net.modules():
             if hasattr(module, "inplace"):  # it would write to what other draws still read
                 module.inplace = False  # type: ignore[assignment]

@@ -57,7 +57,7 @@ def random_start(model: BayesianModel) -> dict[str, Tensor]:
         >>> bool((random_start(model)["weight"] != model.net.weight).all())
         True
     """
-    net = copy.deepcopy(model.net)
+    net = copy_module(model.net)
     params = model.initial_params()
     with seeded(substream(int(torch.randint(2**31, ())), START), model.device):
         reset = {id(parameter) for parameter in _reset(net)}

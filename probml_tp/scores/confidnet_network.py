@@ -38,7 +38,7 @@ class ConfidNetEncoder(nn.Module):
     def __init__(self, model: BayesianModel, params: Mapping[str, Tensor], last: str) -> None:
         super().__init__()
         self.last = last
-        self.net = copy.deepcopy(model.net).requires_grad_(True)
+        self.net = copy_module(model.net).requires_grad_(True)
         self.net.get_submodule(last).requires_grad_(False)
         with torch.no_grad():
             for name, parameter in self.net.named_parameters():
