@@ -223,7 +223,6 @@ def prior_precision(model: BayesianModel, flat: Tensor) -> Tensor:
     Returns:
         A tensor ``(P,)``, float64; negative where a heavy-tailed prior is not log-concave.
     """
-
     model = in_double(model)
 
     def summed_gradient(u: Tensor) -> Tensor:

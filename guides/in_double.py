@@ -54,6 +54,4 @@ def in_double(model: BayesianModel, x: Tensor | None = None) -> BayesianModel:
 
 
 def _cast(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args
-    )
+    return tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from probml_tp.copying import copy_module
 from probml_tp.evaluate import seeded, substream
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
 from probml_tp.scores.features import features_like
 from probml_tp.scores.network_pass import NetworkPass, inputs_of, last_layer
