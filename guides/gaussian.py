@@ -42,15 +42,20 @@ class StructuredNormal(Guide):
     def __init__(self, model: BayesianModel, factors: Iterable[Factor]) -> None:
         super().__init__(model)
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
-        self.factors = nn.ModuleList(factors)
         nothing = torch.tensor(torch.nan, dtype=torch.float64, device=self.loc.device)
         self.register_buffer("log_evidence_value", nothing)
+        self.set_factors(factors)
+
+    def set_factors(self, factors: Iterable[Factor]) -> None:
+        """Take a covariance of other factors, empty until it is fitted."""
+        self.factors = nn.ModuleList(factors)
         covered = {name for factor in self.factor_list for name in factor.sites}
-        self._fixed = frozenset(model.sites) - covered
+        self._fixed = frozenset(self.model.sites) - covered
+        self.no_density = type(self).no_density  # type: ignore[misc]
         if self._fixed:
             self.no_density = (  # type: ignore[misc]
                 f"this {self.name} guide is a point mass in {len(self._fixed)} of "
-                f"{len(model.sites)} sites"
+                f"{len(self.model.sites)} sites"
             )
 
     @property

@@ -100,9 +100,13 @@ def is_on_whole_examples(calls: list[tuple[Tensor, Tensor]], num_examples: int) 
 
 
 def own_sites(net: nn.Module, layer: str) -> list[str]:
-    """The sites that are a layer's own parameters."""
-    names = [name for name, _ in net.get_submodule(layer).named_parameters(recurse=False)]
-    return [f"{layer}.{name}" if layer else name for name in names]
+    """The sites that are a layer's own parameters, those among them that its weight is made of."""
+    module = net.get_submodule(layer)
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    made_of = [
+        name for name, _ in module.named_parameters() if name.startswith("parametrizations.")
+    ]
+    return [f"{layer}.{name}" if layer else name for name in (*own, *made_of)]
 
 
 @torch.no_grad()
