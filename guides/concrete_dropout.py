@@ -107,6 +107,11 @@ class ConcreteDropout(MCDropout):
         """Weights under relaxed masks, differentiable in the rate."""
         return RelaxedUnits(weight, self._logit(layer), self.temperature)
 
+    def _keep(self, layers: Sequence[str]) -> None:
+        kept = [self._logit(layer).detach() for layer in layers]
+        super()._keep(layers)
+        self.logits = nn.Parameter(torch.stack(kept))
+
     def end_epoch(self) -> None:
         """Keep rates strictly between 0 and 1."""
         self.logits.clamp_(-MAX_LOGIT, MAX_LOGIT)

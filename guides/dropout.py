@@ -48,7 +48,9 @@ class MCDropout(MultiplicativeNoise):
     Args:
         model: the model; weights start at the net's own.
         rates: drop rate in [0, 1) for each layer by name (``{"fc1": 0.5}``): ``nn.Linear`` and
-            ungrouped convolutions. A single number goes to every such layer but the first.
+            ungrouped convolutions. A single number goes to every such layer but the first, and
+            skips those that cannot have it: weights that are shared, computed (weight_norm) or
+            read without a call of the layer (attention); ``guide.rates`` names those that do.
         masks: in training, masks drawn for each example (``"per-example"``: the same expectation,
             lower variance) or one mask set a step (``"shared"``).
 

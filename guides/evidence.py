@@ -23,6 +23,7 @@ from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guides.curvature import Curvature
 from probml_tp.guides.fisher import likelihood_curvature, prior_precision
+from probml_tp.guides.in_double import in_double
 from probml_tp.guides.laplace import Laplace
 from probml_tp.guides.sites import LOG_2PI
 from probml_tp.likelihoods import Gaussian
@@ -265,15 +266,16 @@ def _evidence(
     residual, targets = 0.0, y.numel()
     with torch.no_grad():
         if noise:
-            params = model.constrain(model.layout.unravel(flat))
-            outputs = torch.cat([model.outputs(params, part) for part in x.split(1000)])
-            scaled = (outputs.reshape(y.shape) - y) / _noise_scale(model)
-            residual = float(scaled.double().square().sum())
+            double = in_double(model, x)
+            params = double.constrain(double.layout.unravel(flat.to(double.dtype)))
+            outputs = torch.cat([double.outputs(params, part) for part in x.split(1000)])
+            scaled = (outputs.double().reshape(y.shape) - y) / _noise_scale(double)
+            residual = float(scaled.square().sum())
         offset = float(guide.log_likelihood(x, y) + guide.log_prior())
     group, groups = _groups(model, precision, names)
     squares = torch.zeros_like(flat, dtype=torch.float64)
     normal = model.normal_sites
-    squares[normal.index] = (flat[normal.index] - normal.loc).double().square()
+    squares[normal.index] = (flat[normal.index].double() - normal.loc).square()
     evidence = _Evidence(
         curvatures,
         [factor.index for factor in guide.factor_list],

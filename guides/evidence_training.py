@@ -85,6 +85,7 @@ def fit_evidence(
                             "lr": lr, "optimizer": optimizer, "seed": seed},
                    data=digest([x, y]))  # fmt: skip
     laplace = require_laplace(guide(model))
+    laplace.prepare(x, y)
     for number, count in enumerate(blocks):
         mode = Delta(laplace.model)
         mode.loc.data = laplace.loc.detach().clone()

@@ -12,6 +12,7 @@ from probml_tp.guides.cholesky import stable_cholesky
 from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.factors import DenseFactor
 from probml_tp.guides.gaussian import StructuredNormal, check_size
+from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import gradient_rows
 from probml_tp.likelihoods import Gaussian
 from probml_tp.model import BayesianModel
@@ -76,15 +77,16 @@ class Exact(StructuredNormal):
         """The mean ``(P,)`` and the posterior precision ``(P, P)`` in closed form, in float64."""
         if reason := _why_not_linear(self.model, x):
             raise ValueError(reason)
-        origin = torch.zeros_like(self.loc)
+        model = in_double(self.model, x)
+        origin = torch.zeros_like(self.loc, dtype=model.dtype)
         precision = torch.diag(self._prior_precision())
         shift = self._prior_precision() * self._prior_mean()
         with torch.no_grad():
-            residual = y - self.model.outputs(self.model.layout.unravel(origin), x).reshape(y.shape)
+            residual = y - model.outputs(model.layout.unravel(origin), x).reshape(y.shape)
         residual = residual.reshape(len(x), -1).double()
-        beta = float(cast("Gaussian", self.model.likelihood).noise_scale(residual, {})) ** -2
+        beta = float(cast("Gaussian", model.likelihood).noise_scale(residual, {})) ** -2
         for part, _, rows in gradient_rows(
-            self.model, origin, x, x, lambda f, *_: f, sites=list(self.model.sites), dense=True
+            model, origin, x, x, lambda f, *_: f, sites=list(model.sites), dense=True
         ):
             design = torch.cat([row.dense() for row in rows.values()], -1).flatten(0, 1).double()
             precision.addmm_(design.mT, design, alpha=beta)

@@ -30,6 +30,7 @@ from torch.func import grad, jacrev
 
 from probml_tp.guides.curvature import Curvature, DenseCurvature, DiagonalCurvature
 from probml_tp.guides.factors import DenseFactor, DiagonalFactor, Factor, KroneckerFactor
+from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import (
     Params,
     Rows,
@@ -73,19 +74,20 @@ def likelihood_curvature(
         kind: see the module.
 
     Returns:
-        One curvature a factor, in float64; memory is flat in ``N``.
+        One curvature a factor, computed in float64; memory is flat in ``N``.
 
     Raises:
-        ValueError: Kronecker factors do not exist for this likelihood or net.
+        ValueError: Kronecker factors do not exist for this net.
     """
-    flat = flat.detach()
+    model = in_double(model, x)
+    flat = flat.detach().to(model.dtype)
     if kind == "hessian":
         return [DenseCurvature(_hessian(model, flat, x, y, factor.index)) for factor in factors]
     by_layer = [f for f in factors if isinstance(f, KroneckerFactor) or f.layer is not None]
     others = [f for f in factors if f not in by_layer]
-    found: dict[Factor, Curvature] = kronecker_curvature(model, flat, x, y, by_layer, kind)
+    data, scalars = _scalars(model, flat, x, y, kind)
+    found: dict[Factor, Curvature] = kronecker_curvature(model, flat, x, data, scalars, by_layer)
     if others:
-        data, scalars = _scalars(model, flat, x, y, kind)
         found |= _accumulate(model, flat, x, data, scalars, others)
     return [found[factor] for factor in factors]
 
@@ -137,10 +139,10 @@ def _scalars(
     likelihood = model.likelihood
 
     def natural(outputs: Tensor, params: Params, _: Tensor) -> Tensor:
-        fixed = {name: value.detach() for name, value in params.items()}
-        root = _root(likelihood.fisher(outputs.detach(), fixed))
+        fixed = {name: value.detach().double() for name, value in params.items()}
+        root = _root(likelihood.fisher(outputs.detach().double(), fixed))
         inputs = likelihood.natural_inputs(outputs, params).unsqueeze(-2)
-        projected: Tensor = (inputs @ root).squeeze(-2)
+        projected: Tensor = (inputs @ root.to(inputs)).squeeze(-2)
         return projected
 
     def score(outputs: Tensor, params: Params, data: Tensor) -> Tensor:
@@ -154,10 +156,14 @@ def _scalars(
 
 
 def _root(fisher: Tensor) -> Tensor:
-    r""":math:`R` with :math:`RR^\top = F`, for positive semi-definite ``(..., m, m)``."""
-    values, vectors = torch.linalg.eigh(fisher.double())
+    r""":math:`R` with :math:`RR^\top = F`, for positive semi-definite ``(..., m, m)``, float64.
+
+    ``F`` has to be found in float64: what rounding makes of an eigenvalue of 0 is curvature that
+    is not there.
+    """
+    values, vectors = torch.linalg.eigh(fisher)
     root: Tensor = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-    return root.to(fisher.dtype)
+    return root
 
 
 @torch.no_grad()
@@ -202,9 +208,11 @@ def generalised_gauss_newton(model: BayesianModel, flat: Tensor, x: Tensor) -> T
     Returns:
         ``G``, shape ``(P, P)``, float64, in nats.
     """
+    model = in_double(model, x)
+    flat = flat.detach().to(model.dtype)
     everything = DenseFactor(model, list(model.sites))
     data, scalars = _scalars(model, flat, x, x, "ggn")
-    found = _accumulate(model, flat.detach(), x, data, scalars, [everything])[everything]
+    found = _accumulate(model, flat, x, data, scalars, [everything])[everything]
     return cast("DenseCurvature", found).matrix
 
 
@@ -215,12 +223,13 @@ def prior_precision(model: BayesianModel, flat: Tensor) -> Tensor:
     Returns:
         A tensor ``(P,)``, float64; negative where a heavy-tailed prior is not log-concave.
     """
+    model = in_double(model)
 
     def summed_gradient(u: Tensor) -> Tensor:
         gradient: Tensor = grad(model.log_prior_flat)(u)
         return gradient.sum()
 
-    diagonal: Tensor = grad(summed_gradient)(flat.detach())
+    diagonal: Tensor = grad(summed_gradient)(flat.detach().to(model.dtype))
     return -diagonal.double()
 
 
@@ -230,5 +239,6 @@ def prior_hessian(model: BayesianModel, flat: Tensor) -> Tensor:
     Returns:
         A tensor ``(P, P)``, float64; it need not be positive definite.
     """
-    second: Tensor = jacrev(grad(model.log_prior_flat))(flat.detach())
+    model = in_double(model)
+    second: Tensor = jacrev(grad(model.log_prior_flat))(flat.detach().to(model.dtype))
     return -second.double()

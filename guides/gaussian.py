@@ -16,13 +16,14 @@ from probml_tp.guides.factors import (
     KroneckerFactor,
     standard_normal,
 )
+from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import gradient_rows
 from probml_tp.guides.sites import LOG_2PI, flat_value, point_mass, site_distribution
 from probml_tp.model import BayesianModel
 
 __all__ = ["StructuredNormal", "check_size"]
 
-BATCH = 10_000
+BATCH = 5_000
 
 
 class StructuredNormal(Guide):
@@ -41,15 +42,20 @@ class StructuredNormal(Guide):
     def __init__(self, model: BayesianModel, factors: Iterable[Factor]) -> None:
         super().__init__(model)
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
-        self.factors = nn.ModuleList(factors)
         nothing = torch.tensor(torch.nan, dtype=torch.float64, device=self.loc.device)
         self.register_buffer("log_evidence_value", nothing)
+        self.set_factors(factors)
+
+    def set_factors(self, factors: Iterable[Factor]) -> None:
+        """Take a covariance of other factors, empty until it is fitted."""
+        self.factors = nn.ModuleList(factors)
         covered = {name for factor in self.factor_list for name in factor.sites}
-        self._fixed = frozenset(model.sites) - covered
+        self._fixed = frozenset(self.model.sites) - covered
+        self.no_density = type(self).no_density  # type: ignore[misc]
         if self._fixed:
             self.no_density = (  # type: ignore[misc]
                 f"this {self.name} guide is a point mass in {len(self._fixed)} of "
-                f"{len(model.sites)} sites"
+                f"{len(self.model.sites)} sites"
             )
 
     @property
@@ -80,7 +86,7 @@ class StructuredNormal(Guide):
                 f"scale_tril needs a full covariance; this {self.name} guide's is made of "
                 f"{len(self.factor_list)} factors. Use covariance() or marginal_variance()."
             )
-        return factor.scale_tril
+        return factor.scale_tril.to(self.loc.detach())
 
     def marginal_variance(self) -> dict[str, Tensor]:
         """The variance of each element in unconstrained space; 0 for point masses.
@@ -91,7 +97,7 @@ class StructuredNormal(Guide):
         self._require_fit()
         flat = torch.zeros_like(self.loc.detach())
         for factor in self.factor_list:
-            flat[factor.index] = factor.variance
+            flat[factor.index] = factor.variance.to(flat)
         return self.model.layout.unravel(flat)
 
     def covariance(self) -> Tensor:
@@ -101,11 +107,11 @@ class StructuredNormal(Guide):
             ValueError: the guide is not fitted.
         """
         self._require_fit()
-        root = self.loc.new_zeros(len(self.loc), len(self.loc))
+        root = self.loc.new_zeros(len(self.loc), len(self.loc), dtype=torch.float64)
         for factor in self.factor_list:
             identity = torch.eye(factor.size, dtype=root.dtype, device=root.device)
             root[factor.index.unsqueeze(-1), factor.index] = factor.spread(identity).mT
-        return root @ root.mT
+        return (root @ root.mT).to(self.loc.detach())
 
     def _require_fit(self) -> None:
         if not all(factor.is_fitted for factor in self.factor_list):
@@ -134,22 +140,25 @@ class StructuredNormal(Guide):
             log_dets.append(curvature.log_det(prior[factor.index]))
         size = sum(factor.size for factor in self.factor_list)
         with torch.no_grad():
-            joint = self.log_likelihood(x, y).double() + self.log_prior().double()
+            joint = self.log_likelihood(x, y) + self.log_prior()
         value = joint + 0.5 * (size * LOG_2PI - torch.stack(log_dets).sum())
         self.log_evidence_value = value if self._is_proper else torch.full_like(value, torch.nan)
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
-        """The log likelihood at the centre, batch by batch."""
-        params = self._point()[1]
+        """The log likelihood at the centre, batch by batch, in float64."""
+        model = in_double(self.model, x)
+        params = model.constrain(model.layout.unravel(self.loc.to(model.dtype)))
         batches = zip(x.split(BATCH), y.split(BATCH), strict=True)
-        return torch.stack([self.model.log_likelihood(params, *b).sum() for b in batches]).sum()
+        sums = [model.log_likelihood(params, *batch).double().sum() for batch in batches]
+        return torch.stack(sums).sum()
 
     def log_prior(self) -> Tensor:
-        """The log prior of the random sites at the centre, in unconstrained space."""
-        u, values = self._point()
+        """The log prior of the random sites at the centre, in unconstrained space, in float64."""
+        model = in_double(self.model)
+        u = model.layout.unravel(self.loc.to(model.dtype))
         random = {name: u[name] for name in self.random_sites}
-        log_prior = self.model.log_prior(values, sites=random)
-        return log_prior + self.model.log_abs_det_jacobian(random)
+        log_prior = model.log_prior(model.constrain(u), sites=random)
+        return (log_prior + model.log_abs_det_jacobian(random)).double()
 
     @property
     def _is_proper(self) -> bool:
@@ -191,10 +200,6 @@ class StructuredNormal(Guide):
             value = yield name, site_distribution(self.model, name, flat)
             sent[factor] = flat_value(self.model, name, value)
 
-    def _point(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        u = self.model.layout.unravel(self.loc)
-        return u, self.model.constrain(u)
-
     @torch.no_grad()
     def sample(
         self, num_samples: int, *, generator: torch.Generator | None = None
@@ -206,11 +211,11 @@ class StructuredNormal(Guide):
             flat = self.loc + self.factor_list[0].spread(
                 self._noise(count, len(self.loc), generator)
             )
-            return self.model.constrain(self.model.layout.unravel(flat))
+            return self.model.constrain(self.model.layout.unravel(flat.to(self.loc)))
         u: dict[str, Tensor] = {}
         for factor in self.factor_list:
             epsilon = self._noise(count, factor.size, generator)
-            flat = self.loc[factor.index] + factor.spread(epsilon)
+            flat = (self.loc[factor.index] + factor.spread(epsilon)).to(self.loc)
             for name, part in zip(factor.sites, flat.split(factor.sizes, dim=-1), strict=True):
                 u[name] = part.reshape(count, *self.model.layout.shapes[name])
         for name in self._fixed:
@@ -233,7 +238,8 @@ class StructuredNormal(Guide):
                 moved = factor.spread_given_rest(own, epsilon).split(sizes, dim=-1)
                 parts |= dict(zip(own, moved, strict=True))
         order = [name for name in self.model.sites if name in parts]
-        return self.around_centre(order, torch.cat([parts[name] for name in order], -1))
+        deviation = torch.cat([parts[name] for name in order], -1)
+        return self.around_centre(order, deviation.to(self.loc))
 
     def _noise(self, count: int, size: int, generator: torch.Generator | None) -> Tensor:
         return torch.randn(
@@ -252,8 +258,8 @@ class StructuredNormal(Guide):
         total = -self.model.log_abs_det_jacobian(u)
         for factor in self.factor_list:
             white = factor.whiten(flat[..., factor.index] - self.loc[factor.index])
-            total = total + standard_normal(white) - factor.log_det
-        values = self._point()[1]
+            total = total + (standard_normal(white) - factor.log_det).to(total)
+        values = self.model.constrain(self.model.layout.unravel(self.loc))
         for name in self._fixed:
             total = torch.where(matches(draws[name], values[name]), total, -torch.inf)
         return total
@@ -270,7 +276,8 @@ class StructuredNormal(Guide):
             return super().kl()
         variance = self.model.layout.ravel(self.marginal_variance())
         squares = variance + (self.loc - prior.loc).square()
-        log_dets = prior.scale.log().sum() - sum(factor.log_det for factor in self.factor_list)
+        half = torch.stack([factor.log_det for factor in self.factor_list]).sum()
+        log_dets = prior.scale.log().sum() - half.to(prior.scale)
         return 0.5 * ((squares / prior.scale.square()).sum() - len(self.loc)) + log_dets
 
     def linearized_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -287,7 +294,7 @@ class StructuredNormal(Guide):
             with torch.no_grad():
                 parts = [factor.function_covariance(rows) for factor in self.factor_list]
             means.append(outputs)
-            covariances.append(torch.stack(parts).sum(0))
+            covariances.append(torch.stack(parts).sum(0).to(outputs))
         return torch.cat(means), torch.cat(covariances)
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
+from torch.func import jacrev
 
+from probml_tp.batching import OverRows
 from probml_tp.guides.layers import (
     calls_of,
     is_on_whole_examples,
@@ -52,6 +54,10 @@ class Dense:
 
     values: Tensor
 
+    def double(self) -> Dense:
+        """The same in float64."""
+        return Dense(self.values.double())
+
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, p)``."""
         return self.values
@@ -85,6 +91,10 @@ class Outer:
 
     inputs: Tensor
     gradients: Tensor
+
+    def double(self) -> Outer:
+        """The same in float64."""
+        return Outer(self.inputs.double(), self.gradients.double())
 
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, M K)``."""
@@ -205,6 +215,8 @@ def plain_layers(model: BayesianModel) -> dict[str, PlainLayer]:
     for name, module in model.net.named_modules():
         if type(module) is nn.Linear or (type(module) is nn.Conv2d and _unfolds(module)):
             own = dict(module.named_parameters(recurse=False))
+            if "weight" not in own:  # it is computed from others, by weight_norm say
+                continue
             sites = {key: names[id(p)] for key, p in own.items()}
             alone = not any(is_shared(model.net, p) for p in own.values())
             if "weight" in own and alone and not set(sites.values()) & model.transforms.keys():
@@ -250,11 +262,12 @@ def gradient_rows(
     shapes = model.layout.shapes
     size = sum(shapes[n].numel() for n in (sites if dense else rest)) * q
     chunk = max(1, MAX_ELEMENTS // max(1, cost + size))
+    others = _other_rows(model, u, scalars, rest)
     for start in range(0, len(x), chunk):
         part = slice(start, min(start + chunk, len(x)))
         values, found = _layer_rows(model, params, x[part], data[part], scalars, layers)
         if rest:
-            found |= _other_rows(model, u, x[part], data[part], scalars, rest)
+            found |= others(x[part], data[part])
         yield part, values, {name: found[name] for name in sites}
 
 
@@ -298,6 +311,7 @@ def _cost(
     return cost, q
 
 
+@torch.enable_grad()
 def _layer_rows(
     model: BayesianModel,
     params: Params,
@@ -332,21 +346,23 @@ def _layer_rows(
 
 
 def _other_rows(
-    model: BayesianModel,
-    u: Mapping[str, Tensor],
-    x: Tensor,
-    data: Tensor,
-    scalars: Scalars,
-    sites: Sequence[str],
-) -> dict[str, Dense | Outer]:
+    model: BayesianModel, u: Mapping[str, Tensor], scalars: Scalars, sites: Sequence[str]
+) -> Callable[[Tensor, Tensor], dict[str, Dense | Outer]]:
     """Gradients with respect to any sites, by reverse mode over one example after another."""
-    fixed = {name: value for name, value in u.items() if name not in sites}
+    own = {name: u[name] for name in sites}
 
     def of_one(own: dict[str, Tensor], x_n: Tensor, data_n: Tensor) -> Tensor:
-        params = model.constrain({name: {**fixed, **own}[name] for name in u})
+        params = model.constrain({name: own.get(name, value) for name, value in u.items()})
         outputs = model.outputs(params, x_n.unsqueeze(0))
         return scalars(outputs, params, data_n.unsqueeze(0)).squeeze(0)
 
-    own = {name: u[name] for name in sites}
-    found = vmap(jacrev(of_one), in_dims=(None, 0, 0))(own, x, data)
-    return {n: Dense(rows.reshape(*rows.shape[:2], -1)) for n, rows in found.items()}
+    rows_of = OverRows(
+        partial(jacrev(of_one), own), one_by_one=partial(jacrev(of_one, chunk_size=1), own)
+    )
+
+    @torch.enable_grad()
+    def rows(x: Tensor, data: Tensor) -> dict[str, Dense | Outer]:
+        found = rows_of(x, data)
+        return {name: Dense(one.reshape(*one.shape[:2], -1)) for name, one in found.items()}
+
+    return rows

@@ -1,4 +1,4 @@
-r"""Kronecker-factored curvature of linear layers and convolutions, computed by curvlinops.
+r"""Kronecker-factored curvature of linear layers and convolutions.
 
 .. math:: H_{\text{weight}} \approx B \otimes A, \qquad H_{\text{bias}} \approx B, \qquad
           A = \frac1{NT}\sum_{n,t} a_{nt} a_{nt}^\top, \qquad
@@ -6,37 +6,40 @@ r"""Kronecker-factored curvature of linear layers and convolutions, computed by 
 
 for inputs ``a`` of a layer, gradients ``b`` at its outputs and the ``T`` positions that it is
 applied to: KFAC-expand of Eschenhagen et al. 2023, after Martens & Grosse 2015 and Grosse & Martens
-2016. Weights and biases are separate blocks. It is exact for one point and one position.
+2016. Weights and biases are separate blocks. It is exact for one point and one position. Both are
+summed and decomposed in float64.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probml_tp.guides.curvature import Curvature, DenseCurvature, KroneckerCurvature
 from probml_tp.guides.factors import Factor, KroneckerFactor
-from probml_tp.guides.jacobians import layers_called_once, plain_layers
-from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian
+from probml_tp.guides.jacobians import (
+    Outer,
+    PlainLayer,
+    Scalars,
+    gradient_rows,
+    layers_called_once,
+    plain_layers,
+)
 from probml_tp.model import BayesianModel
 
 __all__ = ["kronecker_curvature"]
-
-BATCH = 256
 
 
 def kronecker_curvature(
     model: BayesianModel,
     flat: Tensor,
     x: Tensor,
-    y: Tensor,
+    data: Tensor,
+    scalars: Scalars,
     factors: Sequence[Factor],
-    kind: str,
 ) -> dict[Factor, Curvature]:
     """The curvature of weights and biases of layers.
 
@@ -44,15 +47,15 @@ def kronecker_curvature(
         model: the model.
         flat: unconstrained parameters ``(P,)``.
         x: all inputs.
-        y: all targets in canonical shape.
+        data: what else belongs to each point.
+        scalars: gives the ``q`` scalars of each point whose gradients make up the curvature.
         factors: Kronecker factors of weights, dense ones of biases; each knows its layer.
-        kind: ``"ggn"``, ``"mc-fisher"`` or ``"empirical-fisher"``.
 
     Returns:
         The curvature of each factor; eigenvalues below zero, which are rounding, count as zero.
 
     Raises:
-        ValueError: curvlinops does not know the likelihood, or a layer is called several times.
+        ValueError: a layer is called several times, or the factors are not finite.
     """
     if not factors:
         return {}
@@ -64,76 +67,63 @@ def kronecker_curvature(
             f"Kronecker factors need layers that are called once in a forward pass, on whole "
             f"examples; {layer.name!r} is not. Use structure='diagonal', or choose other sites."
         )
-    inputs, gradients, scale = _covariances(model, params, x, y, list(dict.fromkeys(names)), kind)
+    inputs, gradients = _covariances(model, flat, x, data, scalars, layers)
     found: dict[Factor, Curvature] = {}
     for factor in factors:
-        outer = scale * gradients[str(factor.layer)]
+        outer = gradients[str(factor.layer)]
         if isinstance(factor, KroneckerFactor):
-            b, left = _eigh(outer)
-            a, right = _eigh(inputs[str(factor.layer)])
+            b, left = _eigh(outer, str(factor.layer))
+            a, right = _eigh(inputs[str(factor.layer)], str(factor.layer))
             found[factor] = KroneckerCurvature(factor.sites[0], b, left, a, right)
         else:
-            found[factor] = DenseCurvature(outer.double())
+            found[factor] = DenseCurvature(outer)
     return found
 
 
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(matrix)
-    return values.clamp_min(0).double(), vectors
-
-
+@torch.no_grad()
 def _covariances(
     model: BayesianModel,
-    params: dict[str, Tensor],
+    flat: Tensor,
     x: Tensor,
-    y: Tensor,
-    layers: Sequence[str],
-    kind: str,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
-    """``A`` and ``B`` of each layer by name, and what ``B`` has to be multiplied by."""
-    with warnings.catch_warnings():  # of torch's own, from a library that curvlinops imports
-        warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
-        from curvlinops import FisherType, KFACLinearOperator
-    loss, targets, scale = _loss(model, params, y, kind)
-    net = copy.deepcopy(model.net).requires_grad_(False)
-    for name, parameter in net.named_parameters():
-        parameter.data = params[name].detach().clone()
-    chosen = [p.requires_grad_() for n in layers for p in net.get_submodule(n).parameters()]
-    types = {"ggn": FisherType.TYPE2, "mc-fisher": FisherType.MC}
-    with torch.enable_grad():
-        operator: Any = KFACLinearOperator(
-            net,
-            loss,
-            chosen,
-            list(zip(x.split(BATCH), targets.split(BATCH), strict=True)),
-            check_deterministic=False,
-            seed=int(torch.randint(2**31, ())),
-            fisher_type=types.get(kind, FisherType.EMPIRICAL),
-            num_per_example_loss_terms=1,
-            num_data=len(x),
-        )
-        operator.compute_kronecker_factors()
-    state = operator.state_dict()
-    return state["input_covariances"], state["gradient_covariances"], scale
+    data: Tensor,
+    scalars: Scalars,
+    layers: Sequence[PlainLayer],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """``A`` and ``B`` of each layer by name."""
+    inputs: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+    sites = [layer.weight for layer in layers]
+    for _, _, rows in gradient_rows(model, flat, x, data, scalars, sites=sites):
+        for layer in layers:
+            outer = cast("Outer", rows[layer.weight]).double()
+            positions = len(x) * outer.inputs.shape[-1]
+            a, b = outer.inputs.movedim(1, 0).flatten(1), outer.gradients.movedim(2, 0).flatten(1)
+            inputs[layer.name] = inputs.get(layer.name, 0) + a @ a.mT / positions
+            gradients[layer.name] = gradients.get(layer.name, 0) + b @ b.mT
+    return inputs, gradients
 
 
-def _loss(
-    model: BayesianModel, params: dict[str, Tensor], y: Tensor, kind: str
-) -> tuple[nn.Module, Tensor, float]:
-    r"""The loss that curvlinops knows, its targets, and the factor from it to our likelihood.
+def _eigh(matrix: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, at least 0, and eigenvectors, in float64.
 
-    The squared error without a half is the negative log likelihood times :math:`2\sigma^2`.
+    Where the iteration does not converge, it does for a matrix with more on its diagonal, which
+    has the same eigenvectors.
     """
-    likelihood = model.likelihood
-    if isinstance(likelihood, Categorical):
-        return nn.CrossEntropyLoss(reduction="sum"), y, 1.0
-    column = y if y.ndim == 2 else y.unsqueeze(-1)
-    if isinstance(likelihood, Bernoulli):
-        return nn.BCEWithLogitsLoss(reduction="sum"), column.to(model.dtype), 1.0
-    if isinstance(likelihood, Gaussian):
-        halved = 1 / (2 * float(likelihood.noise_scale(column, params)) ** 2)
-        return nn.MSELoss(reduction="sum"), column, halved ** (1 + (kind == "empirical-fisher"))
+    matrix = matrix.double()
+    if not bool(matrix.isfinite().all()):
+        raise ValueError(
+            f"Kronecker factors must be finite; those of layer {layer!r} are not. Scale the inputs "
+            f"to unit variance, or use structure='diagonal'."
+        )
+    size = matrix.diagonal().mean()
+    for jitter in (0.0, 1e-12, 1e-10, 1e-8):
+        shift = jitter * size
+        try:
+            values, vectors = torch.linalg.eigh(matrix + shift * torch.eye(len(matrix)).to(matrix))
+        except torch.linalg.LinAlgError:
+            continue
+        return (values - shift).clamp_min(0), vectors
     raise ValueError(
-        f"Kronecker factors are known for Gaussian, Bernoulli and Categorical likelihoods; got "
-        f"{likelihood.describe()}. Use structure='diagonal' or 'full'."
+        f"the eigenvalues of the Kronecker factor of layer {layer!r}, {len(matrix)} on a side, do "
+        f"not converge. Use structure='diagonal' for it."
     )

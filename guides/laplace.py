@@ -3,7 +3,7 @@ r"""The Laplace approximation: a normal at the mode, shaped by the curvature the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -22,7 +22,9 @@ from probml_tp.guides.fisher import (
     prior_precision,
 )
 from probml_tp.guides.gaussian import StructuredNormal, check_size
-from probml_tp.guides.jacobians import plain_layers
+from probml_tp.guides.jacobians import gradient_rows, plain_layers
+from probml_tp.guides.layers import own_sites
+from probml_tp.last_layer import last_called, last_defined
 from probml_tp.model import BayesianModel
 
 __all__ = ["Laplace", "LinearizedLaplace", "Structure"]
@@ -58,7 +60,7 @@ class Laplace(StructuredNormal):
         curvature: ``"ggn"`` (the Fisher information), ``"mc-fisher"``, ``"empirical-fisher"``, or
             ``"hessian"`` (full structure only); see :mod:`probml_tp.guides.fisher`.
         sites: which parameters are random: ``"all"``, ``"last-layer"`` (the weight and bias of the
-            last module with parameters), or names and patterns such as ``["fc2.*"]``. The others
+            module with parameters that the net calls last), or names and patterns such as ``["fc2.*"]``. The others
             are point masses at the mode, and the evidence is that given their values.
         max_params: the largest side of a matrix that is factorised.
 
@@ -109,13 +111,24 @@ class Laplace(StructuredNormal):
                 f"sites, and {model.conditional_sites[0]!r} has a conditional prior. Use "
                 f"structure='full', sites='all'."
             )
-        factors = _factors(model, structure, chosen)
-        for factor in factors:
-            check_size(factor, name=self.name, model=model, max_params=max_params)
-        super().__init__(model, factors)
-        self.structure, self.curvature = structure, curvature
+        self.structure, self.curvature, self.max_params = structure, curvature, max_params
+        super().__init__(model, _factors(model, structure, chosen))
         self.sites = sites if isinstance(sites, str) else list(sites)
-        self.max_params = max_params
+
+    def set_factors(self, factors: Iterable[Factor]) -> None:
+        """Take a covariance of factors, if none is too large to be factorised."""
+        factors = list(factors)
+        for factor in factors:
+            check_size(factor, name=self.name, model=self.model, max_params=self.max_params)
+        super().set_factors(factors)
+
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Find the last layer, which is the one that the net calls last."""
+        if self.sites == "last-layer":
+            sites = layer_sites(self.model, last_called(self.model, x[:1]))
+            if sites != self.random_sites:
+                self.set_factors(_factors(self.model, self.structure, sites))
+            self.sites = sites
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The MAP objective per data point."""
@@ -123,6 +136,7 @@ class Laplace(StructuredNormal):
 
     def finalize(self, x: Tensor, y: Tensor) -> None:
         """Find the curvature at the mode, and with it the covariance and the log evidence."""
+        self.prepare(x, y)
         curvatures = likelihood_curvature(
             self.model, self.loc, x, y, factors=self.factor_list, kind=self.curvature
         )
@@ -152,9 +166,9 @@ class Laplace(StructuredNormal):
 class LinearizedLaplace(Laplace):
     r"""Laplace whose predictions use the net linearised at the mode (Immer et al. 2021).
 
-    .. math:: f^{\mathrm{lin}}_\theta(x) = f_{\hat\theta}(x)
-              + J_{\hat\theta}(x)(\theta - \hat\theta)
+    .. math:: f^{\mathrm{lin}}_u(x) = f_{\hat u}(x) + J_{\hat u}(x)(u - \hat u)
 
+    in unconstrained space, which for weights without a constraint is that of the weights.
     The generalised Gauss-Newton matrix is the exact Hessian of this linearised model, so its
     predictions agree with the posterior where the net's own, far from the mode, need not. The
     outputs at a point are normal, with mean :math:`f_{\hat\theta}(x)` and covariance
@@ -170,14 +184,46 @@ class LinearizedLaplace(Laplace):
     name: ClassVar[str] = "laplace-linearized"
 
     def outputs(self, params: Draws, x: Tensor) -> Tensor:
-        """The linearised outputs at one draw, by a Jacobian-vector product."""
-        mode = self.model.constrain(self.model.layout.unravel(self.loc.detach()))
-        tangent = {name: params[name] - mode[name] for name in mode}
-        with warnings.catch_warnings():  # of torch's own, when forward mode is first used
-            warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
-            moved = jvp(lambda p: self.model.outputs(p, x), (mode,), (tangent,))
-        linearized: Tensor = moved[0] + moved[1]
+        """The linearised outputs at one draw, differentiable in ``x`` where the net's layers are
+        by forward mode.
+        """
+        centre, sites = self.model.layout.unravel(self.loc.detach()), self._net_sites
+        draw = self.model.unconstrain(params)
+        own = {name: centre[name] for name in sites}
+        tangent = {name: draw[name] - centre[name] for name in sites}
+
+        def net(own: dict[str, Tensor]) -> Tensor:
+            return self.model.outputs(self.model.constrain(centre | own), x)
+
+        try:
+            with warnings.catch_warnings():  # of torch's own, when forward mode is first used
+                warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
+                at_mode, change = jvp(net, (own,), (tangent,))
+        except (NotImplementedError, RuntimeError):  # attention, LSTM, weight_norm
+            if x.requires_grad:
+                raise
+            return self.outputs_of_draws({n: v.unsqueeze(0) for n, v in params.items()}, x)[0]
+        linearized: Tensor = at_mode + change
         return linearized
+
+    def outputs_of_draws(self, params: Draws, x: Tensor) -> Tensor:
+        """The same by the Jacobian that :meth:`function_moments` has, one for all draws."""
+        centre, sites = self.model.layout.unravel(self.loc.detach()), self._net_sites
+        draws = self.model.unconstrain(params)
+        tangents = {name: (draws[name] - centre[name]).flatten(1).mT for name in sites}
+        found = []
+        for _, outputs, rows in gradient_rows(
+            self.model, self.loc, x, x, lambda outputs, *_: outputs, sites=sites, dense=True
+        ):
+            moved = torch.stack([row.times(tangents[name]) for name, row in rows.items()]).sum(0)
+            found.append((outputs.unsqueeze(-1) + moved).movedim(-1, 0))
+        return torch.cat(found, 1)
+
+    @property
+    def _net_sites(self) -> list[str]:
+        """The random sites of the net."""
+        own = self.model.likelihood.site_distributions()
+        return [name for name in self.random_sites if name not in own]
 
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """The moments of the linearised function; ``None`` where the likelihood has own sites."""
@@ -203,10 +249,7 @@ def chosen_sites(model: BayesianModel, sites: str | Sequence[str]) -> list[str]:
         if sites == "all":
             return list(model.sites)
         if sites == "last-layer":
-            own = [dict(m.named_parameters(recurse=False)) for m in model.net.modules()]
-            last = [params for params in own if params][-1]
-            ids = {id(parameter) for parameter in last.values()}
-            return [name for name, p in model.net.named_parameters() if id(p) in ids]
+            return layer_sites(model, last_defined(model.net))
         sites = [sites]
     for pattern in sites:
         if not any(fnmatchcase(name, pattern) for name in model.sites):
@@ -217,6 +260,15 @@ def chosen_sites(model: BayesianModel, sites: str | Sequence[str]) -> list[str]:
     if not sites:
         raise ValueError("sites must name at least one site; got none. Pass 'all', say.")
     return [n for n in model.sites if any(fnmatchcase(n, pattern) for pattern in sites)]
+
+
+def layer_sites(model: BayesianModel, layer: str | None) -> list[str]:
+    """The sites of one layer of a net, in the model's order; of all if it has no layers."""
+    if layer is None:
+        return list(model.sites)
+    net = model.net
+    own = {id(net.get_parameter(name)) for name in own_sites(net, layer)}
+    return [name for name, p in net.named_parameters() if id(p) in own]
 
 
 def _factors(model: BayesianModel, structure: Structure, sites: Sequence[str]) -> list[Factor]:

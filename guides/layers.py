@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
 
 __all__ = [
@@ -43,8 +43,7 @@ def copy_sharing_tensors(net: nn.Module) -> nn.Module:
         >>> copy_sharing_tensors(net).weight is net.weight
         True
     """
-    tensors = [*net.parameters(), *net.buffers()]
-    return copy.deepcopy(net, {id(t): t for t in tensors})
+    return copy_module(net, shared=[*net.parameters(), *net.buffers()])
 
 
 def is_shared(net: nn.Module, parameter: Tensor) -> bool:
@@ -101,9 +100,13 @@ def is_on_whole_examples(calls: list[tuple[Tensor, Tensor]], num_examples: int) 
 
 
 def own_sites(net: nn.Module, layer: str) -> list[str]:
-    """The sites that are a layer's own parameters."""
-    names = [name for name, _ in net.get_submodule(layer).named_parameters(recurse=False)]
-    return [f"{layer}.{name}" if layer else name for name in names]
+    """The sites that are a layer's own parameters, those among them that its weight is made of."""
+    module = net.get_submodule(layer)
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    made_of = [
+        name for name, _ in module.named_parameters() if name.startswith("parametrizations.")
+    ]
+    return [f"{layer}.{name}" if layer else name for name in (*own, *made_of)]
 
 
 @torch.no_grad()

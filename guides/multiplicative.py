@@ -82,7 +82,8 @@ class MultiplicativeNoise(Guide):
 
     Args:
         model: the model; weights start at the net's own.
-        rates: drop rate in [0, 1) for each layer by name, or one for every layer but the first.
+        rates: drop rate in [0, 1) for each layer by name, or one for every layer but the first
+            that can be treated; ``guide.rates`` says which they are.
 
     Raises:
         ValueError: a rate is out of range, or a layer unknown or of another kind.
@@ -90,7 +91,8 @@ class MultiplicativeNoise(Guide):
 
     def __init__(self, model: BayesianModel, *, rates: Mapping[str, float] | float) -> None:
         super().__init__(model)
-        self._initial_rates = _resolve_rates(model.net, rates)
+        self._may_skip = not isinstance(rates, Mapping)
+        self._initial_rates = _resolve_rates(model, rates)
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
         sites = {id(p): name for name, p in model.net.named_parameters()}
         self._layers = {
@@ -98,23 +100,7 @@ class MultiplicativeNoise(Guide):
             for layer, rate in self._initial_rates.items()
             if rate
         }
-        for site in self._layers.keys() & model.transforms.keys():
-            raise ValueError(
-                f"dropped weights must be able to be zero, so their prior must be on the real "
-                f"line; {site!r} has {model.sites[site].describe()}. Leave the layer out of rates."
-            )
-        self._check_independent()
         object.__setattr__(self, "_noisy_net", self._with_noise(model.net))
-
-    def _check_independent(self) -> None:
-        """The KL term in closed form takes noisy weights to be independent of all else."""
-        for name, site in self.model.sites.items():
-            if site.given and self._layers.keys() & {name, *site.given}:
-                raise ValueError(
-                    f"dropped weights must have priors that neither depend on other sites nor are "
-                    f"depended on; {name!r} depends on {', '.join(site.given)}. Leave the layer "
-                    f"out of rates, or use NUTS or mean-field."
-                )
 
     @property
     def rates(self) -> dict[str, float]:
@@ -200,13 +186,29 @@ class MultiplicativeNoise(Guide):
         calls = calls_of(
             self.model.net, self._initial_rates, lambda: self.model.outputs(self._values(), probe)
         )
-        for layer, made in calls.items():
-            if not is_on_whole_examples(made, len(probe)):
-                raise ValueError(
-                    f"a layer with a drop rate must be called once in a forward pass, on one row "
-                    f"for each example; for {len(probe)} examples {layer!r} is called on "
-                    f"{[len(a) for a, _ in made] or 'no'} rows. Leave it out of rates."
-                )
+        rows = {layer: [len(a) for a, _ in made] for layer, made in calls.items()}
+        wrong = {n: rows[n] for n, m in calls.items() if not is_on_whole_examples(m, len(probe))}
+        if wrong and (not self._may_skip or len(wrong) == len(rows)):
+            layer = next(iter(wrong))
+            remedy = "Name others in rates" if self._may_skip else "Leave it out of rates"
+            raise ValueError(
+                f"a layer with a drop rate must be called once in a forward pass, on one row "
+                f"for each example; for {len(probe)} examples {layer!r} is called on "
+                f"{wrong[layer] or 'no'} rows. {remedy}."
+            )
+        if wrong:
+            self._keep([layer for layer in rows if layer not in wrong])
+
+    def _keep(self, layers: Sequence[str]) -> None:
+        """Leave noise in these layers only."""
+        self._initial_rates = {layer: self._initial_rates[layer] for layer in layers}
+        self._layers = {site: n for site, n in self._layers.items() if n in layers}
+        object.__setattr__(self, "_noisy_net", self._with_noise(self.model.net))
+
+    def extra_repr(self) -> str:
+        """The layers with a drop rate."""
+        rates = ", ".join(f"{layer!r}: {rate:.3g}" for layer, rate in self.rates.items())
+        return f"rates={{{rates}}}"
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative ELBO per data point at fresh noise."""
@@ -237,36 +239,70 @@ def noise_mode(name: str, value: NoiseMode) -> NoiseMode:
     return value
 
 
-def _resolve_rates(net: nn.Module, rates: Mapping[str, float] | float) -> dict[str, float]:
-    layers = {
-        name: module for name, module in net.named_modules() if isinstance(module, LINEAR_LAYERS)
-    }
-    frozen = {name for name, module in layers.items() if "weight" not in module._parameters}
+def _resolve_rates(model: BayesianModel, rates: Mapping[str, float] | float) -> dict[str, float]:
+    """The rate of each layer; a single one leaves out what cannot be treated."""
+    layers = {n: m for n, m in model.net.named_modules() if isinstance(m, LINEAR_LAYERS)}
     if not isinstance(rates, Mapping):
-        rates = {name: rates for name in list(layers)[1:] if name not in frozen}
+        rate = probability("a drop rate", rates)
+        refused = {name: _refusal(model, layers, name) for name in layers}
+        chosen = [name for name in list(layers)[1:] if refused[name] is None]
+        if not chosen:
+            able = [name for name in layers if refused[name] is None]
+            named = (
+                f"Name layers, as in rates={{{able[0]!r}: {rate or 0.1:g}}}, or use"
+                if able
+                else "Use"
+            )
+            raise ValueError(
+                f"a single drop rate goes to every linear layer and ungrouped convolution but the "
+                f"first that has a weight of its own; {model.name} has no such layer beyond it, "
+                f"got rates={rate:g}. {named} another guide."
+            )
+        rates = dict.fromkeys(chosen, rate)
     for layer, rate in rates.items():
         probability(f"the drop rate of layer {layer!r}", rate)
-        if layer not in layers or getattr(layers[layer], "groups", 1) != 1:
-            raise ValueError(
-                f"a drop rate must name a linear layer or an ungrouped convolution; got "
-                f"{layer!r}. The net's are {', '.join(map(repr, layers))}."
-            )
-        if layer in frozen:
-            raise ValueError(
-                f"a drop rate needs a layer whose weight is a site of the model; that of {layer!r} "
-                f"is frozen or computed from others. Leave it out of rates."
-            )
-        if is_shared(net, layers[layer].weight):
-            raise ValueError(
-                f"a drop rate needs a layer with weights of its own; those of {layer!r} are "
-                f"shared with another layer. Leave it out of rates."
-            )
+        if reason := _refusal(model, layers, layer):
+            raise ValueError(f"{reason} Leave it out of rates.")
     if not any(rates.values()):
         raise ValueError(
             f"dropout needs a positive rate in at least one layer; got {dict(rates)}. "
             f"Without one it is the Delta guide."
         )
     return dict(rates)
+
+
+def _refusal(model: BayesianModel, layers: Mapping[str, nn.Module], layer: str) -> str | None:
+    """Why a layer can have no noise on its weights, if it cannot: a sentence."""
+    if layer not in layers or getattr(layers[layer], "groups", 1) != 1:
+        return (
+            f"a drop rate must name a linear layer or an ungrouped convolution; got {layer!r}. The "
+            f"net's are {', '.join(map(repr, layers))}."
+        )
+    sites = {id(p): name for name, p in model.net.named_parameters()}
+    weight = layers[layer].weight
+    if "weight" not in layers[layer]._parameters:
+        return (
+            f"a drop rate needs a layer whose weight is a site of the model; that of {layer!r} is "
+            f"frozen, or computed from others as under weight_norm."
+        )
+    site = sites[id(weight)]
+    if is_shared(model.net, cast("Tensor", weight)):
+        return (
+            f"a drop rate needs a layer with weights of its own; those of {layer!r} are shared with "
+            f"another layer."
+        )
+    if site in model.transforms:
+        return (
+            f"dropped weights must be able to be zero, so their prior must be on the real line; "
+            f"{site!r} has {model.sites[site].describe()}."
+        )
+    for name, other in model.sites.items():
+        if other.given and site in {name, *other.given}:  # the KL term takes them as independent
+            return (
+                f"dropped weights must have priors that neither depend on other sites nor are "
+                f"depended on; {name!r} depends on {', '.join(other.given)}."
+            )
+    return None
 
 
 @dataclass(frozen=True)

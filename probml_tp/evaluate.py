@@ -12,8 +12,9 @@ from typing import Literal, cast, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
+from probml_tp.batching import vmap
 from probml_tp.guide import Draws, Guide, check_num_samples
 from probml_tp.validation import positive_integer, valid_seed
 
@@ -157,7 +158,12 @@ def draw_batches(
     if vectorize not in get_args(Vectorize):
         raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
     prefix, suffix = split_net(guide, guide.model.outputs if own_net else guide.outputs)
-    run = _Run(suffix, guide, vectorize)
+    one_by_one = _Run(suffix, guide, vectorize)
+
+    def run(params: Draws, shared: Tensor) -> Tensor:
+        outputs = None if own_net else guide.outputs_of_draws(params, shared)
+        return one_by_one(params, shared) if outputs is None else outputs
+
     for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
         for start in range(0, len(x), batch_size):
             points = slice(start, min(start + batch_size, len(x)))

@@ -130,6 +130,10 @@ class Guide(nn.Module, ABC):
         """What predictions use as the net's outputs at one draw: the net itself by default."""
         return self.model.outputs(params, x)
 
+    def outputs_of_draws(self, params: Draws, x: Tensor) -> Tensor | None:
+        """:meth:`outputs` at several draws at once, ``(S, N, k)``; ``None``: they go one by one."""
+        return None
+
     def function_moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """Mean ``(N, k)`` and covariance ``(N, k, k)`` of the outputs, where they are normal."""
         return None

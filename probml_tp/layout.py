@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -44,6 +44,18 @@ class Layout:
             places[name] = slice(start, start + prod(shape))
             start += prod(shape)
         return places
+
+    def positions(self, names: Iterable[str]) -> Tensor:
+        """Where the elements of some sites stand in the flat vector, ``(p,)``."""
+        slices = self.slices
+        places = [slices[name] for name in names]
+        found = torch.empty(sum(p.stop - p.start for p in places), dtype=torch.long)
+        start = 0
+        for place in places:  # written in place: a slice of one range would keep all of it
+            stop = start + place.stop - place.start
+            torch.arange(place.start, place.stop, out=found[start:stop])
+            start = stop
+        return found
 
     def ravel(self, values: Mapping[str, Tensor]) -> Tensor:
         """Flatten sites of shape ``(*batch, *shape)`` into one tensor ``(*batch, P)``."""

@@ -24,6 +24,7 @@ from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
 from probml_tp.data_checks import column_names
+from probml_tp.copying import copy_module
 from probml_tp.digest import digest
 from probml_tp.identity import Domain, behaves_alike, behaviour, named_functions
 from probml_tp.layout import Layout
@@ -99,7 +100,7 @@ class BayesianModel(nn.Module):
         parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
         check_net(net, parameters)
         self.name = name or type(net).__name__
-        self.net = copy.deepcopy(net).eval()
+        self.net = copy_module(net).eval()
         self._frozen = tuple(freeze(self.net))
         for module in self.net.modules():
             if hasattr(module, "inplace"):  # it would write to what other draws still read

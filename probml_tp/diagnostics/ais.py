@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
+from probml_tp.batching import OverRows
 from probml_tp.diagnostics.importance import check_density, check_proper
 from probml_tp.diagnostics.iwelbo import log_mean_exp
 from probml_tp.evaluate import seeded, substream
@@ -150,7 +150,7 @@ class _Path:
     def log_ends(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\log\pi_0` and :math:`\log\tilde p/\pi_0`, each ``(S,)``, with gradients."""
         prior = self.model.log_prior_flat(flat)
-        log_likelihood = vmap(self._log_likelihood)(flat)
+        log_likelihood = OverRows(self._log_likelihood)(flat)
         if self.start is None:
             return prior, log_likelihood
         u = self.model.layout.unravel(flat)

@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 from torch.distributions import MultivariateNormal
-from torch.func import vmap
 
+from probml_tp.batching import OverRows
 from probml_tp.diagnostics.importance import check_proper
 from probml_tp.diagnostics.iwelbo import LogEvidence
 from probml_tp.diagnostics.quiet_arviz import az
@@ -119,7 +119,7 @@ def log_joints(model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor) -> Tens
     Returns:
         ``(S,)`` in nats, :meth:`BayesianModel.log_joint_flat` of each.
     """
-    joint: Tensor = vmap(lambda u: model.log_joint_flat(u, x, y), chunk_size=CHUNK)(flat)
+    joint: Tensor = OverRows(lambda u: model.log_joint_flat(u, x, y), chunk_size=CHUNK)(flat)
     return joint
 
 

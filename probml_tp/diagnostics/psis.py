@@ -269,6 +269,10 @@ class _Layer(Guide):
         """The inner guide's."""
         return self.inner.outputs(params, x)
 
+    def outputs_of_draws(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+        """The inner guide's."""
+        return self.inner.outputs_of_draws(params, x)
+
     def site_distributions(self) -> Sites:
         """The inner guide's: only draws are conditioned."""
         return self.inner.site_distributions()

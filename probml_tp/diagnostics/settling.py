@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probml_tp.batching import OverRows
 from probml_tp.guide import check_num_samples
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
@@ -108,9 +109,5 @@ def _gradients(model: BayesianModel, u: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return model.log_joint_flat(point, x, y)
 
     chunk = max(1, min(len(u), CHUNK_WORK // (u.shape[1] * len(x))))
-    gradient = torch.func.vmap(torch.func.grad(log_joint), chunk_size=chunk)
-    try:
-        found: Tensor = gradient(u)
-    except Exception:  # what vmap cannot batch; what is wrong raises again in the loop
-        found = torch.stack([torch.func.grad(log_joint)(point) for point in u])
+    found: Tensor = OverRows(torch.func.grad(log_joint), chunk_size=chunk)(u)
     return found

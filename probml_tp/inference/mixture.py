@@ -10,8 +10,9 @@ from typing import Any, ClassVar, cast
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
+from probml_tp.batching import vmap
 from probml_tp.evaluate import is_dense
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.inference.fitting import GuideFactory

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from probml_tp.copying import copy_module
 from probml_tp.evaluate import seeded, substream
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
@@ -57,7 +57,7 @@ def random_start(model: BayesianModel) -> dict[str, Tensor]:
         >>> bool((random_start(model)["weight"] != model.net.weight).all())
         True
     """
-    net = copy.deepcopy(model.net)
+    net = copy_module(model.net)
     params = model.initial_params()
     with seeded(substream(int(torch.randint(2**31, ())), START), model.device):
         reset = {id(parameter) for parameter in _reset(net)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
 from probml_tp.scores.features import features_like
 from probml_tp.scores.network_pass import NetworkPass, inputs_of, last_layer
@@ -38,7 +38,7 @@ class ConfidNetEncoder(nn.Module):
     def __init__(self, model: BayesianModel, params: Mapping[str, Tensor], last: str) -> None:
         super().__init__()
         self.last = last
-        self.net = copy.deepcopy(model.net).requires_grad_(True)
+        self.net = copy_module(model.net).requires_grad_(True)
         self.net.get_submodule(last).requires_grad_(False)
         with torch.no_grad():
             for name, parameter in self.net.named_parameters():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from probml_tp.evaluate import DrawBatch, draw_batches
+from probml_tp.last_layer import last_called
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
@@ -160,7 +161,6 @@ def _run(posterior: Posterior, inputs: Tensor, *, features: bool, options: _Opti
     return NetworkPass(posterior, inputs, predictive, torch.cat(features_at))
 
 
-@torch.no_grad()
 def last_layer(model: BayesianModel, x: Tensor) -> nn.Module:
     """The layer whose inputs are the features: the last fully connected one that the net calls.
 
@@ -174,26 +174,15 @@ def last_layer(model: BayesianModel, x: Tensor) -> nn.Module:
     Raises:
         ValueError: the net calls no ``nn.Linear``, or more after it that has parameters.
     """
-    called: list[nn.Module] = []
-    frozen = {name.rpartition(".")[0] for name in model.constants}
-    own = [
-        module
-        for name, module in model.net.named_modules()
-        if name in frozen or any(True for _ in module.parameters(recurse=False))
-    ]
-    hooks = [m.register_forward_hook(lambda module, *_: called.append(module)) for m in own]
-    try:
-        model.outputs(model.initial_params(), x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not called or not isinstance(called[-1], nn.Linear):
-        kind = type(called[-1]).__name__ if called else "no layer with parameters"
+    name = last_called(model, x, frozen=True)
+    layer = None if name is None else model.net.get_submodule(name)
+    if not isinstance(layer, nn.Linear):
+        kind = "no layer with parameters" if layer is None else type(layer).__name__
         raise ValueError(
             f"features are the inputs of the last layer, which must be an nn.Linear; the net of "
             f"{model.name} ends in {kind}. Use a score of outputs, or end the net in nn.Linear."
         )
-    return called[-1]
+    return layer
 
 
 def _with_features(
