@@ -13,7 +13,7 @@ from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.factors import DenseFactor
 from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.jacobians import gradient_rows
-from probml_tp.likelihoods import Gaussian
+from probml_tp.likelihoods import Gaussian, is_exactly
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
 
@@ -144,7 +144,7 @@ class Exact(StructuredNormal):
 
 def _check_conjugate(model: BayesianModel) -> None:
     likelihood = model.likelihood
-    if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
+    if not is_exactly(likelihood, Gaussian) or likelihood.noise_prior is not None:
         raise ValueError(
             f"the exact posterior needs a Gaussian likelihood with known noise; got "
             f"{likelihood.describe()}. Use Gaussian(scale=<number>), or another guide."

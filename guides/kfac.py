@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from probml_tp.guides.curvature import Curvature, DenseCurvature, KroneckerCurvature
 from probml_tp.guides.factors import Factor, KroneckerFactor
 from probml_tp.guides.jacobians import layers_called_once, plain_layers
-from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian
+from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, is_exactly
 from probml_tp.model import BayesianModel
 
 __all__ = ["kronecker_curvature"]
@@ -125,12 +125,12 @@ def _loss(
     The squared error without a half is the negative log likelihood times :math:`2\sigma^2`.
     """
     likelihood = model.likelihood
-    if isinstance(likelihood, Categorical):
+    if is_exactly(likelihood, Categorical):
         return nn.CrossEntropyLoss(reduction="sum"), y, 1.0
     column = y if y.ndim == 2 else y.unsqueeze(-1)
-    if isinstance(likelihood, Bernoulli):
+    if is_exactly(likelihood, Bernoulli):
         return nn.BCEWithLogitsLoss(reduction="sum"), column.to(model.dtype), 1.0
-    if isinstance(likelihood, Gaussian):
+    if is_exactly(likelihood, Gaussian):
         halved = 1 / (2 * float(likelihood.noise_scale(column, params)) ** 2)
         return nn.MSELoss(reduction="sum"), column, halved ** (1 + (kind == "empirical-fisher"))
     raise ValueError(

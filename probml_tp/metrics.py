@@ -15,7 +15,8 @@ from sklearn.metrics import accuracy_score, root_mean_squared_error
 from torch import Tensor
 
 from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
-from probml_tp.validation import positive_integer, strictly_between_0_and_1
+from probml_tp.target_mixture import NUM_DRAWS
+from probml_tp.validation import positive_integer
 
 if TYPE_CHECKING:
     from probml_tp.posterior import Posterior
@@ -240,9 +241,7 @@ def regression_scores(
             outputs were not kept.
     """
     targets = predictive.check_targets(y)
-    tail = (1 - strictly_between_0_and_1("an interval's level", level)) / 2
-    below = predictive.cdf(targets)
-    inside = (below >= tail) & (below <= 1 - tail)
+    inside = predictive.covers(targets, level)
     mean = predictive.mean.double().cpu()
     return {
         "rmse": float(root_mean_squared_error(targets.flatten().cpu(), mean.flatten())),
@@ -251,7 +250,7 @@ def regression_scores(
     }
 
 
-def crps(predictive: RegressionPredictive, y: object) -> Tensor:
+def crps(predictive: RegressionPredictive, y: object, *, num_draws: int = NUM_DRAWS) -> Tensor:
     r"""The continuous ranked probability score of each prediction (Gneiting & Raftery 2007).
 
     .. math:: \mathrm{CRPS}(F, y) = \int \left(F(z) - [z \ge y]\right)^2 dz
@@ -264,12 +263,15 @@ def crps(predictive: RegressionPredictive, y: object) -> Tensor:
               - \tfrac1{2S^2}\sum_{s,t} A(\mu_s - \mu_t, \sigma_s^2 + \sigma_t^2)
 
     (Grimit et al. 2006); for one normal the second term is :math:`-\sigma / \sqrt\pi`. Exact, but
-    of :math:`S^2` terms a point. Of a point mass it would be the absolute error.
+    of :math:`S^2` terms a point. Of a point mass it would be the absolute error. For a likelihood
+    that is not normal both expectations are means over draws of the targets: the score is then off
+    by about the predictive standard deviation over :math:`\sqrt{\text{num\_draws}}`.
 
     Args:
         predictive: the predictions at ``N`` points, with their outputs kept unless the moments are
             exact.
         y: the targets, of the shape of the predictions.
+        num_draws: draws of each target, where the likelihood is not normal.
 
     Returns:
         The score of each target, of their shape, in the units of ``y``; lower is better.
@@ -285,11 +287,10 @@ def crps(predictive: RegressionPredictive, y: object) -> Tensor:
         [0.2337, 0.6024]
     """
     targets = predictive.check_targets(y)
-    means, scales = predictive.component_means, predictive.component_scales
-    if means is None or scales is None:
-        if predictive.num_samples:
-            predictive.require_outputs()
-        means, scales = predictive.mean.unsqueeze(0), predictive.std.unsqueeze(0)
+    if predictive.components is not None:
+        count = positive_integer("num_draws", num_draws)
+        return predictive.components.crps(targets, num_draws=count)
+    means, scales = predictive.normal_components()
     variances = scales.double().square()
     to_target = _mean_absolute_normal(targets - means, variances).mean(0)
     columns = zip(

@@ -25,7 +25,7 @@ from torch.func import functional_call
 
 from probml_tp.digest import digest
 from probml_tp.layout import Layout
-from probml_tp.likelihoods import Gaussian, Likelihood
+from probml_tp.likelihoods import Gaussian, Likelihood, is_exactly
 from probml_tp.priors import (
     ConditionalPrior,
     ConditionalSite,
@@ -186,7 +186,7 @@ class BayesianModel(nn.Module):
                 )
         likelihood = self.likelihood
         if noise_scale is not None:
-            if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
+            if not is_exactly(likelihood, Gaussian) or likelihood.noise_prior is not None:
                 raise ValueError(
                     f"a new noise scale needs a Gaussian likelihood of known noise; got "
                     f"{likelihood.describe()}. Leave noise_scale out."

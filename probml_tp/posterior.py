@@ -180,7 +180,12 @@ class Posterior:
             return predict_from_moments(
                 likelihood, moments, link=link or "sampled", num_samples=count, seed=seed
             )
-        accumulator = accumulator_for(self.model.likelihood, len(inputs), keep_outputs=keep_outputs)
+        accumulator = accumulator_for(
+            self.model.likelihood,
+            len(inputs),
+            keep_outputs=keep_outputs,
+            is_whole=self.guide.num_atoms is not None,
+        )
         for batch in draw_batches(
             self.guide,
             inputs,

@@ -26,6 +26,8 @@ NUMERICS = {
     "likelihoods",
     "guide",
     "predictive",
+    "target_mixture",
+    "distribution_functions",
     "layout",
     "metrics",
     "detection",
