@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from probml_tp.contracts import is_ours, require_shape
 from probml_tp.distribution_functions import has_log_prob_of, independent_parts
 from probml_tp.evaluate import DrawBatch
 from probml_tp.likelihoods import ClassificationLikelihood, Likelihood, RegressionLikelihood
@@ -446,6 +447,9 @@ class ClassificationAccumulator(Accumulator):
     def add(self, batch: DrawBatch) -> None:
         """Add a chunk."""
         log_probs = self.likelihood.log_probs(batch.outputs)
+        shape = (*batch.outputs.shape[:2], self.likelihood.num_classes)
+        owner = type(self.likelihood).__name__
+        require_shape(owner, "log_probs", log_probs, shape, "(draws, batch, C)")
         probs = log_probs.exp()
         if not hasattr(self, "log_probs"):
             shape = (self.num_points, probs.shape[-1])
@@ -534,6 +538,12 @@ class RegressionAccumulator(Accumulator):
     def add(self, batch: DrawBatch) -> None:
         """Merge a chunk's moments with those so far."""
         loc, noise = self.likelihood.moments(batch.outputs, batch.params)
+        if not is_ours(self.likelihood):
+            event_shape = self.likelihood.distribution(batch.outputs, batch.params).event_shape
+            shape = (*batch.outputs.shape[:2], *(event_shape or (1,)))
+            owner = type(self.likelihood).__name__
+            for name, value in (("mean", loc), ("variance", noise)):
+                require_shape(owner, f"the {name} in moments", value, shape, "(draws, batch, d)")
         if self._kept is not None:
             self._normal.setdefault(batch.draws.start, []).append((loc, noise.sqrt()))
             self._keep_distributions(batch)
