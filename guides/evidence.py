@@ -26,7 +26,7 @@ from probml_tp.guides.fisher import likelihood_curvature, prior_precision
 from probml_tp.guides.in_double import in_double
 from probml_tp.guides.laplace import Laplace
 from probml_tp.guides.sites import LOG_2PI
-from probml_tp.likelihoods import Gaussian
+from probml_tp.likelihoods import Gaussian, is_exactly
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import data_pair
@@ -247,7 +247,7 @@ def _ascend(function: Callable[[], Tensor], free: list[Tensor]) -> None:
 
 def _noise_scale(model: BayesianModel) -> Tensor:
     likelihood = model.likelihood
-    if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
+    if not is_exactly(likelihood, Gaussian) or likelihood.noise_prior is not None:
         raise ValueError(
             f"noise=True needs a Gaussian likelihood of known noise; got {likelihood.describe()}. "
             f"Leave noise out, or use Gaussian(scale=<number>)."

@@ -14,7 +14,7 @@ from probml_tp.guides.factors import DenseFactor
 from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import gradient_rows
-from probml_tp.likelihoods import Gaussian
+from probml_tp.likelihoods import Gaussian, is_exactly
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
 
@@ -183,7 +183,7 @@ def _why_not_linear(model: BayesianModel, x: Tensor) -> str | None:
 
 def _why_not_conjugate(model: BayesianModel) -> str | None:
     likelihood = model.likelihood
-    if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
+    if not is_exactly(likelihood, Gaussian) or likelihood.noise_prior is not None:
         return (
             f"the exact posterior needs a Gaussian likelihood with known noise; got "
             f"{likelihood.describe()}. Use Gaussian(scale=<number>), or another guide."

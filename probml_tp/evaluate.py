@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from probml_tp.batching import vmap
-from probml_tp.guide import Draws, Guide, check_num_samples
+from probml_tp.guide import Draws, Guide, check_draws, check_num_samples
 from probml_tp.validation import positive_integer, valid_seed
 
 __all__ = [
@@ -120,7 +120,8 @@ def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[
     chunk = num_samples if guide.draws_are_stored else chunk
     for start in range(0, num_samples, chunk):
         stop = min(start + chunk, num_samples)
-        yield slice(start, stop), guide.sample(stop - start, generator=generator)
+        draws = guide.sample(stop - start, generator=generator)
+        yield slice(start, stop), check_draws(guide, draws, stop - start)
 
 
 @torch.no_grad()

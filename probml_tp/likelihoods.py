@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Real
-from typing import cast
+from typing import TypeGuard, TypeVar, cast
 
 import pyro.distributions as dist
 import torch
@@ -31,9 +31,16 @@ __all__ = [
     "Likelihood",
     "LocScaleGaussian",
     "RegressionLikelihood",
+    "is_exactly",
 ]
 
 Params = Mapping[str, Tensor]
+
+LikelihoodT = TypeVar("LikelihoodT", bound="Likelihood")
+
+_DEFINING = (
+    "distribution", "fisher", "log_prob", "log_probs", "moments", "natural_inputs", "noise_scale",
+)  # fmt: skip
 
 
 class Likelihood(nn.Module, ABC):
@@ -96,6 +103,21 @@ class ClassificationLikelihood(Likelihood):
     @abstractmethod
     def log_probs(self, outputs: Tensor) -> Tensor:
         """Log probabilities of the classes, ``(*draws, batch, C)``."""
+
+
+def is_exactly(likelihood: object, kind: type[LikelihoodT]) -> TypeGuard[LikelihoodT]:
+    """Whether a likelihood is of a kind, and of no subclass with methods of its own.
+
+    Formulas that hold for one likelihood hold for no other that derives from it: a Student-t
+    written as a subclass of :class:`Gaussian` has neither its moments nor its conjugate posterior.
+
+    Example:
+        >>> is_exactly(Gaussian(scale=1.0), Gaussian), is_exactly(Bernoulli(), Gaussian)
+        (True, False)
+    """
+    return isinstance(likelihood, kind) and all(
+        getattr(type(likelihood), name, None) is getattr(kind, name, None) for name in _DEFINING
+    )
 
 
 class Gaussian(RegressionLikelihood):

@@ -15,24 +15,24 @@ from sklearn.metrics import accuracy_score, root_mean_squared_error
 from torch import Tensor
 
 from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
-from probml_tp.validation import positive_integer, strictly_between_0_and_1
+from probml_tp.target_mixture import NUM_DRAWS
+from probml_tp.validation import positive_integer
 
 if TYPE_CHECKING:
     from probml_tp.posterior import Posterior
 
 __all__ = [
+    "binned_error",
     "brier_score",
     "classification_metrics",
     "classification_scores",
     "crps",
+    "equal_bins",
     "expected_calibration_error",
     "regression_metrics",
     "regression_scores",
     "total_variation",
 ]
-
-JUST_BELOW_ONE = 1 - 2**-24
-"""The largest float32 below 1."""
 
 MAX_PAIRS = 2_000_000
 """Pairs of mixture components, over points, that are held in memory at once."""
@@ -137,9 +137,9 @@ def expected_calibration_error(
     .. math:: \mathrm{ECE} = \sum_{b=1}^B \frac{n_b}{N}
               \left|\mathrm{accuracy}_b - \mathrm{confidence}_b\right|
 
-    over ``B`` bins of equal width in the probability of the predicted class, each closed on the
-    left, the last on both sides. By torchmetrics, which would put a confidence of exactly 1 into
-    a bin of its own: it is lowered by less than 1e-7.
+    over ``B`` bins :math:`((b - 1) / B, b / B]` in the probability of the predicted class, as these
+    authors have them; a confidence on an edge is in the bin below it. What counts as on an edge is
+    decided in the type of ``probs``: float32 holds 0.8 a little above 4/5, and is taken for 4/5.
 
     Args:
         predictive: the predictions at ``N`` points.
@@ -159,15 +159,55 @@ def expected_calibration_error(
         >>> round(expected_calibration_error(predictive, [0, 1]), 6)  # one bin: |0.5 - 0.99|
         0.49
     """
-    # Torchmetrics takes longer to import than all the rest of this module.
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     labels = predictive.check_labels(y)
-    probs = predictive.probs.clamp_max(JUST_BELOW_ONE)
-    error: Tensor = multiclass_calibration_error(
-        probs, labels, probs.shape[-1], n_bins=positive_integer("num_bins", num_bins), norm="l1"
-    )
-    return float(error)
+    count = positive_integer("num_bins", num_bins)
+    correct = predictive.predicted_class == labels
+    return binned_error(predictive.confidence, correct, equal_bins(predictive.confidence, count))
+
+
+def equal_bins(probability: Tensor, num_bins: int) -> Tensor:
+    r"""The bin of each probability among :math:`((b - 1) / B, b / B]`, from 0, as integers.
+
+    The edges are rounded to the type of the probabilities before they are compared: an edge is what
+    that type holds in its place.
+
+    Args:
+        probability: from 0 to 1, ``(N,)``; 0 is in the first bin.
+        num_bins: ``B``.
+
+    Returns:
+        Numbers from 0 to B - 1, ``(N,)``.
+
+    Example:
+        >>> equal_bins(torch.tensor([0.0, 0.2, 0.21, 0.8, 1.0]), 5)
+        tensor([0, 0, 1, 3, 4])
+    """
+    edges = torch.arange(1, num_bins + 1, dtype=torch.float64, device=probability.device) / num_bins
+    found = torch.searchsorted(edges.to(probability.dtype), probability.contiguous())
+    return found.clamp_max(num_bins - 1)
+
+
+def binned_error(probability: Tensor, happened: Tensor, bins: Tensor) -> float:
+    r"""How far probability and frequency are apart, bin by bin.
+
+    .. math:: \frac1N \sum_b \Big|\sum_{n \in b} (p_n - [\text{happened}_n])\Big|
+
+    Args:
+        probability: ``p``, ``(N,)``.
+        happened: whether each event came, ``(N,)``.
+        bins: the bin of each, ``(N,)``.
+
+    Returns:
+        The error, between 0 and 1.
+
+    Example:
+        >>> p, bins = torch.tensor([0.5, 0.75, 0.75]), torch.tensor([0, 1, 1])
+        >>> binned_error(p, torch.tensor([True, True, False]), bins)  # (0.5 + 0.5) / 3
+        0.3333333333333333
+    """
+    gap = probability.double() - happened.double()
+    total = torch.zeros(int(bins.max()) + 1, dtype=torch.float64, device=gap.device)
+    return float(total.index_add(0, bins, gap).abs().sum() / len(gap))
 
 
 def regression_metrics(
@@ -240,9 +280,7 @@ def regression_scores(
             outputs were not kept.
     """
     targets = predictive.check_targets(y)
-    tail = (1 - strictly_between_0_and_1("an interval's level", level)) / 2
-    below = predictive.cdf(targets)
-    inside = (below >= tail) & (below <= 1 - tail)
+    inside = predictive.covers(targets, level)
     mean = predictive.mean.double().cpu()
     return {
         "rmse": float(root_mean_squared_error(targets.flatten().cpu(), mean.flatten())),
@@ -251,7 +289,7 @@ def regression_scores(
     }
 
 
-def crps(predictive: RegressionPredictive, y: object) -> Tensor:
+def crps(predictive: RegressionPredictive, y: object, *, num_draws: int = NUM_DRAWS) -> Tensor:
     r"""The continuous ranked probability score of each prediction (Gneiting & Raftery 2007).
 
     .. math:: \mathrm{CRPS}(F, y) = \int \left(F(z) - [z \ge y]\right)^2 dz
@@ -264,12 +302,15 @@ def crps(predictive: RegressionPredictive, y: object) -> Tensor:
               - \tfrac1{2S^2}\sum_{s,t} A(\mu_s - \mu_t, \sigma_s^2 + \sigma_t^2)
 
     (Grimit et al. 2006); for one normal the second term is :math:`-\sigma / \sqrt\pi`. Exact, but
-    of :math:`S^2` terms a point. Of a point mass it would be the absolute error.
+    of :math:`S^2` terms a point. Of a point mass it would be the absolute error. For a likelihood
+    that is not normal both expectations are means over draws of the targets: the score is then off
+    by about the predictive standard deviation over :math:`\sqrt{\text{num\_draws}}`.
 
     Args:
         predictive: the predictions at ``N`` points, with their outputs kept unless the moments are
             exact.
         y: the targets, of the shape of the predictions.
+        num_draws: draws of each target, where the likelihood is not normal.
 
     Returns:
         The score of each target, of their shape, in the units of ``y``; lower is better.
@@ -285,11 +326,10 @@ def crps(predictive: RegressionPredictive, y: object) -> Tensor:
         [0.2337, 0.6024]
     """
     targets = predictive.check_targets(y)
-    means, scales = predictive.component_means, predictive.component_scales
-    if means is None or scales is None:
-        if predictive.num_samples:
-            predictive.require_outputs()
-        means, scales = predictive.mean.unsqueeze(0), predictive.std.unsqueeze(0)
+    if predictive.components is not None:
+        count = positive_integer("num_draws", num_draws)
+        return predictive.components.crps(targets, num_draws=count)
+    means, scales = predictive.normal_components()
     variances = scales.double().square()
     to_target = _mean_absolute_normal(targets - means, variances).mean(0)
     columns = zip(

@@ -23,12 +23,13 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
-from probml_tp.data_checks import column_names
+from probml_tp.contracts import check_likelihood, check_own_sites, is_ours
 from probml_tp.copying import copy_module
+from probml_tp.data_checks import column_names
 from probml_tp.digest import digest
 from probml_tp.identity import Domain, behaves_alike, behaviour, named_functions
 from probml_tp.layout import Layout
-from probml_tp.likelihoods import Gaussian, Likelihood
+from probml_tp.likelihoods import Gaussian, Likelihood, is_exactly
 from probml_tp.net_checks import NetProbe, blame_for, check_net, freeze, generic_values
 from probml_tp.priors import (
     ConditionalPrior,
@@ -106,6 +107,7 @@ class BayesianModel(nn.Module):
             if hasattr(module, "inplace"):  # it would write to what other draws still read
                 module.inplace = False  # type: ignore[assignment]
         self.likelihood = copy.deepcopy(likelihood).to(device=self.device, dtype=self.dtype)
+        check_own_sites(self.likelihood)
         own = self.likelihood.site_distributions()
         _check_names(parameters, own)
         self._sites = resolve_priors(prior, parameters, own, constants=list(self._frozen))
@@ -253,7 +255,7 @@ class BayesianModel(nn.Module):
                 )
         likelihood = self.likelihood
         if noise_scale is not None:
-            if not isinstance(likelihood, Gaussian) or likelihood.noise_prior is not None:
+            if not is_exactly(likelihood, Gaussian) or likelihood.noise_prior is not None:
                 raise ValueError(
                     f"a new noise scale needs a Gaussian likelihood of known noise; got "
                     f"{likelihood.describe()}. Leave noise_scale out."
@@ -433,6 +435,11 @@ class BayesianModel(nn.Module):
         targets = as_tensor("y", y).to(self.device)
         paired(inputs, targets)
         targets = self.likelihood.check_targets(finite("y", targets), outputs)
+        if not is_ours(self.likelihood):
+            params = self.initial_params()
+            check_likelihood(
+                self.likelihood, self.outputs(params, inputs[:2]), targets, params, size=len(inputs)
+            )
         if targets.is_floating_point():
             targets = finite("y", targets.to(self.dtype))
         self._remember("y", targets)

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from probml_tp.evaluate import DRAWS, MAX_OUTPUT_ROWS, DrawBatch, substream
 from probml_tp.guide import check_num_samples
-from probml_tp.likelihoods import ClassificationLikelihood, Gaussian, Likelihood
+from probml_tp.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ClassificationLikelihood,
+    Gaussian,
+    Likelihood,
+    is_exactly,
+)
 from probml_tp.links import Link, laplace_bridge, probit, symmetric_root
 from probml_tp.predictive import (
     ClassificationPredictive,
@@ -45,12 +52,27 @@ def predict_from_moments(
 
     Returns:
         The predictions at all points, in order.
+
+    Raises:
+        ValueError: there is no such closed form for the likelihood, or a moment has another shape.
     """
-    if isinstance(likelihood, Gaussian):
+    for mean, covariance in moments:
+        if mean.ndim != 2 or covariance.shape != (*mean.shape, mean.shape[-1]):
+            raise ValueError(
+                f"function_moments of a guide must return a mean (batch, k) and a covariance "
+                f"(batch, k, k); got {tuple(mean.shape)} and {tuple(covariance.shape)}. Return "
+                f"both for every point."
+            )
+    if is_exactly(likelihood, Gaussian):
         mean, covariance = (torch.cat(parts) for parts in zip(*moments, strict=True))
         return _normal(likelihood, mean, covariance)
     if link == "sampled" or not isinstance(likelihood, ClassificationLikelihood):
         return _sampled(likelihood, moments, num_samples, seed)
+    if not (is_exactly(likelihood, Bernoulli) or is_exactly(likelihood, Categorical)):
+        raise ValueError(
+            f"the {link} link is a formula for Bernoulli and Categorical likelihoods; got "
+            f"{likelihood.describe()}. Call predict(..., link='sampled')."
+        )
     function = probit if link == "probit" else laplace_bridge
     linked = [function(likelihood, *part) for part in moments]
     log_probs = torch.cat([part.log_probs for part in linked])

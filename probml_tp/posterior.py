@@ -16,7 +16,7 @@ from probml_tp.convergence import Convergence
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
 from probml_tp.files import atomic_write, tensor_file
-from probml_tp.guide import Guide
+from probml_tp.guide import Guide, check_num_atoms
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.links import Link
 from probml_tp.model import BayesianModel, check_model
@@ -198,7 +198,12 @@ class Posterior:
             return predict_from_moments(
                 likelihood, moments, link=link or "sampled", num_samples=count, seed=seed
             )
-        accumulator = accumulator_for(self.model.likelihood, len(inputs), keep_outputs=keep_outputs)
+        accumulator = accumulator_for(
+            self.model.likelihood,
+            len(inputs),
+            keep_outputs=keep_outputs,
+            is_whole=self.guide.num_atoms is not None,
+        )
         for batch in draw_batches(
             self.guide,
             inputs,
@@ -334,7 +339,7 @@ class Posterior:
         return self.seed if seed is None else seed
 
     def _num_samples(self, num_samples: int) -> int:
-        return self.guide.num_atoms or num_samples
+        return check_num_atoms(self.guide) or num_samples
 
     def _check_link(self, link: Link | None, *, has_moments: bool) -> None:
         if link is None:

@@ -126,6 +126,25 @@ def test_predictions_of_a_deep_ensemble_use_each_member_once() -> None:
     torch.testing.assert_close(density, together.probs.gather(1, labels).squeeze(1).log(), **EXACT)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_points_of_an_ensemble_are_all_of_its_posterior(count: int) -> None:
+    """Their variance is divided by M, as that of the mixture of normals is; of draws by S - 1."""
+    mixture, data = build("deep-ensemble", "mlp")
+    mixture = Mixture.of(mixture.members[:count])
+    predictive = Posterior(mixture).predict(data.x, keep_outputs=True)
+    means, scales = predictive.normal_components()
+    variance = (scales.square() + means.square()).mean(0) - means.mean(0).square()
+    torch.testing.assert_close(predictive.variance, variance, rtol=1e-9, atol=1e-12)
+    functions = predictive.outputs.double()
+    spread = functions.var(0, correction=0).squeeze(-1)
+    torch.testing.assert_close(predictive.epistemic_variance, spread, rtol=1e-5, atol=1e-12)
+    if count > 1:
+        drawn = Posterior(build("mean-field", "mlp")[0])
+        predictive = drawn.predict(data.x, num_samples=count, keep_outputs=True)
+        spread = predictive.outputs.double().var(0, correction=1).squeeze(-1)
+        torch.testing.assert_close(predictive.epistemic_variance, spread, rtol=1e-5, atol=1e-12)
+
+
 def test_predictions_of_other_mixtures_take_as_many_draws_as_asked() -> None:
     mixture, data = build("mixture-of-mean-field", "mlp")
     assert mixture.num_atoms is None and not mixture.draws_are_stored
