@@ -51,6 +51,15 @@ def test_sets_that_cannot_be_had_are_named(results):
     assert results.data_is_fallback
 
 
+def test_a_corrupt_set_is_an_error_and_not_a_missing_one(tmp_path):
+    raw = tmp_path / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-images-idx3-ubyte").write_bytes(b"<html>404 not found</html>")
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"KMNIST/raw/t10k-images-idx3-ubyte must be a complete"):
+        run_tiny(EXPERIMENT, tmp_path, ood_size=50)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_metrics_are_scikit_learns_with_the_classes_they_name(results, name):
     reader = Reader(results.arrays, f"scores.{name}")
