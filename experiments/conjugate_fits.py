@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from scipy import stats
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from probml_tp.experiments.regression import stored_draws, to_numpy, weight_mome
 from probml_tp.guides import Delta, Exact, Laplace, LowRankNormal, MCDropout, MeanFieldNormal
 from probml_tp.inference import fit, sample_nuts
 from probml_tp.inference.empirical import Empirical
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.likelihoods import Gaussian
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_regressor
@@ -327,12 +326,14 @@ def fit_each(
         What it says of the weights, and the mean seconds of a fit.
     """
     count = len(simulated.x)
-    pool = Parallel(n_jobs=number_of_jobs(config.jobs, count), return_as="generator_unordered")
-    tasks = (delayed(_fit_and_read)(guide, config, simulated.data(i), i) for i in range(count))
-    found = []
-    for one in pool(tasks):
+    tasks = (partial(_fit_and_read, guide, config, simulated.data(i), i) for i in range(count))
+    found: list[Any] = []
+
+    def done(one: Any) -> None:
         found.append(one)
         update(len(found), count, f"data set {len(found)}")
+
+    run_tasks(tasks, jobs=number_of_jobs(config.jobs, count), done=done)
     found.sort(key=lambda one: one[0])
     means, covariances, draws = zip(*(parts for _, _, parts in found), strict=True)
     stacked = None if draws[0] is None else np.stack(draws, axis=1)

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import arviz as az
 import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import norm
 
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.experiments.common import Array
 from probml_tp.experiments.regression import Data, to_numpy
 from probml_tp.models import Basis

@@ -20,13 +20,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-import arviz as az
 import numpy as np
 import torch
 from torch import Tensor
 
 from probml_tp.config import option
 from probml_tp.datasets import linear_data, linear_data_with_hole
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.experiment import Experiment, Progress, Results, Update
 from probml_tp.experiments.line_variance import (
     HOLE,

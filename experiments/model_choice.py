@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import arviz as az
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
 from probml_tp.comparison import mean_interval
 from probml_tp.datasets import sine_data
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.experiment import Table, Update
 from probml_tp.experiments.common import Array, derived_seed
 from probml_tp.experiments.evidence_curves import (

@@ -15,12 +15,12 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import arviz as az
 import numpy as np
 import torch
 
 from probml_tp.config import option
 from probml_tp.datasets import sine_data
+from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.experiment import Experiment, Progress, Results, Update
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.far_field import GaussianProcess, fit_gaussian_process, polynomial_law

@@ -25,6 +25,7 @@ from torch import Tensor
 from probml_tp.datasets import (
     NORMALIZATION,
     ImageDataset,
+    MissingDataError,
     load_images,
     noise_images,
 )
@@ -157,7 +158,7 @@ def _foreign_sets(config: Config) -> dict[str, ImageDataset]:
     for name in SETS:
         if name == config.dataset:
             continue
-        with suppress(ValueError):
+        with suppress(MissingDataError):
             found[name] = _foreign(config, name)
     return found
 

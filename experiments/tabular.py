@@ -11,11 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -27,7 +27,7 @@ from probml_tp.experiment import Results, Update, no_update
 from probml_tp.experiments.common import Array, Intervals, Rows, derived_seed, labels_of
 from probml_tp.experiments.comparisons import Ends
 from probml_tp.experiments.recipes import Recipes
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
@@ -307,11 +307,14 @@ def run_splits(run: Run, indices: Sequence[int], *, jobs: int | None, update: Up
     """
     if not indices:
         return []
-    pool = Parallel(n_jobs=number_of_jobs(jobs, len(indices)), return_as="generator")
     rows: list[Rows] = []
-    for one in pool(delayed(_on_one_thread)(run, index) for index in indices):
+
+    def done(one: Rows) -> None:
         rows.append(one)
         update(len(rows), len(indices), f"split {len(rows)} of {len(indices)}")
+
+    tasks = [partial(_on_one_thread, run, index) for index in indices]
+    run_tasks(tasks, jobs=number_of_jobs(jobs, len(indices)), done=done, order="given")
     return rows
 
 

@@ -1,14 +1,13 @@
 """The command ``probml-tp``: list the experiments, run them, make the report.
 
 Every error that a user can cause is one line on stderr and exit code 2; an interruption is exit
-code 130. Options are checked for all the experiments chosen before the first of them starts. An
-experiment that fails ends the run; what was saved before it stays.
+code 130, SIGTERM 143 and SIGHUP 129. Options are checked for all the experiments chosen before the
+first of them starts. An experiment that fails ends the run; what was saved before it stays.
 """
 
 from __future__ import annotations
 
 import difflib
-import io
 import os
 import sys
 import traceback
@@ -23,6 +22,7 @@ from probml_tp import experiments
 from probml_tp.click_options import config_option, given_values
 from probml_tp.config import ExperimentConfig, Size
 from probml_tp.experiment import Experiment, Progress, run_experiment
+from probml_tp.process import Ended, as_a_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from probml_tp.results import SavedResults
 
 __all__ = ["cli", "main"]
+
+NO_MEMORY = ("allocate memory", "out of memory", "size calculation overflowed")
+"""What torch says in a RuntimeError of an array that does not fit."""
 
 SAVING = "save results"
 SAVING_SECONDS = 3.0
@@ -62,12 +65,21 @@ class _OneLineErrors(click.Group):
         kwargs["standalone_mode"] = False
         try:
             code = super().main(*args, **kwargs)
+            sys.stdout.flush()
+        except Ended as end:
+            message = f"ended by {end.name}; what was saved before is kept"
+            code = _complain(end.exit_code, message, settings)
         except click.Abort:
             code = _complain(130, "interrupted; what was saved before is kept", settings)
         except click.ClickException as error:
             code = _complain(2, f"error: {error.format_message()}", settings)
         except (ValueError, OSError) as error:
             code = _complain(2, f"error: {error}", settings)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(s in str(error) for s in NO_MEMORY):
+                raise
+            message = f"error: memory must hold the data and nets; {error}. Give smaller sizes."
+            code = _complain(2, message, settings)
         sys.exit(code)
 
 
@@ -88,13 +100,19 @@ def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return keep
 
 
+def _store_results(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and not value.strip():
+        raise click.UsageError(f"--results must name a folder; got {value!r}. Give 'results', say.")
+    if value is not None:
+        ctx.obj.results = Path(value)
+
+
 def _results_option() -> click.Option:
     return click.Option(
         ["--results"],
-        type=click.Path(path_type=Path),
         metavar="DIR",
         expose_value=False,
-        callback=_store("results"),
+        callback=_store_results,
         help="Folder of all results and the report.  [default: results]",
     )
 
@@ -141,15 +159,14 @@ def cli(ctx: click.Context) -> None:
     probml-tp run            run every experiment, then make the report
     probml-tp run --quick    the same in about a minute
     """  # noqa: D301 (the escape is click's mark for lines to be kept)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 def main() -> None:
     """Run the command ``probml-tp``."""
-    cli(prog_name="probml-tp")
+    with as_a_command():
+        cli(prog_name="probml-tp")
 
 
 @cli.command("list")
@@ -165,7 +182,7 @@ def list_experiments() -> None:
 @click.pass_obj
 def report(settings: _Settings) -> None:
     """Make the report again from the results on disk."""
-    _report(settings.results)
+    _print_report(_report(settings.results))
 
 
 class _ExperimentGroup(click.Group):
@@ -253,8 +270,11 @@ def _run_chosen(settings: _Settings, jobs: list[_Job], /, **_options: object) ->
     ]
     _check_jobs(jobs, settings)
     saved = _run_jobs(jobs, settings)
-    _print_all(saved)
-    _report(settings.results)
+    try:  # the page first: whoever reads the tables may stop reading
+        page = _report(settings.results)
+    finally:
+        _print_all(saved)
+    _print_report(page)
 
 
 def _print_all(saved: list[SavedResults]) -> None:
@@ -315,8 +335,11 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path) -> Path:
     from probml_tp.report import build_report
 
-    path = build_report(folder, order=list(experiments.EXPERIMENTS))
-    click.echo(f"Report: {path.resolve()}")
+    return build_report(folder, order=list(experiments.EXPERIMENTS))
+
+
+def _print_report(page: Path) -> None:
+    click.echo(f"Report: {page.resolve()}")

@@ -21,6 +21,10 @@ SIZES: tuple[Size, ...] = get_args(Size)
 
 T = TypeVar("T")
 
+LARGEST_INT = 10**12
+LARGEST_FLOAT, SMALLEST_FLOAT = 1e12, 1e-12
+"""Beyond these no array fits into memory, and squares are no numbers of single precision."""
+
 _KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -137,11 +141,17 @@ class Option:
             raise self._error(_KINDS[self.kind], value, f"The default is {self.values['default']}.")
         if self.choices is not None and value not in self.choices:
             raise self._error("one of the known choices", value, self._choices_remedy())
+        if isinstance(value, str) and not value.strip():
+            raise self._error("a text that is not empty", value, "Leave it out, or name one.")
         if isinstance(value, int | float):
             self._check_range(value)
         return value
 
     def _check_range(self, value: float) -> None:
+        if abs(value) > (LARGEST_FLOAT if self.kind is float else LARGEST_INT):
+            raise self._error("of a size of at most 1e+12", value, "Give a smaller value.")
+        if self.kind is float and 0 < abs(value) < SMALLEST_FLOAT:
+            raise self._error("zero, or of a size of at least 1e-12", value, "Give a larger value.")
         if self.minimum is not None and value < self.minimum:
             raise self._error(f"at least {self.minimum:g}", value, "Give a larger value.")
         if self.maximum is not None and value > self.maximum:

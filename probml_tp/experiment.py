@@ -117,10 +117,10 @@ class SavesTensors(Protocol):
 
 
 class SavesNetcdf(Protocol):
-    """An ArviZ ``InferenceData``, or anything else that saves itself as netCDF."""
+    """An ArviZ ``InferenceData``, or anything else that xarray can write as netCDF."""
 
-    def to_netcdf(self, filename: str) -> object:
-        """Write the file ``filename``."""
+    def to_datatree(self) -> Any:
+        """Give the groups as an ``xarray.DataTree``."""
 
 
 @dataclass

@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from probml_tp.convergence import Convergence
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
-from probml_tp.files import atomic_write, tensor_file
 from probml_tp.guide import Guide, check_num_atoms
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.links import Link
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.moments import predict_from_moments
 from probml_tp.predictive import accumulator_for
+from probml_tp.tensor_files import read_tensors, tensor_file, write_tensors
 from probml_tp.validation import positive_integer
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FitInfo", "Posterior"]
 
-FORMAT = "probml_tp posterior 1"
+FORMAT = "probml_tp posterior 2"
 
 
 @dataclass
@@ -274,6 +272,8 @@ class Posterior:
     def save(self, path: str | Path) -> Path:
         """Write the posterior as plain tensors (safetensors), with the model's spec and versions.
 
+        The file has a digest of each tensor and of the header, which :meth:`load` compares.
+
         Args:
             path: the file; ``.safetensors`` is appended if it has no such ending.
 
@@ -281,7 +281,7 @@ class Posterior:
             The file's path.
 
         Raises:
-            ValueError: the folder cannot be written.
+            ValueError: a tensor is not finite, the folder cannot be written, or the disk is full.
         """
         path = tensor_file(path)
         guide = self.guide.savable()
@@ -294,9 +294,7 @@ class Posterior:
             "info": json.dumps(asdict(self.info)),
             "versions": json.dumps(package_versions()),
         }
-        tensors = {n: t.detach().cpu().contiguous() for n, t in guide.state_dict().items()}
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata=header)
+        write_tensors(path, guide.state_dict(), header)
         return path
 
     @classmethod
@@ -311,10 +309,11 @@ class Posterior:
             The posterior.
 
         Raises:
-            ValueError: the file is missing, damaged or of another format, its guide is unknown, or
-                it was fitted to another model.
+            ValueError: the file is missing, damaged (a bit has changed) or of another format, its
+                guide is unknown, or it was fitted to another model.
         """
-        header, tensors = _read(Path(path))
+        texts, tensors = read_tensors(Path(path), "posterior", form=FORMAT)
+        header = _parse(texts, Path(path))
         _check_same_model(header["model"], model, path)
         if header["guide"] not in Guide.registry:
             raise ValueError(
@@ -352,25 +351,6 @@ class Posterior:
                 f"got link={link!r} for the {self.name} posterior of {self.model.name}. Leave link "
                 f"out, or fit LinearizedLaplace to a classifier."
             )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors of a file written by :meth:`Posterior.save`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"a saved posterior must be a readable safetensors file; {path} is not ({error}). "
-            f"Save it again."
-        ) from error
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"a saved posterior must have the format {FORMAT!r}; {path} has "
-            f"{header.get('format')!r}. It was written by something else, or another version."
-        )
-    return _parse(header, path), tensors
 
 
 def _parse(header: dict[str, str], path: Path) -> dict[str, Any]:

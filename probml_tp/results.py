@@ -12,13 +12,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +25,12 @@ import numpy as np
 
 from probml_tp.environment import describe_environment
 from probml_tp.experiment import Table
+from probml_tp.files import write_errors
+from probml_tp.schema import conform, read_json
+from probml_tp.staging import FRESH, put_in_place, staging
 
 if TYPE_CHECKING:
-    from probml_tp.experiment import Experiment, Figure, Results
+    from probml_tp.experiment import Experiment, Figure, Results, SavesNetcdf
 
 __all__ = [
     "MAIN_TABLE",
@@ -39,7 +40,6 @@ __all__ = [
     "read_results",
     "require_writable",
     "saved_experiments",
-    "staging",
     "write_results",
 ]
 
@@ -145,20 +145,6 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-@contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder inside ``folder``, on the same file system.
-
-    Args:
-        folder: an existing folder.
-
-    Yields:
-        The temporary folder; it and what is left in it are gone afterwards.
-    """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".probml-tp-") as name:
-        yield Path(name)
-
-
 def write_results(results: Results[Any], experiment: Experiment[Any], folder: Path) -> Path:
     """Save results with their figures, in place of earlier results of the same experiment.
 
@@ -174,29 +160,18 @@ def write_results(results: Results[Any], experiment: Experiment[Any], folder: Pa
         The experiment's own folder.
 
     Raises:
-        ValueError: a metric is NaN or infinite or has no column, a name is no file name, or
-            ``folder`` is not writable.
+        ValueError: a metric is NaN or infinite or has no column, a name is no file name, ``folder``
+            is not writable, or the disk is full.
     """
     _check(results, experiment)
     require_writable(folder)
     target = folder / results.experiment
-    with staging(folder) as temporary:
-        fresh = temporary / "fresh"
+    with write_errors(target), staging(folder) as temporary:
+        fresh = temporary / FRESH
         fresh.mkdir()
         _write_all(results, experiment, fresh)
-        _swap(fresh, target, temporary / "earlier")
+        put_in_place(temporary, target)
     return target
-
-
-def _swap(fresh: Path, target: Path, earlier: Path) -> None:
-    if target.exists():
-        target.rename(earlier)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        if earlier.exists():
-            earlier.rename(target)
-        raise
 
 
 def _check(results: Results[Any], experiment: Experiment[Any]) -> None:
@@ -286,15 +261,6 @@ def _plain_table(table: Table) -> dict[str, Any]:
     }
 
 
-def _read_intervals(
-    stored: Mapping[str, Mapping[str, list[float]]],
-) -> dict[str, dict[str, tuple[float, float]]]:
-    return {
-        row: {name: (ends[0], ends[1]) for name, ends in cells.items()}
-        for row, cells in stored.items()
-    }
-
-
 def _manifest(
     results: Results[Any], experiment: Experiment[Any], figures: list[dict[str, str]]
 ) -> dict[str, Any]:
@@ -334,7 +300,18 @@ def _write_posteriors(results: Results[Any], folder: Path) -> None:
     for name, posterior in results.posteriors.items():
         posterior.save(folder / name)
     for name, record in results.inference_data.items():
-        record.to_netcdf(os.fspath(folder / f"{name}.nc"))
+        (folder / f"{name}.nc").write_bytes(_netcdf(record))
+
+
+def _netcdf(record: SavesNetcdf) -> bytes:
+    """A record as a file in memory: on a full disk HDF5 may end the process."""
+    tree, content = record.to_datatree(), io.BytesIO()
+    packed = {
+        group.path: {n: {"zlib": True} for n, v in group.variables.items() if v.dtype.kind in "iuf"}
+        for group in tree.subtree
+    }
+    tree.to_netcdf(content, engine="h5netcdf", encoding=packed)
+    return content.getvalue()
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -366,36 +343,71 @@ def read_results(folder: Path) -> SavedResults:
     Raises:
         ValueError: a file is missing or damaged.
     """
-    try:
-        return _read(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"A results folder must hold the files that a run wrote; {folder} does not "
-            f"({type(error).__name__}: {error}). Run the experiment again, or delete the folder."
-        ) from error
-
-
-def _read(folder: Path) -> SavedResults:
-    manifest = _load(folder / MANIFEST)
-    if manifest.pop("format") != FORMAT:
-        raise ValueError("written by another version of probml_tp")
-    manifest["figures"] = tuple(
+    manifest = _part(folder / MANIFEST, _MANIFEST)
+    figures = tuple(
         SavedFigure(**entry, path=folder / "figures" / f"{entry['name']}.png")
-        for entry in manifest["figures"]
+        for entry in manifest.pop("figures")
     )
-    manifest["intervals"] = _read_intervals(manifest["intervals"])
-    manifest["tables"] = tuple(
-        Table(**{**entry, "intervals": _read_intervals(entry["intervals"])})
-        for entry in manifest["tables"]
-    )
-    parts: dict[str, Any] = {
-        part: _load(folder / f"{part}.json") for part in ("config", "environment", "metrics")
-    }
-    return SavedResults(folder=folder, **parts, **manifest)
+    tables = tuple(Table(**entry) for entry in manifest.pop("tables"))
+    del manifest["format"]
+    parts = {part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()}
+    return SavedResults(folder=folder, figures=figures, tables=tables, **parts, **manifest)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no object")
-    return content
+_Cells = dict[str, dict[str, float]]
+_Ends = dict[str, dict[str, tuple[float, float]]]
+_Plain = bool | int | float | str | None
+
+_TABLE = {
+    "title": str,
+    "row_heading": str,
+    "metrics": _Cells,
+    "columns": dict[str, str],
+    "intervals": _Ends,
+}
+_MANIFEST = {
+    "format": int,
+    "experiment": str,
+    "title": str,
+    "summary": str,
+    "preset": str,
+    "columns": dict[str, str],
+    "findings": list[str],
+    "data_source": str,
+    "data_is_fallback": bool,
+    "timings": dict[str, float],
+    "figures": [{"name": str, "title": str, "caption": str}],
+    "intervals": _Ends,
+    "row_heading": str,
+    "tables": [_TABLE],
+}
+_PARTS = {
+    "config": dict[str, _Plain | list[_Plain]],
+    "environment": {
+        "date": str,
+        "python": str,
+        "platform": str,
+        "cpus": int | None,
+        "packages": dict[str, str | None],
+        "git_commit": str | None,
+    },
+    "metrics": _Cells,
+}
+"""What the JSON files of a results folder hold, as :func:`conform` takes it."""
+
+
+def _part(path: Path, form: Any) -> dict[str, Any]:
+    """One JSON file of a results folder, checked."""
+    try:
+        content = read_json(path)
+        if form is _MANIFEST and isinstance(content, dict) and content.get("format") != FORMAT:
+            raise ValueError(f"its format is {content.get('format')!r}, of another version")
+        checked: dict[str, Any] = conform(content, form)
+        for figure in checked["figures"] if form is _MANIFEST else ():
+            check_file_name(figure["name"])
+    except ValueError as error:
+        raise ValueError(
+            f"A results folder must hold the files that a run wrote; {path} is not as it was "
+            f"written ({error}). Run the experiment again, or delete the folder."
+        ) from error
+    return checked

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from probml_tp.files import atomic_write
+from probml_tp.files import atomic_write, claim, release
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -82,3 +86,93 @@ def test_a_target_that_is_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="taken"), atomic_write(tmp_path / "taken") as temporary:
         temporary.write_text("x")
     assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}") if os.path.isdir("/proc") else "")
+        fsync(descriptor)
+
+    def replaced(source: Path, target: Path) -> None:
+        done.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    with atomic_write(tmp_path / "file.txt") as temporary:
+        temporary.write_text("x")
+    assert len(done) == 3
+    assert done[1] == "replace"
+    if done[0]:
+        assert done == [str(temporary), "replace", str(tmp_path)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("when", ["write", "sync", "rename"])
+def test_a_disk_that_fails_is_named_and_the_old_file_kept(
+    number: int, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*{"sync": (os, "fsync"), "rename": (os, "replace")}.get(
+        when, (Path, "write_text")), fail)  # fmt: skip
+    with (
+        pytest.raises(ValueError, match=rf"file\.txt could not be \({os.strerror(number)}\)"),
+        atomic_write(target) as temporary,
+    ):
+        temporary.write_text("new")
+    monkeypatch.undo()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+DEAD_AND_ALIVE = """
+import os, sys
+from probml_tp.files import atomic_write
+with atomic_write(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print(temporary, flush=True)
+    if sys.stdin.readline() == "die":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_what_a_dead_writer_left_is_removed_and_what_a_live_one_writes_is_not(
+    tmp_path: Path, checkout: Path
+) -> None:
+    target = tmp_path / "file.txt"
+    (tmp_path / ".file.txt.mine.part").write_text("of somebody else")
+    command = [sys.executable, "-c", DEAD_AND_ALIVE, str(target)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": checkout}
+    dead, alive = (subprocess.Popen(command, **pipes) for _ in range(2))  # type: ignore[call-overload]
+    half, being_written = (Path(p.stdout.readline().strip()) for p in (dead, alive))
+    dead.communicate("die")
+    assert dead.returncode == -signal.SIGKILL
+    assert half.exists()
+    with atomic_write(tmp_path / "other.txt") as temporary:
+        temporary.write_text("x")
+    assert not half.exists()
+    assert being_written.exists()
+    alive.communicate("live\n")
+    assert target.read_text() == "half"
+    assert sorted(os.listdir(tmp_path)) == [".file.txt.mine.part", "file.txt", "other.txt"]
+
+
+def test_a_claim_is_exclusive_until_it_is_released(tmp_path: Path) -> None:
+    first = claim(tmp_path)
+    assert claim(tmp_path) is None
+    release(first)
+    again = claim(tmp_path)
+    assert (again is None) == (first is None)
+    release(again)
+    assert claim(tmp_path / "missing") is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +21,20 @@ from probml_tp.results import (
     read_results,
     require_writable,
     saved_experiments,
-    staging,
     write_results,
 )
+from probml_tp.staging import put_in_place, recover, staging
 
 
 @pytest.fixture
 def results():
     return run_experiment(demo.EXPERIMENT, demo.Config(guides=("map", "nuts")))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    results = run_experiment(demo.EXPERIMENT, demo.Config())
+    return write_results(results, demo.EXPERIMENT, tmp_path_factory.mktemp("written"))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -176,7 +184,7 @@ def test_a_failed_move_puts_the_earlier_results_back(results, tmp_path, monkeypa
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(ValueError, match=r"demo could not be \(no\)"):
         write_results(results, demo.EXPERIMENT, tmp_path)
     assert tree(tmp_path) == before
 
@@ -220,8 +228,8 @@ def test_staging_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("part", ["manifest.json", "config.json", "metrics.json"])
 @pytest.mark.parametrize("content", [None, "", "{", "[]"])
-def test_damaged_results_are_refused(results, tmp_path, part, content):
-    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+def test_damaged_results_are_refused(written, tmp_path, part, content):
+    folder = shutil.copytree(written, tmp_path / "demo")
     if content is None:
         (folder / part).unlink()
     else:
@@ -236,6 +244,152 @@ def test_results_in_another_format_are_refused(results, tmp_path):
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(ValueError, match="another version"):
         read_results(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "place", "value", "reason"),
+    [
+        ("metrics.json", ("map", "mean"), float("inf"), "holds Infinity, which is no number"),
+        (
+            "metrics.json",
+            ("map", "mean"),
+            "1e999",
+            "must be a finite number; got '1e999'",
+        ),
+        ("metrics.json", ("map", "mean"), 10**400, "its map.mean must be a finite number"),
+        ("metrics.json", ("map", "mean"), True, "its map.mean must be a finite number; got True"),
+        ("metrics.json", ("map", "mean"), None, "its map.mean must be a finite number; got None"),
+        ("metrics.json", ("map",), [1.0], "its map must be an object"),
+        ("manifest.json", ("findings",), "one", "its findings must be a list; got 'one'"),
+        ("manifest.json", ("findings", 0), 3, r"its findings\[0\] must be a text; got 3"),
+        ("manifest.json", ("findings", 0), "\ud800", "is no text: it has half of a character"),
+        ("manifest.json", ("figures", 0, "name"), "../../a", "becomes a file name must be letters"),
+        ("manifest.json", ("figures", 0), {}, r"its figures\[0\] lacks name, title, caption"),
+        ("manifest.json", ("intervals",), {"map": {"mean": [1.0]}}, "must be a list of 2"),
+        ("manifest.json", ("tables",), [{}], r"its tables\[0\] lacks title"),
+        ("manifest.json", ("timings", "fit"), "long", "its timings.fit must be a finite number"),
+        ("manifest.json", ("data_is_fallback",), 0, "must be true or false; got 0"),
+        ("manifest.json", ("more",), 0, "it has 'more', which no run writes"),
+        ("manifest.json", ("format",), None, "its format is None, of another version"),
+        ("config.json", ("n",), {"a": 1}, "its n must be of a type that runs write"),
+        ("environment.json", ("packages",), [], "its packages must be an object"),
+        ("environment.json", ("date",), 20260101, "its date must be a text"),
+    ],
+)
+def test_edited_results_are_refused_by_name(written, tmp_path, part, place, value, reason):
+    path = shutil.copytree(written, tmp_path / "demo") / part
+    content = inner = json.loads(path.read_text())
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{part} is not as it was written \(.*{reason}.*again"):
+        read_results(path.parent)
+
+
+@pytest.mark.parametrize("part", ["manifest", "config", "environment", "metrics"])
+def test_every_key_is_needed(written, tmp_path, part):
+    path = shutil.copytree(written, tmp_path / "demo") / f"{part}.json"
+    content = json.loads(path.read_text())
+    for key in content if part in ("manifest", "environment") else ():
+        path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
+        with pytest.raises(ValueError, match=rf"{part}\.json is not as it was written \(.*"):
+            read_results(path.parent)
+    for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 5000, '"\xff"'):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{part}\.json is not as it was written"):
+            read_results(path.parent)
+
+
+def test_a_full_disk_is_named_and_keeps_the_earlier_results(results, tmp_path, monkeypatch):
+    write_results(results, demo.EXPERIMENT, tmp_path)
+    results.inference_data["nuts"] = az.from_dict({"w": results.arrays["nuts"][None]})
+    before = tree(tmp_path)
+    for owner, name in (
+        (Path, "write_bytes"), (Path, "write_text"), (np, "savez_compressed"), (os, "fsync"),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, no_space)
+            with pytest.raises(ValueError, match=r"demo could not be \(No space left.*Make room"):
+                write_results(results, demo.EXPERIMENT, tmp_path)
+        assert tree(tmp_path) == before
+        assert os.listdir(tmp_path) == ["demo"]
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_record_is_whole_in_memory_before_it_is_written(results, tmp_path, monkeypatch):
+    record = az.from_dict(
+        {"w": results.arrays["nuts"][None], "k": np.arange(30)[None]}, observed_data={"y": [1.0]}
+    )
+    record.attrs["seed"] = 3
+    results.inference_data["nuts"] = record
+    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    read = az.from_netcdf(folder / "posteriors" / "nuts.nc")
+    assert read.groups() == record.groups()
+    assert read.attrs == record.attrs
+    assert all(read[group].identical(record[group]) for group in record.groups())
+
+
+def test_a_kill_between_the_two_moves_is_mended_at_the_next_start(results, tmp_path, monkeypatch):
+    write_results(results, demo.EXPERIMENT, tmp_path)
+    newer = run_experiment(demo.EXPERIMENT, demo.Config(guides=("laplace",), seed=1))
+    killed_between_the_moves(tmp_path, newer, monkeypatch)
+    assert saved_experiments(tmp_path) == []
+    recover(tmp_path)
+    assert list(read_results(tmp_path / "demo").metrics) == ["laplace"]
+    assert os.listdir(tmp_path) == ["demo"]
+
+
+def test_the_earlier_results_are_back_where_the_fresh_ones_are_gone(results, tmp_path, monkeypatch):
+    write_results(results, demo.EXPERIMENT, tmp_path)
+    before = tree(tmp_path)
+    left = killed_between_the_moves(tmp_path, results, monkeypatch)
+    shutil.rmtree(left / "fresh")
+    require_writable(tmp_path)
+    assert tree(tmp_path) == before
+
+
+def killed_between_the_moves(folder, results, monkeypatch):
+    """What is on disk when a process dies there, whose lock goes with it."""
+    rename = Path.rename
+
+    def die(self, target):
+        if self.name != "fresh":
+            return rename(self, target)
+        shutil.copytree(self.parent, folder / "copy")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            write_results(results, demo.EXPERIMENT, folder)
+    shutil.rmtree(folder / "demo")
+    return (folder / "copy").rename(folder / ".probml-tp-dead")
+
+
+def test_staging_folders_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
+    (tmp_path / ".probml-tp-dead" / "fresh").mkdir(parents=True)
+    with staging(tmp_path) as first:
+        (first / "half").write_text("x")
+        with staging(tmp_path) as second:
+            recover(tmp_path)
+            assert sorted(os.listdir(tmp_path)) == sorted([first.name, second.name])
+            assert (first / "half").exists()
+    assert os.listdir(tmp_path) == []
+
+
+def test_all_is_on_the_disk_before_it_is_moved(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("probml_tp.staging.sync", lambda path: synced.append(path.name))
+    with staging(tmp_path) as temporary:
+        (temporary / "fresh" / "deep").mkdir(parents=True)
+        (temporary / "fresh" / "deep" / "file").write_text("x")
+        put_in_place(temporary, tmp_path / "target")
+    assert synced == ["fresh", "file", "deep", tmp_path.name]
+    assert (tmp_path / "target" / "deep" / "file").read_text() == "x"
 
 
 def test_a_folder_without_results_lists_none(tmp_path):

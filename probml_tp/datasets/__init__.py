@@ -28,6 +28,7 @@ from probml_tp.datasets.image_dataset import NORMALIZATION, ImageDataset
 from probml_tp.datasets.images import (
     IMAGE_DATASETS,
     DataFallbackWarning,
+    MissingDataError,
     default_root,
     load_images,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Corruption",
     "DataFallbackWarning",
     "ImageDataset",
+    "MissingDataError",
     "blobs",
     "corrupt",
     "default_root",

@@ -81,8 +81,8 @@ def read_split(raw: Path, split: str, *, num_classes: int = 10) -> tuple[Tensor,
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is truncated or corrupt, the images are not 28 x 28, the counts of
-            images and labels differ, or a label is out of range.
+        ValueError: a file is truncated, corrupt or may not be read, the images are not 28 x 28,
+            the counts of images and labels differ, or a label is out of range.
 
     Example:
         >>> header = bytes([0, 0, 8, 3]) + b"".join(d.to_bytes(4, "big") for d in (1, 28, 28))
@@ -129,6 +129,11 @@ def _read(path: Path, reader: Callable[[str], Tensor], content: str) -> Tensor:
         raise ValueError(
             f"{path} must be a complete IDX file of {content}{_gzip_note(path)}; got "
             f"{_summary(path)}, which cannot be read ({type(error).__name__}: {error}). {_REMEDY}"
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"{path} must be readable; it is not ({error.strerror or error}). Change its "
+            "permissions, or name another data folder."
         ) from error
 
 

@@ -13,13 +13,27 @@ from probml_tp.datasets.embedded import embedded_digits, letters
 from probml_tp.datasets.image_dataset import ImageDataset
 from probml_tp.validation import positive_integer
 
-__all__ = ["IMAGE_DATASETS", "DataFallbackWarning", "default_root", "load_images"]
+__all__ = [
+    "IMAGE_DATASETS",
+    "DataFallbackWarning",
+    "MissingDataError",
+    "default_root",
+    "load_images",
+]
 
 _LOG = logging.getLogger("probml_tp")
 
 
 class DataFallbackWarning(UserWarning):
     """The data that were asked for could not be had; others, named in the message, are used."""
+
+
+class MissingDataError(ValueError):
+    """The data that were asked for could not be had, and nothing stands in for them.
+
+    Whoever goes on without a data set catches this alone: a file that is there but damaged is
+    another error.
+    """
 
 
 @dataclass(frozen=True)
@@ -96,8 +110,8 @@ def load_images(
         The images with their labels, in the order of the file unless ``max_size`` cuts them.
 
     Raises:
-        ValueError: an argument is out of range; a file is corrupt; or the files are missing, cannot
-            be downloaded, and there is no fallback.
+        ValueError: an argument is out of range, or a file is corrupt or may not be read.
+        MissingDataError: the files are missing, cannot be downloaded, and there is no fallback.
 
     Example:
         >>> data = load_images("letters", "test", max_size=50)
@@ -159,9 +173,9 @@ def _from_files(family: _Family, name: str, split: str, root: Path, download: bo
         source = f"{family.title} {split} split, {len(images):,} real images, from {root}"
         return ImageDataset(images, labels, family.classes, name, split, source)
     if name != "mnist":
-        raise ValueError(f"{obstacle}. {family.title} has no fallback. {_REMEDY}")
+        raise MissingDataError(f"{obstacle}. {family.title} has no fallback. {_REMEDY}")
     if split == "test" and not missing_files(raw, "train"):
-        raise ValueError(
+        raise MissingDataError(
             f"{obstacle}. The fallback for the test split consists of images of MNIST's training "
             f"split, which is there: they would test a model on what it was trained on. {_REMEDY}"
         )

@@ -19,7 +19,7 @@ from probml_tp.inference.empirical import Empirical
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
-__all__ = ["bridge_sampling", "log_joints"]
+__all__ = ["NoBridgeError", "bridge_sampling", "log_joints"]
 
 Array = np.ndarray[Any, Any]
 
@@ -29,6 +29,10 @@ CHUNK = 50
 
 REACH = 50.0
 """How far beyond all ratios the root is sought, in nats."""
+
+
+class NoBridgeError(ValueError):
+    """The chain is too short, or too far from a normal, for bridge sampling."""
 
 
 def bridge_sampling(
@@ -68,9 +72,9 @@ def bridge_sampling(
         The estimate and its standard error, in nats.
 
     Raises:
-        ValueError: the posterior is no chain, a prior is improper, there are fewer than ``P + 2``
-            draws in the first halves, the draws do not vary in every direction, the normal misses
-            the posterior altogether, or the data do not fit.
+        ValueError: the posterior is no chain, a prior is improper, or the data do not fit.
+        NoBridgeError: there are fewer than ``P + 2`` draws in the first halves, the draws do not
+            vary in every direction, or the normal misses the posterior altogether.
 
     Example:
         >>> from probml_tp import BayesianModel, Exact, Gaussian, NormalPrior, fit, sample_nuts
@@ -127,14 +131,14 @@ def _proposal(draws: Tensor) -> MultivariateNormal:
     """The normal with the mean and covariance of draws ``(S, P)``."""
     S, P = draws.shape
     if S < P + 2:
-        raise ValueError(
+        raise NoBridgeError(
             f"bridge sampling fits a normal to the first half of the draws and needs at least "
             f"{P + 2} of them for {P} parameters; got {S}. Run longer chains."
         )
     covariance = torch.cov(draws.mT).reshape(P, P)
     tril, failed = torch.linalg.cholesky_ex(covariance)
     if int(failed):
-        raise ValueError(
+        raise NoBridgeError(
             f"bridge sampling needs draws that vary in every direction; the {S} draws of the first "
             f"half do not. Run longer chains."
         )
@@ -147,7 +151,7 @@ def _bridge(l1: Array, l2: Array) -> LogEvidence:
     n1, n2 = min(ess, l1.size) if np.isfinite(ess) else l1.size, len(l2)
     log_s1, log_s2 = np.log(n1 / (n1 + n2)), np.log(n2 / (n1 + n2))
     if not np.isfinite(l2).any():
-        raise ValueError(
+        raise NoBridgeError(
             f"the bridge needs draws of the normal where the posterior has mass; all {n2} of them "
             f"have a density of 0. Run longer chains."
         )

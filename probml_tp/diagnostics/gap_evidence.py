@@ -9,7 +9,7 @@ from functools import partial
 
 import pandas as pd
 
-from probml_tp.diagnostics.bridge import bridge_sampling
+from probml_tp.diagnostics.bridge import NoBridgeError, bridge_sampling
 from probml_tp.diagnostics.elbo import elbo_of
 from probml_tp.diagnostics.importance import is_proper, joint_ratios
 from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo_of
@@ -151,7 +151,7 @@ def _bridge(posterior: Posterior, data: tuple[object, object], seed: int) -> Log
     """The bridge's estimate, unknown where the chain is too short for one."""
     try:
         return bridge_sampling(posterior, *data, seed=seed)
-    except ValueError:
+    except NoBridgeError:
         return UNKNOWN
 
 

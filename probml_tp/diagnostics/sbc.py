@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from torch import Tensor
 
 from probml_tp.comparison import mean_interval
@@ -32,7 +31,7 @@ from probml_tp.diagnostics.ranks import (
 from probml_tp.evaluate import seeded, substream
 from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 from probml_tp.validation import positive_integer, valid_seed
@@ -234,12 +233,14 @@ def simulation_based_calibration(
     study = _Study(model, infer, inputs, draws, chosen, valid_seed(seed))
     study.check_quantities()
     jobs = number_of_jobs(1 if jobs is None and model.device.type == "cuda" else jobs, runs)
-    pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
     rows: list[_Row] = []
     with progress_reporter(progress, "simulation-based calibration", unit="fit") as report:
-        for row in pool(delayed(study.run)(index) for index in range(runs)):
+
+        def done(row: _Row) -> None:
             rows.append(row)
             report(len(rows), runs, "")
+
+        run_tasks((partial(study.run, index) for index in range(runs)), jobs=jobs, done=done)
     rows.sort(key=lambda row: row.index)
     return _result(study, rows)
 

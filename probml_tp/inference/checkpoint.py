@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
+from torch import Tensor
 
+from probml_tp.digest import digest
 from probml_tp.files import atomic_write
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
-FORMAT = "probml_tp checkpoint 1"
+FORMAT = "probml_tp checkpoint 2"
 
 
 def save_checkpoint(
     path: str | Path, *, identity: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint; an interruption leaves the previous one.
+    """Write a checkpoint with its digest; an interruption leaves the previous one.
 
     Args:
         path: the file.
@@ -29,39 +32,72 @@ def save_checkpoint(
         state: tensors and plain values.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or the disk is full.
     """
+    text, plain, content = json.dumps(identity), dict(state), io.BytesIO()
+    record = {"format": FORMAT, "identity": text, "state": plain, "digest": _digest([text, plain])}
+    torch.save(record, content)  # into memory: of a full disk torch does not say that it is full
     with atomic_write(path) as temporary:
-        torch.save(
-            {"format": FORMAT, "identity": json.dumps(identity), "state": dict(state)}, temporary
-        )
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint's state (tensors and plain values only: no code is run).
 
     Raises:
-        ValueError: the file is damaged or not a checkpoint, or belongs to another fit.
+        ValueError: the file is damaged (a bit has changed) or not a checkpoint, or belongs to
+            another fit.
     """
     try:
-        content = torch.load(path, weights_only=True)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
-        saved, state = json.loads(content["identity"]), content["state"]
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError,
-            BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
+        saved, state = _read(Path(path))
+    except Exception as error:  # a damaged archive may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"a checkpoint must be a whole file written by fit; {path} is not ({reason}). "
             f"Delete it to start the fit anew."
         ) from error
     here = json.loads(json.dumps(identity))
-    differing = [k for k in here if saved.get(k) != here[k]]
+    differing = [k for k in {**here, **saved} if saved.get(k) != here.get(k)]
     if differing:
         key = differing[0]
         raise ValueError(
             f"a checkpoint must belong to the same fit; {path} differs in {', '.join(differing)}: "
-            f"{saved.get(key)!r} there, {here[key]!r} here. Use another path, or delete it."
+            f"{saved.get(key)!r} there, {here.get(key)!r} here. Use another path, or delete it."
         )
-    result: dict[str, Any] = state
-    return result
+    return state
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identity and state of a checkpoint whose digest is right."""
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+        record = torch.load(file, weights_only=True)  # an open file, whatever its name ends in
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT!r}")
+    text, state = record["identity"], record["state"]
+    if record["digest"] != _digest([text, state]):
+        raise ValueError("its content does not agree with its digest")
+    for tensor in _leaves(state["guide"]):
+        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
+            raise ValueError("the guide's parameters are not finite")
+    return json.loads(text), state
+
+
+def _digest(content: object) -> str:
+    """Hash tensors and plain values, however they are nested."""
+    state = hashlib.blake2b(digest_size=16)
+    for leaf in _leaves(content):
+        state.update((digest([leaf]) if isinstance(leaf, Tensor) else repr(leaf)).encode())
+        state.update(b"\n")
+    return state.hexdigest()
+
+
+def _leaves(content: object) -> Iterator[object]:
+    """What nested dicts and sequences hold in order, with the keys and the nesting."""
+    if isinstance(content, Mapping):
+        content = list(content.items())
+    if isinstance(content, list | tuple):
+        yield f"{len(content)} items"
+        for item in content:
+            yield from _leaves(item)
+    else:
+        yield content

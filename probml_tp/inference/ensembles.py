@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from torch import Tensor
 
 from probml_tp.evaluate import seeded, substream
@@ -26,7 +26,7 @@ from probml_tp.inference.fitting import (
 )
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.mixture import Mixture
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.inference.starts import random_start
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
@@ -110,18 +110,18 @@ def fit_ensemble(
     mixture = _started(model, guide, members, seed)
     options = _Options(epochs, batch_size, lr, optimizer, schedule, early_stopping)
     tasks = [
-        delayed(_fit_member)(member, checked, held_out, options, seed, index)
+        partial(_fit_member, member, checked, held_out, options, seed, index)
         for index, member in enumerate(mixture.members)
     ]
     fitted: list[_Member] = []
-    pool = Parallel(
-        n_jobs=_jobs(model, jobs, len(tasks)), return_as="generator_unordered", mmap_mode="c"
-    )
     with progress_reporter(progress, mixture.name, unit="member") as report:
-        for member in pool(tasks):
+
+        def done(member: _Member) -> None:
             fitted.append(member)
             losses = member.info.losses
             report(len(fitted), len(tasks), f"loss {losses[-1]:.4g}" if losses else "")
+
+        run_tasks(tasks, jobs=_jobs(model, jobs, len(tasks)), done=done, mmap_mode="c")
     fitted.sort(key=lambda member: member.index)
     for member, own in zip(fitted, mixture.members, strict=True):
         own.load_tensors(member.tensors)  # type: ignore[operator]

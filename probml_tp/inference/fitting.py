@@ -115,7 +115,11 @@ def fit(
         init: a posterior of the same model whose centre (for MAP and Laplace the mode, for normals
             the mean) the guide starts from; default: the net's own parameters.
         checkpoint: a file written after each epoch. If it exists, the fit goes on from there, to
-            the same result as one that was never interrupted.
+            the same result as one that was never interrupted. With a constant ``schedule``,
+            ``epochs`` may be another number than before, of at least the epochs done: the result
+            is that of a fit of so many. A cosine and a line fall to 0 over all epochs, so a fit of
+            more is another from its first step on, and is refused; to train further, pass
+            ``posterior.guide``.
         seed: determines initial values drawn by the guide, batches and draws.
         progress: show a bar (on terminals), or a callback ``(done, total, message)``.
 
@@ -207,6 +211,7 @@ class _Trainer:
         self.spec = guide.model.spec() if options.checkpoint else {}
         self.initial_values = digest([*guide.model.net.state_dict().values(), *guide.parameters()])
         self.optimizer = _make_optimizer(guide, options)
+        self.optimizer_identity = _describe_optimizer(self.optimizer)
         size = options.batch_size or len(x)
         self.steps_per_epoch = -(-len(x) // size)
         self.scheduler = _make_schedule(
@@ -298,14 +303,17 @@ class _Trainer:
     # ------------------------------------------------------------------------- checkpoints
 
     def _identity(self) -> dict[str, Any]:
-        model = self.guide.model
+        model, options = self.guide.model, self.options.describe()
+        if options["schedule"] == "constant":
+            del options["epochs"]  # it may grow: no step depends on it
         return {
             "model": model.fingerprint(),
             "guide": self.guide.name,
             "guide options": self.guide.options(),
             "initial values": self.initial_values,
             "data": digest([self.x, self.y, *(self.held_out or ())]),
-            **self.options.describe(),
+            **options,
+            "optimizer settings": self.optimizer_identity,
         }
 
     def _state(self) -> dict[str, Any]:
@@ -332,6 +340,12 @@ class _Trainer:
                 f"model that differs in {', '.join(differing)}: {there[:200]} there, {here[:200]} "
                 f"here. Use another path, or delete it."
             )
+        done = len(state["info"]["losses"])
+        if done > self.options.epochs:
+            raise ValueError(
+                f"epochs must be at least those that a checkpoint has done, {done}; got "
+                f"{self.options.epochs}. Give {done} or more, or another path."
+            )
         self.guide.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
@@ -340,7 +354,7 @@ class _Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.x.device)
-        self.info = FitInfo(**state["info"])
+        self.info = FitInfo(**state["info"] | {"options": self.options.describe()})
         self.earlier_seconds = self.info.seconds
         self.best, self.best_loss = state["best"], state["best_loss"]
         self.best_epoch = state["best_epoch"]
@@ -430,6 +444,16 @@ def progress_reporter(
             bar.update(done - bar.n)
 
         yield report
+
+
+def _describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """Class and settings of an optimiser, as text: what its name does not tell."""
+    groups = [
+        {key: len(value) if key == "params" else str(value) for key, value in group.items()}
+        for group in optimizer.param_groups
+    ]
+    defaults = {key: str(value) for key, value in optimizer.defaults.items()}
+    return {"class": _callable_name(type(optimizer)), "defaults": defaults, "groups": groups}
 
 
 def _callable_name(function: object) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from torch import Tensor
 
 from probml_tp.digest import digest
@@ -26,7 +26,7 @@ from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.nuts import Draw, Gradients
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.inference.potential import Potential
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
@@ -240,12 +240,14 @@ def _run(batch: _Batch, indices: list[list[int]], jobs: int, report: Report) -> 
     if jobs == 1:
         results = [(own, batch.run(own, report)) for own in indices]
     else:
-        pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
         results = []
-        for own, chains in pool(delayed(batch.run_apart)(own) for own in indices):
-            results.append((own, chains))
-            stats = [chain.stats["diverging"] for chain in chains]
-            report(len(own) * batch.transitions, sum(map(sum, stats)))
+
+        def done(result: tuple[list[int], list[Chain]]) -> None:
+            results.append(result)
+            stats = [chain.stats["diverging"] for chain in result[1]]
+            report(len(result[0]) * batch.transitions, sum(map(sum, stats)))
+
+        run_tasks([partial(batch.run_apart, own) for own in indices], jobs=jobs, done=done)
     return [chain for _, chains in sorted(results, key=lambda r: r[0]) for chain in chains]
 
 

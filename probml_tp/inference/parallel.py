@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 import torch
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from probml_tp.validation import positive_integer
 
-__all__ = ["number_of_jobs", "single_thread"]
+__all__ = ["number_of_jobs", "run_tasks", "single_thread"]
+
+T = TypeVar("T")
+
+Task = Callable[[], T]
+"""A call without arguments that can be sent to another process."""
+
+_watched = False
 
 
 def number_of_jobs(jobs: int | None, runs: int) -> int:
@@ -25,6 +40,54 @@ def number_of_jobs(jobs: int | None, runs: int) -> int:
     if jobs is not None:
         return positive_integer("jobs", jobs)
     return min(runs, torch.get_num_threads())
+
+
+def run_tasks(
+    tasks: Iterable[Task[T]],
+    *,
+    jobs: int,
+    done: Callable[[T], None],
+    order: Literal["any", "given"] = "any",
+    mmap_mode: Literal["r", "c"] = "r",
+) -> None:
+    """Run tasks in processes of their own, and take the results in this one.
+
+    However this ends (an error, an interruption, the death of this process), the processes end too.
+
+    Args:
+        tasks: what to run.
+        jobs: processes; 1 runs the tasks one by one here.
+        done: called with each result.
+        order: in which results come: as they are ready, or as the tasks are given.
+        mmap_mode: how the processes share large arrays, as joblib has it.
+
+    Raises:
+        ChildProcessError: a process was killed.
+
+    Example:
+        >>> from functools import partial
+        >>> found = []
+        >>> run_tasks([partial(pow, 2, n) for n in (1, 2, 3)], jobs=1, done=found.append)
+        >>> found
+        [2, 4, 8]
+    """
+    return_as = "generator" if order == "given" else "generator_unordered"
+    pool = Parallel(n_jobs=jobs, return_as=return_as, mmap_mode=mmap_mode)
+    parent = os.getpid()
+    results: Any = iter(())
+    try:
+        with _no_interruption_of_children():
+            results = pool(delayed(_run)(task, parent) for task in tasks)
+        for result in results:
+            done(result)
+    except TerminatedWorkerError as error:
+        raise ChildProcessError(
+            f"processes must live until their work is done; one of {jobs} was killed, by hand or "
+            f"for lack of memory. Free memory, or use fewer processes (jobs=1 needs none)."
+        ) from error
+    finally:
+        with warnings.catch_warnings(action="ignore"):  # joblib counts what is left undone
+            getattr(results, "close", lambda: None)()
 
 
 @contextmanager
@@ -44,3 +107,36 @@ def single_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _run(task: Task[Any], parent: int) -> Any:
+    """Run a task, in whatever process."""
+    global _watched
+    if os.getpid() != parent and not _watched:
+        _watched = True
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    return task()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+@contextmanager
+def _no_interruption_of_children() -> Iterator[None]:
+    """Processes that are started in the block never see Ctrl-C: it is for their parent to end them.
+
+    A terminal sends it to all of them, and Python prints a traceback of each that is starting. The
+    parent's own is delivered after the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
+from probml_tp.files import atomic_write
 from probml_tp.report.tables import MetricTable, metric_table
-from probml_tp.results import SavedResults, read_results, saved_experiments, staging
+from probml_tp.results import SavedResults, read_results, saved_experiments
+from probml_tp.staging import recover
 
 __all__ = ["REPORT", "build_report"]
 
@@ -48,8 +52,9 @@ def build_report(folder: Path, *, order: Sequence[str] = ()) -> Path:
         The page, ``<folder>/report.html``; it needs no other file.
 
     Raises:
-        ValueError: the folder holds no results, or damaged ones.
+        ValueError: the folder holds no results, or damaged ones, or cannot be written.
     """
+    recover(folder)
     names = saved_experiments(folder)
     if not names:
         raise ValueError(
@@ -59,10 +64,9 @@ def build_report(folder: Path, *, order: Sequence[str] = ()) -> Path:
     rank = {name: position for position, name in enumerate(order)}
     names.sort(key=lambda name: (rank.get(name, len(rank)), name))
     page = _render([_section(read_results(folder / name)) for name in names])
-    with staging(folder) as temporary:
-        fresh = temporary / REPORT
-        fresh.write_text(page, encoding="utf-8")
-        return fresh.replace(folder / REPORT)
+    with atomic_write(folder / REPORT) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return folder / REPORT
 
 
 def _render(sections: list[_Section]) -> str:
@@ -100,10 +104,13 @@ def _flatten(environment: Mapping[str, Any]) -> dict[str, Any]:
 def _embed(path: Path) -> str:
     try:
         content = path.read_bytes()
-    except OSError as error:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no whole PNG"
         raise ValueError(
             f"Every figure of a result must be on disk; {path} is not readable "
-            f"({error.strerror}). Run the experiment again."
+            f"({reason}). Run the experiment again."
         ) from error
     return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
 
@@ -112,6 +119,8 @@ def _duration(seconds: float) -> str:
     """Write a duration, for example "2 min 5 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds > 1e9:
+        return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

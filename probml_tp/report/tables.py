@@ -94,7 +94,7 @@ def _decimals(present: Sequence[float]) -> int:
 
 def _decimals_of_widths(intervals: Sequence[tuple[float, float]]) -> int:
     """So many that half the width of the typical interval has two significant digits."""
-    halves = sorted((high - low) / 2 for low, high in intervals if high > low)
+    halves = sorted(high / 2 - low / 2 for low, high in intervals if high > low)
     if not halves:
         return MOST_DECIMALS
     return max(1 - math.floor(math.log10(halves[len(halves) // 2])), 0)

@@ -21,16 +21,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from probml_tp.evaluate import seeded
-from probml_tp.files import atomic_write, tensor_file
 from probml_tp.model import BayesianModel
 from probml_tp.scores.confidnet_network import ConfidNetEncoder, ConfidNetNetwork
 from probml_tp.scores.network_pass import NetworkPass
+from probml_tp.tensor_files import read_tensors, tensor_file, write_tensors
 
 __all__ = [
     "ConfidNet",
@@ -43,7 +41,7 @@ __all__ = [
 ConfidNetCriterion = Literal["aupr-error", "loss"]
 """What an epoch is chosen by, on the validation points."""
 
-FORMAT = "probml_tp confidnet 1"
+FORMAT = "probml_tp confidnet 2"
 
 
 def true_class_probability(run: NetworkPass, y: object) -> Tensor:
@@ -192,7 +190,7 @@ class ConfidNet:
             The file's path.
 
         Raises:
-            ValueError: the folder cannot be written.
+            ValueError: the folder cannot be written, or the disk is full.
         """
         path = tensor_file(path)
         record = {
@@ -204,9 +202,8 @@ class ConfidNet:
             "options": self.options,
             "seconds": self.seconds,
         }
-        tensors = {n: t.cpu().contiguous() for n, t in self.network.state_dict().items()}
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, {"format": FORMAT, "record": json.dumps(record)})
+        header = {"format": FORMAT, "record": json.dumps(record)}
+        write_tensors(path, self.network.state_dict(), header)
         return path
 
     @classmethod
@@ -223,16 +220,12 @@ class ConfidNet:
         Raises:
             ValueError: the file is missing, damaged or of another format, or is another net's.
         """
+        header, tensors = read_tensors(Path(path), "ConfidNet", form=FORMAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            if header.get("format") != FORMAT:
-                raise ValueError(f"its format is not {FORMAT!r}")
             record = json.loads(header["record"])
             network = _network(record, tensors, model)
             history = [ConfidNetEpoch(**epoch) for epoch in record["history"]]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"a saved ConfidNet must be a whole file of a classifier like {model.name}; {path} "

@@ -19,6 +19,7 @@ from torchvision import datasets as tv
 from probml_tp.datasets import (
     IMAGE_DATASETS,
     DataFallbackWarning,
+    MissingDataError,
     default_root,
     embedded_digits,
     letters,
@@ -216,9 +217,21 @@ def test_corrupt_file_is_an_error(tmp_path, strict, kind, content, received, pac
     with pytest.raises(ValueError, match=received) as caught:
         load_images("mnist", "test", root=tmp_path)
     message = str(caught.value)
+    assert not isinstance(caught.value, MissingDataError)
     assert str(path) in message and "must be a complete IDX file of" in message
     assert f"{path.stat().st_size:,} bytes" in message
     assert "Delete it and download it again" in message
+
+
+def test_a_file_that_may_not_be_read_is_an_error(tmp_path, strict, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    raw = write_split(tmp_path)
+    monkeypatch.setattr("probml_tp.datasets.idx.read_image_file", refuse)
+    with pytest.raises(ValueError, match=r"must be readable; it is not \(Permission denied\)") as e:
+        load_images("mnist", "test", root=tmp_path)
+    assert str(raw / "t10k-images-idx3-ubyte") in str(e.value)
 
 
 def test_corrupt_magic_number_is_shown(tmp_path, strict):
@@ -339,7 +352,7 @@ def test_the_others_have_no_fallback(tmp_path, name):
     with pytest.raises(ValueError, match="has no fallback. Put the files there") as caught:
         load_images(name, "test", root=tmp_path)
     message = str(caught.value)
-    assert type(caught.value) is ValueError
+    assert type(caught.value) is MissingDataError
     assert str(tmp_path / FOLDERS[name] / "raw") in message and "PROBML_TP_DATA" in message
     assert "no network in tests" in message
 

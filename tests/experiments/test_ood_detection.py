@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from image_experiments import run_tiny
+from image_experiments import offline, run_tiny
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from probml_tp.detection import fpr_at_tpr
-from probml_tp.experiment import Results
+from probml_tp.experiment import Results, run_experiment
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.comparisons import Reader
 from probml_tp.experiments.ood_detection import EXPERIMENT, Config
@@ -49,6 +49,19 @@ def test_sets_that_cannot_be_had_are_named(results):
     assert results.arrays["sets"].tolist() == list(SETS)
     assert "could not be had: KMNIST, Fashion-MNIST" in results.findings[-1]
     assert results.data_is_fallback
+
+
+def test_a_corrupt_set_is_an_error_and_not_a_missing_one(tmp_path):
+    raw = tmp_path / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-images-idx3-ubyte").write_bytes(b"<html>404 not found</html>")
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    config = Config.preset("quick", data_root=str(tmp_path), ood_size=50)
+    with (
+        offline(),
+        pytest.raises(ValueError, match=r"KMNIST/raw/t10k-images-idx3-ubyte must be a complete"),
+    ):
+        run_experiment(EXPERIMENT, config)
 
 
 @pytest.mark.parametrize("name", SETS)

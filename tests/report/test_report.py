@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -100,6 +101,29 @@ def test_a_missing_figure_is_refused_and_the_earlier_page_stays(page):
         build_report(page.parent)
     assert page.read_bytes() == before
     assert sorted(os.listdir(page.parent)) == ["demo", "demo-data", "report.html"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "flipped"])
+def test_a_damaged_figure_is_refused(tmp_path, damage):
+    path = save(tmp_path) / "figures" / "draws.png"
+    whole = path.read_bytes()
+    flipped = whole[:900] + bytes([whole[900] ^ 1]) + whole[901:]
+    content = {"empty": b"", "text": b"no image", "truncated": whole[:-20], "flipped": flipped}
+    path.write_bytes(content[damage])
+    with pytest.raises(ValueError, match=r"draws\.png is not readable \(no whole PNG\)\. Run"):
+        build_report(tmp_path)
+
+
+def test_the_largest_numbers_can_be_shown(tmp_path):
+    folder = save(tmp_path, guides=("map",))
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["intervals"] = {"map": {"mean": [-1e308, 1e308], "sd": [5e-324, 1e-300]}}
+    manifest["timings"] = {"fit": 1e308, "make data": 1e308}
+    path.write_text(json.dumps(manifest))
+    numbers = {"map": {"mean": 1e308, "sd": 5e-324}}
+    (folder / "metrics.json").write_text(json.dumps(numbers))
+    assert "e\N{MINUS SIGN}324" in build_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_browser_shows_every_image_and_fits_a_telephone(page, browser):
