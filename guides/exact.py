@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.guides.cholesky import stable_cholesky
 from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.factors import DenseFactor
@@ -51,6 +52,7 @@ class Exact(StructuredNormal):
 
     name: ClassVar[str] = "exact"
 
+    @checked()
     def __init__(self, model: BayesianModel, *, max_params: int = 10_000) -> None:
         _check_conjugate(model)
         factor = DenseFactor(model, list(model.sites))

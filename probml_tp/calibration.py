@@ -17,6 +17,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.metrics import JUST_BELOW_ONE
 from probml_tp.predictive import ClassificationPredictive
 from probml_tp.validation import positive, positive_integer
@@ -60,6 +61,7 @@ class Reliability:
         return float(np.average(gap, weights=self.count))
 
 
+@checked()
 def reliability(
     predictive: ClassificationPredictive, y: object, *, num_bins: int = 15, adaptive: bool = False
 ) -> Reliability:
@@ -97,6 +99,7 @@ def reliability(
     return _binned(confidence, (predicted == labels).cpu().numpy(), edges)
 
 
+@checked()
 def adaptive_calibration_error(
     predictive: ClassificationPredictive, y: object, *, num_bins: int = 15
 ) -> float:
@@ -129,6 +132,7 @@ def adaptive_calibration_error(
     return reliability(predictive, y, num_bins=num_bins, adaptive=True).error
 
 
+@checked()
 def classwise_calibration_error(
     predictive: ClassificationPredictive, y: object, *, num_bins: int = 15
 ) -> float:
@@ -169,6 +173,7 @@ def classwise_calibration_error(
     return math.fsum(by_class) / len(by_class)
 
 
+@checked()
 @dataclass(frozen=True)
 class TemperatureScaling:
     r"""One number that makes predictions less or more confident (Guo et al. 2017).
@@ -200,6 +205,7 @@ class TemperatureScaling:
         positive("temperature", self.temperature)
 
     @classmethod
+    @checked()
     def fit(cls, predictive: ClassificationPredictive, y: object) -> TemperatureScaling:
         r"""Find the temperature of least negative log likelihood.
 
@@ -240,6 +246,7 @@ class TemperatureScaling:
             return cls(TEMPERATURES[1])
         return cls(math.exp(brentq(slope, coldest, hottest, xtol=1e-12)))
 
+    @checked()
     def apply(self, predictive: ClassificationPredictive) -> ClassificationPredictive:
         """Rescale predictions.
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from probml_tp.arguments import checked
 from probml_tp.validation import finite_vector, positive_integer, strictly_between_0_and_1
 
 __all__ = [
@@ -52,6 +53,7 @@ class MeanInterval:
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
+@checked()
 def mean_interval(values: object, level: float = 0.95) -> MeanInterval:
     r"""The mean over runs with Student's t interval.
 
@@ -83,6 +85,7 @@ def mean_interval(values: object, level: float = 0.95) -> MeanInterval:
     return MeanInterval(mean, (mean - half, mean + half), n)
 
 
+@checked()
 def paired_seeds(a: object, b: object, level: float = 0.95) -> MeanInterval:
     """The mean difference of two methods over the same runs, with Student's t interval.
 
@@ -112,6 +115,7 @@ def paired_seeds(a: object, b: object, level: float = 0.95) -> MeanInterval:
     return mean_interval(first - second, level)
 
 
+@checked()
 def resampled_interval(
     values: object, *, train_size: int, test_size: int, level: float = 0.95
 ) -> MeanInterval:
@@ -153,6 +157,7 @@ def resampled_interval(
     return MeanInterval(plain.mean, (plain.mean - half, plain.mean + half), plain.count)
 
 
+@checked()
 def win_rates(
     table: Mapping[str, object], *, higher_is_better: bool = True
 ) -> dict[str, dict[str, float]]:
@@ -219,6 +224,7 @@ class CriticalDifference:
         return groups
 
 
+@checked()
 def critical_difference(
     table: Mapping[str, object], alpha: float = 0.05, *, higher_is_better: bool = True
 ) -> CriticalDifference:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.priors import SiteDistribution
 from probml_tp.validation import positive, positive_integer
 
@@ -118,6 +119,7 @@ class Gaussian(RegressionLikelihood):
 
     scale: Tensor
 
+    @checked()
     def __init__(self, scale: float | TorchDistribution) -> None:
         super().__init__()
         self.noise_prior: SiteDistribution | None = None
@@ -136,6 +138,7 @@ class Gaussian(RegressionLikelihood):
         return self
 
     @classmethod
+    @checked()
     def from_precision(cls, precision: float) -> Gaussian:
         r"""Known noise of precision :math:`\beta = \sigma^{-2}` (Bishop 2006, eq. 3.8)."""
         return cls(scale=positive("precision", precision) ** -0.5)
@@ -209,6 +212,7 @@ class HeteroscedasticGaussian(RegressionLikelihood):
         torch.Size([3])
     """
 
+    @checked()
     def __init__(self, *, min_scale: float = 1e-3) -> None:
         super().__init__()
         self.min_scale = positive("HeteroscedasticGaussian.min_scale", min_scale)
@@ -353,6 +357,7 @@ class Categorical(ClassificationLikelihood):
         tensor([-1.3863])
     """
 
+    @checked()
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = positive_integer("Categorical.num_classes", num_classes)

@@ -23,6 +23,7 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
+from probml_tp.arguments import checked
 from probml_tp.digest import digest
 from probml_tp.layout import Layout
 from probml_tp.likelihoods import Gaussian, Likelihood
@@ -69,6 +70,7 @@ class BayesianModel(nn.Module):
         torch.Size([])
     """
 
+    @checked()
     def __init__(
         self,
         net: nn.Module,
@@ -162,6 +164,7 @@ class BayesianModel(nn.Module):
         for site in self.sites.values():
             yield from site.buffers()
 
+    @checked()
     def with_scales(
         self, scales: Mapping[str, Tensor], *, noise_scale: float | None = None
     ) -> BayesianModel:
@@ -342,6 +345,7 @@ class BayesianModel(nn.Module):
 
     # --------------------------------------------------------------------------------- checks
 
+    @checked()
     def check_inputs(self, x: object) -> Tensor:
         """Return ``x`` as a finite tensor of the model's type, on its device.
 
@@ -350,6 +354,7 @@ class BayesianModel(nn.Module):
         """
         return self._checked_inputs(x)[0]
 
+    @checked()
     def check_data(self, x: object, y: object) -> tuple[Tensor, Tensor]:
         """Return inputs and targets in canonical shape and type, on the model's device.
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
 from probml_tp.files import atomic_write, tensor_file
@@ -100,6 +101,7 @@ class Posterior:
         torch.Size([4])
     """
 
+    @checked()
     def __init__(self, guide: Guide, *, seed: int = 0, info: FitInfo | None = None) -> None:
         self.guide = guide
         self.seed = seed
@@ -115,6 +117,7 @@ class Posterior:
         """The guide's name, such as ``"mean-field"``."""
         return self.guide.name
 
+    @checked()
     def draws(self, num_samples: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
         """Independent draws of every site.
 
@@ -130,6 +133,7 @@ class Posterior:
             return dict(chunks[0])
         return {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
 
+    @checked()
     def predict(
         self,
         x: object,
@@ -192,6 +196,7 @@ class Posterior:
             accumulator.update(batch)
         return accumulator.result()
 
+    @checked()
     def log_likelihood(
         self, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
     ) -> Tensor:
@@ -211,6 +216,7 @@ class Posterior:
             rows.setdefault(batch.draws.start, []).append(values)
         return torch.cat([torch.cat(row, dim=1) for row in rows.values()])
 
+    @checked()
     def log_predictive_density(
         self, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
     ) -> Tensor:
@@ -232,6 +238,7 @@ class Posterior:
             total[batch.points] = torch.logaddexp(total[batch.points], chunk)
         return total - torch.tensor(count, dtype=torch.float64).log()
 
+    @checked()
     def to_inference_data(
         self,
         x: object,
@@ -248,6 +255,7 @@ class Posterior:
 
     # ------------------------------------------------------------------------- saving, loading
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write the posterior as plain tensors (safetensors), with the model's spec and versions.
 
@@ -277,6 +285,7 @@ class Posterior:
         return path
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path, model: BayesianModel) -> Posterior:
         """Read a posterior back.
 

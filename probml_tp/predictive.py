@@ -10,14 +10,27 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked, real_tensor
 from probml_tp.evaluate import DrawBatch
 from probml_tp.likelihoods import ClassificationLikelihood, Likelihood, RegressionLikelihood
-from probml_tp.validation import as_tensor, finite, strictly_between_0_and_1
+from probml_tp.validation import (
+    as_tensor,
+    finite,
+    is_number,
+    positive_integer,
+    strictly_between_0_and_1,
+)
 
 __all__ = ["ClassificationPredictive", "Predictive", "RegressionPredictive", "accumulator_for"]
 
 TINY_PROBABILITY = 1e-30
 """Below it float32 loses digits, and then everything, to underflow."""
+
+
+def _numbers(name: str, value: object) -> None:
+    """The rule of targets, of which one number may stand for all."""
+    if not is_number(value):
+        real_tensor()(name, value)
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class ClassificationPredictive(Predictive):
         if not len(self.log_probs):
             object.__setattr__(self, "log_probs", self.probs.double().log())
 
+    @checked()
     def log_prob(self, y: object) -> Tensor:
         r""":math:`\log\bar p_{n, y_n}` of the labels ``y`` in nats, ``(N,)``, float64.
 
@@ -92,6 +106,7 @@ class ClassificationPredictive(Predictive):
         labels = self.check_labels(y)
         return self.log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
 
+    @checked()
     def check_labels(self, y: object) -> Tensor:
         """Return ``y`` as integer labels on the predictions' device.
 
@@ -197,6 +212,7 @@ class RegressionPredictive(Predictive):
         """The predictive standard deviation, in the units of ``y``."""
         return self.variance.sqrt()
 
+    @checked()
     def log_prob(self, y: object) -> Tensor:
         r"""Log predictive density of ``y`` in nats, ``(N,)``, float64.
 
@@ -222,6 +238,7 @@ class RegressionPredictive(Predictive):
         joint = log_density.sum(-1) if log_density.ndim == 3 else log_density
         return joint.logsumexp(0) - math.log(len(joint))
 
+    @checked()
     def check_targets(self, y: object) -> Tensor:
         """Return ``y`` as a float64 tensor on the predictions' device.
 
@@ -238,6 +255,7 @@ class RegressionPredictive(Predictive):
             )
         return targets
 
+    @checked()
     def quantile(self, level: float) -> Tensor:
         r"""The predictive quantile, of the mixture :math:`\tfrac1S\sum_s N(\mu_s, \sigma_s^2)`.
 
@@ -260,7 +278,8 @@ class RegressionPredictive(Predictive):
             return self.mean + self.std * z
         return _mixture_quantile(level, self.component_means, self.component_scales)
 
-    def cdf(self, y: Tensor) -> Tensor:
+    @checked(y=_numbers)
+    def cdf(self, y: Tensor | float) -> Tensor:
         r"""The predictive distribution function at targets: the probability integral transform.
 
         Args:
@@ -272,6 +291,12 @@ class RegressionPredictive(Predictive):
         Raises:
             ValueError: the outputs were not kept.
         """
+        shape = y.shape if isinstance(y, Tensor) else ()
+        if any(m not in (1, n) for m, n in zip(shape[::-1], self.mean.shape[::-1], strict=False)):
+            raise ValueError(
+                f"y must hold one target for each of the points predicted, {tuple(self.mean.shape)}; "
+                f"got shape {tuple(shape)}. Pass the targets of the points that were predicted."
+            )
         if self.component_means is None or self.component_scales is None:
             if self.num_samples:
                 self.require_outputs()
@@ -279,6 +304,7 @@ class RegressionPredictive(Predictive):
         z = (y - self.component_means) / self.component_scales
         return cast("Tensor", torch.special.ndtr(z)).mean(0)
 
+    @checked()
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
         """The central predictive interval that holds ``level`` of the probability.
 
@@ -364,6 +390,7 @@ class ClassificationAccumulator(Accumulator):
         )
 
 
+@checked(num_points=positive_integer)
 def accumulator_for(likelihood: Likelihood, num_points: int, *, keep_outputs: bool) -> Accumulator:
     """The sums that a likelihood's predictions are made of.
 

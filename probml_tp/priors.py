@@ -23,6 +23,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from probml_tp.arguments import checked
 from probml_tp.layout import Layout
 from probml_tp.validation import positive
 
@@ -50,6 +51,7 @@ PriorSpec = Prior | Mapping[str, Prior]
 """One prior for every parameter, or a mapping from name patterns to priors."""
 
 
+@checked()
 @dataclass(frozen=True)
 class NormalPrior:
     r"""Independent normal prior, :math:`\theta_i \sim \mathcal N(\mu, s^2)`.
@@ -75,6 +77,7 @@ class NormalPrior:
         positive("NormalPrior.scale", self.scale)
 
     @classmethod
+    @checked()
     def from_precision(cls, precision: float) -> NormalPrior:
         r"""The prior with precision :math:`\alpha`: standard deviation :math:`\alpha^{-1/2}`."""
         return cls(scale=positive("precision", precision) ** -0.5)
@@ -84,6 +87,7 @@ class NormalPrior:
         return dist.Normal(_like(parameter, self.loc), _like(parameter, self.scale))
 
 
+@checked()
 @dataclass(frozen=True)
 class FanInNormalPrior:
     r"""Normal prior whose weight variance is divided by the fan-in (Neal 1996, section 2.1).
@@ -119,6 +123,7 @@ class FanInNormalPrior:
         return dist.Normal(_like(parameter, 0.0), _like(parameter, scale))
 
 
+@checked()
 @dataclass(frozen=True)
 class LaplacePrior:
     r"""Independent Laplace prior, density :math:`\propto \exp(-|\theta_i| / b)`: MAP is the lasso.
@@ -145,6 +150,7 @@ class LaplacePrior:
         return cast("TorchDistribution", dist.Laplace(loc, scale))
 
 
+@checked()
 @dataclass(frozen=True)
 class StudentTPrior:
     r"""Independent Student-t prior with ``df`` degrees of freedom: heavy tails, not log-concave.
@@ -200,6 +206,7 @@ def _as_they_are(*given: Tensor) -> Sequence[Tensor]:
     return given
 
 
+@checked()
 @dataclass(frozen=True)
 class ConditionalPrior:
     r"""A prior that depends on other sites, :math:`\theta \sim p(\theta \mid \mu, \tau)`.
@@ -503,6 +510,7 @@ class NormalSites(nn.Module):
         return -0.5 * z.square().sum(-1) - self.log_normalizer
 
 
+@checked()
 def resolve_priors(
     prior: PriorSpec,
     parameters: Mapping[str, Tensor],

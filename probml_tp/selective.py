@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
+from probml_tp.arguments import checked
 from probml_tp.validation import (
     finite_vector,
     flag_vector,
     positive_integer,
+    share,
     strictly_between_0_and_1,
 )
 
@@ -56,6 +58,7 @@ class RiskCoverage:
     threshold: Array
 
 
+@checked()
 def risk_coverage(confidence: object, correct: object) -> RiskCoverage:
     """The share of errors among the most confident points, for every share of them.
 
@@ -79,6 +82,7 @@ def risk_coverage(confidence: object, correct: object) -> RiskCoverage:
     return RiskCoverage(accepted / len(errors), wrong / accepted, threshold)
 
 
+@checked()
 def aurc(confidence: object, correct: object) -> float:
     r"""The area under the risk-coverage curve (Geifman et al. 2019).
 
@@ -106,6 +110,7 @@ def aurc(confidence: object, correct: object) -> float:
     return area_of_selective_risk(accepted, wrong)
 
 
+@checked()
 def excess_aurc(confidence: object, correct: object) -> float:
     r"""How far the AURC is above that of a perfect order, errors last (Geifman et al. 2019).
 
@@ -133,6 +138,7 @@ def excess_aurc(confidence: object, correct: object) -> float:
     return aurc(confidences, ~errors) - optimal_aurc(float(errors.mean()))
 
 
+@checked(risk=share)
 def optimal_aurc(risk: float) -> float:
     r"""The AURC of a perfect order, in the limit of many points: :math:`r + (1-r)\ln(1-r)`.
 
@@ -150,6 +156,7 @@ def optimal_aurc(risk: float) -> float:
     return risk + (right * math.log(right) if right > 0 else 0.0)
 
 
+@checked()
 def augrc(confidence: object, correct: object) -> float:
     r"""The area under the generalised risk-coverage curve (Traub et al. 2024).
 
@@ -197,6 +204,7 @@ class SelectiveThreshold:
     met: bool
 
 
+@checked()
 def selective_threshold(
     confidence: object,
     correct: object,

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.gap import GapReport
 from probml_tp.diagnostics.gap_checks import NOISE_FLOOR, has_converged
 from probml_tp.diagnostics.settling import StepLeft
@@ -37,6 +38,7 @@ HOPELESS = 1000.0
 Kind = Literal["distance", "ratio", "share"]
 
 
+@checked()
 @dataclass(frozen=True)
 class Requirement:
     r"""How far a prediction may be from the reference's.
@@ -78,6 +80,7 @@ class Requirement:
         """What it is called."""
         return self.words or self.metric.replace("_", " ")
 
+    @checked()
     def error(self, value: float, *, level: float) -> float:
         """The error of one value, to be held against the limit.
 
@@ -94,6 +97,7 @@ class Requirement:
             return abs(value - level)
         return max(value, 1 / value) if value > 0 else math.inf
 
+    @checked()
     def errors(self, low: float, high: float, *, level: float) -> tuple[float, float]:
         """The least and the largest error over an interval of values.
 
@@ -110,6 +114,7 @@ class Requirement:
         none = 1.0 if self.kind == "ratio" else 0.0
         return (none if low <= perfect <= high else ends[0]), ends[1]
 
+    @checked()
     def text(self, error: float) -> str:
         """Write an error with its sense.
 
@@ -221,6 +226,7 @@ class Advice:
         return "\n".join([*why, "What would change this:", *self.changes])
 
 
+@checked()
 def recommend(report: GapReport, *, requirements: Sequence[Requirement] | None = None) -> Advice:
     """Recommend a posterior: the cheapest one that meets the requirements in every region.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.importance import check_density, check_proper
 from probml_tp.diagnostics.iwelbo import log_mean_exp
 from probml_tp.evaluate import seeded, substream
@@ -46,6 +47,7 @@ class AIS(NamedTuple):
     acceptance_rate: float
 
 
+@checked()
 def annealed_importance_sampling(
     model: BayesianModel,
     x: object,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.func import vmap
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.importance import check_proper
 from probml_tp.diagnostics.iwelbo import LogEvidence
 from probml_tp.diagnostics.quiet_arviz import az
@@ -31,6 +32,7 @@ REACH = 50.0
 """How far beyond all ratios the root is sought, in nats."""
 
 
+@checked()
 def bridge_sampling(
     posterior: Posterior, x: object, y: object, *, seed: int | None = None
 ) -> LogEvidence:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.arviz import check_sites
 from probml_tp.diagnostics.gap_checks import (
     EVERYWHERE,
@@ -90,6 +91,7 @@ class GapReport:
         regions = [str(region) for region in self.functions["region"].unique()]
         return [region for region in regions if region != EVERYWHERE] or regions
 
+    @checked()
     def table(
         self, space: Literal["functions", "weights"] = "functions", *, of: str | None = None
     ) -> pd.DataFrame:
@@ -120,6 +122,7 @@ class GapReport:
         return wide.loc[list(rows["posterior"].unique()), columns]
 
 
+@checked()
 def compare(
     posteriors: Mapping[str, Posterior],
     reference: str,

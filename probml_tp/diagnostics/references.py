@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import draw_chunks
 from probml_tp.guide import check_num_samples
@@ -75,6 +76,7 @@ def reference_names() -> list[str]:
     return list(_file())
 
 
+@checked()
 def reference_posterior(name: str) -> ReferencePosterior:
     """What is known of a classical posterior; the model is ``probml_tp.models.CLASSICS[name]()``.
 
@@ -101,6 +103,7 @@ def reference_posterior(name: str) -> ReferencePosterior:
     return ReferencePosterior(name, entry["method"], moments, entry["agreement"])
 
 
+@checked()
 @torch.no_grad()
 def moment_errors(
     posterior: Posterior,

@@ -21,6 +21,7 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.comparison import mean_interval
 from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.diagnostics.ranks import (
@@ -104,6 +105,7 @@ class SbcResult:
         each = (uniform_p_value(ranks, self.num_samples) for ranks in self.ranks.T)
         return min(1.0, len(self.quantities) * min(each))
 
+    @checked()
     def ranks_of(self, quantity: str) -> Array:
         """The ranks of one quantity, ``(N,)``.
 
@@ -118,11 +120,13 @@ class SbcResult:
         ranks: Array = self.ranks[:, self.quantities.index(quantity)]
         return ranks
 
+    @checked()
     def ecdf_difference(self, quantity: str) -> Array:
         """The share of ranks below ``i``, less ``i / (L + 1)``, at ``i = 0, ..., L + 1``."""
         counts = np.bincount(self.ranks_of(quantity), minlength=self.num_samples + 1)
         return np.append(0, counts.cumsum()) / self.simulations - self.grid
 
+    @checked()
     def ecdf_band(self, *, level: float = 0.95) -> tuple[Array, Array]:
         """Bounds of :meth:`ecdf_difference` that hold at once, with probability ``level``.
 
@@ -160,6 +164,7 @@ class SbcResult:
         return shrunk
 
 
+@checked()
 def simulation_based_calibration(
     model: BayesianModel,
     infer: Infer,

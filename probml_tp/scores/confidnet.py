@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from probml_tp.arguments import checked
 from probml_tp.evaluate import seeded
 from probml_tp.files import atomic_write, tensor_file
 from probml_tp.model import BayesianModel
@@ -46,6 +47,7 @@ ConfidNetCriterion = Literal["aupr-error", "loss"]
 FORMAT = "probml_tp confidnet 1"
 
 
+@checked()
 def true_class_probability(run: NetworkPass, y: object) -> Tensor:
     r"""The probability of the true class, TCP: what ConfidNet learns, and the oracle's score.
 
@@ -166,6 +168,7 @@ class ConfidNet:
         """
         return logsigmoid(self.network.logits(self.network.inputs(run)).double())
 
+    @checked()
     def estimate(self, run: NetworkPass) -> Tensor:
         r"""What it takes the probability of the true class to be, :math:`\sigma(f)`.
 
@@ -182,6 +185,7 @@ class ConfidNet:
 
     # ------------------------------------------------------------------------- saving, loading
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write it as plain tensors (safetensors), with its history.
 
@@ -210,6 +214,7 @@ class ConfidNet:
         return path
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path, model: BayesianModel) -> ConfidNet:
         """Read it back.
 
