@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
 from probml_tp.guides.dropout import MCDropout
 from probml_tp.guides.multiplicative import NoiseMode, NoisyUnits
 from probml_tp.model import BayesianModel
@@ -71,7 +70,6 @@ class ConcreteDropout(MCDropout):
         "concrete dropout is a discrete distribution over masks: it has no density"
     )
 
-    @checked()
     def __init__(
         self,
         model: BayesianModel,

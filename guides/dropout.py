@@ -155,7 +155,6 @@ def _masking_cost(site: SiteDistribution, weight: Tensor, drop: Tensor, keep: Te
     return site.log_prob(weight) - keep.to(kept) * kept - drop.to(kept) * dropped
 
 
-@checked()
 def implied_prior_precision(
     weight_decay: float,
     *,

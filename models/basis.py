@@ -49,7 +49,6 @@ class PolynomialBasis(Basis):
         tensor([[1., 2., 4., 8.]])
     """
 
-    @checked()
     def __init__(self, *, degree: int) -> None:
         super().__init__()
         self.degree = positive_integer("degree", degree)

@@ -99,7 +99,6 @@ def reliability(
     return _binned(confidence, (predicted == labels).cpu().numpy(), edges)
 
 
-@checked()
 def adaptive_calibration_error(
     predictive: ClassificationPredictive, y: object, *, num_bins: int = 15
 ) -> float:
@@ -173,7 +172,6 @@ def classwise_calibration_error(
     return math.fsum(by_class) / len(by_class)
 
 
-@checked()
 @dataclass(frozen=True)
 class TemperatureScaling:
     r"""One number that makes predictions less or more confident (Guo et al. 2017).

@@ -53,7 +53,6 @@ class MeanInterval:
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
-@checked()
 def mean_interval(values: object, level: float = 0.95) -> MeanInterval:
     r"""The mean over runs with Student's t interval.
 
@@ -85,7 +84,6 @@ def mean_interval(values: object, level: float = 0.95) -> MeanInterval:
     return MeanInterval(mean, (mean - half, mean + half), n)
 
 
-@checked()
 def paired_seeds(a: object, b: object, level: float = 0.95) -> MeanInterval:
     """The mean difference of two methods over the same runs, with Student's t interval.
 
@@ -115,7 +113,6 @@ def paired_seeds(a: object, b: object, level: float = 0.95) -> MeanInterval:
     return mean_interval(first - second, level)
 
 
-@checked()
 def resampled_interval(
     values: object, *, train_size: int, test_size: int, level: float = 0.95
 ) -> MeanInterval:

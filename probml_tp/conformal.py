@@ -106,7 +106,6 @@ def conformal_sets(
     return torch.from_numpy(np.ascontiguousarray(sets[:, :, 0]))
 
 
-@checked()
 def set_metrics(sets: object, y: object) -> dict[str, float]:
     """Judge sets of labels by the labels that came.
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from probml_tp.arguments import checked
 from probml_tp.selective import augrc, aurc, excess_aurc
 from probml_tp.validation import finite_vector, flag_vector, strictly_between_0_and_1
 
@@ -24,7 +23,6 @@ __all__ = ["auroc", "average_precision", "failure_metrics", "fpr_at_tpr", "ood_m
 Array = np.ndarray[Any, Any]
 
 
-@checked()
 def auroc(score: object, positive: object) -> float:
     r"""The probability that a positive scores above a negative, a tie counting one half.
 
@@ -47,7 +45,6 @@ def auroc(score: object, positive: object) -> float:
     return float(roc_auc_score(labels, scores))
 
 
-@checked()
 def average_precision(score: object, positive: object) -> float:
     r"""The area under the precision-recall curve, by steps, not trapezoids.
 
@@ -79,7 +76,6 @@ def average_precision(score: object, positive: object) -> float:
     return float(average_precision_score(labels, scores))
 
 
-@checked()
 def fpr_at_tpr(score: object, positive: object, *, tpr: float = 0.95) -> float:
     """The share of negatives let through by the threshold that keeps enough positives.
 
@@ -109,7 +105,6 @@ def fpr_at_tpr(score: object, positive: object, *, tpr: float = 0.95) -> float:
     return float(fprs[np.argmax(tprs >= level)])
 
 
-@checked()
 def failure_metrics(confidence: object, correct: object) -> dict[str, float]:
     r"""How well a confidence tells a classifier's right predictions from its wrong ones.
 
@@ -147,7 +142,6 @@ def failure_metrics(confidence: object, correct: object) -> dict[str, float]:
     }
 
 
-@checked()
 def ood_metrics(
     confidence_in: object, confidence_out: object, *, positive: Literal["in", "out"] = "in"
 ) -> dict[str, float]:

@@ -138,7 +138,6 @@ class Gaussian(RegressionLikelihood):
         return self
 
     @classmethod
-    @checked()
     def from_precision(cls, precision: float) -> Gaussian:
         r"""Known noise of precision :math:`\beta = \sigma^{-2}` (Bishop 2006, eq. 3.8)."""
         return cls(scale=positive("precision", precision) ** -0.5)
@@ -212,7 +211,6 @@ class HeteroscedasticGaussian(RegressionLikelihood):
         torch.Size([3])
     """
 
-    @checked()
     def __init__(self, *, min_scale: float = 1e-3) -> None:
         super().__init__()
         self.min_scale = positive("HeteroscedasticGaussian.min_scale", min_scale)
@@ -357,7 +355,6 @@ class Categorical(ClassificationLikelihood):
         tensor([-1.3863])
     """
 
-    @checked()
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = positive_integer("Categorical.num_classes", num_classes)

@@ -345,7 +345,6 @@ class BayesianModel(nn.Module):
 
     # --------------------------------------------------------------------------------- checks
 
-    @checked()
     def check_inputs(self, x: object) -> Tensor:
         """Return ``x`` as a finite tensor of the model's type, on its device.
 
@@ -354,7 +353,6 @@ class BayesianModel(nn.Module):
         """
         return self._checked_inputs(x)[0]
 
-    @checked()
     def check_data(self, x: object, y: object) -> tuple[Tensor, Tensor]:
         """Return inputs and targets in canonical shape and type, on the model's device.
 

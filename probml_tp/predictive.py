@@ -96,7 +96,6 @@ class ClassificationPredictive(Predictive):
         if not len(self.log_probs):
             object.__setattr__(self, "log_probs", self.probs.double().log())
 
-    @checked()
     def log_prob(self, y: object) -> Tensor:
         r""":math:`\log\bar p_{n, y_n}` of the labels ``y`` in nats, ``(N,)``, float64.
 
@@ -106,7 +105,6 @@ class ClassificationPredictive(Predictive):
         labels = self.check_labels(y)
         return self.log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
 
-    @checked()
     def check_labels(self, y: object) -> Tensor:
         """Return ``y`` as integer labels on the predictions' device.
 
@@ -212,7 +210,6 @@ class RegressionPredictive(Predictive):
         """The predictive standard deviation, in the units of ``y``."""
         return self.variance.sqrt()
 
-    @checked()
     def log_prob(self, y: object) -> Tensor:
         r"""Log predictive density of ``y`` in nats, ``(N,)``, float64.
 
@@ -238,7 +235,6 @@ class RegressionPredictive(Predictive):
         joint = log_density.sum(-1) if log_density.ndim == 3 else log_density
         return joint.logsumexp(0) - math.log(len(joint))
 
-    @checked()
     def check_targets(self, y: object) -> Tensor:
         """Return ``y`` as a float64 tensor on the predictions' device.
 
@@ -255,7 +251,6 @@ class RegressionPredictive(Predictive):
             )
         return targets
 
-    @checked()
     def quantile(self, level: float) -> Tensor:
         r"""The predictive quantile, of the mixture :math:`\tfrac1S\sum_s N(\mu_s, \sigma_s^2)`.
 
@@ -294,7 +289,7 @@ class RegressionPredictive(Predictive):
         shape = y.shape if isinstance(y, Tensor) else ()
         if any(m not in (1, n) for m, n in zip(shape[::-1], self.mean.shape[::-1], strict=False)):
             raise ValueError(
-                f"y must hold one target for each of the points predicted, {tuple(self.mean.shape)}; "
+                f"y must hold one target for each point predicted, {tuple(self.mean.shape)}; "
                 f"got shape {tuple(shape)}. Pass the targets of the points that were predicted."
             )
         if self.component_means is None or self.component_scales is None:
@@ -304,7 +299,6 @@ class RegressionPredictive(Predictive):
         z = (y - self.component_means) / self.component_scales
         return cast("Tensor", torch.special.ndtr(z)).mean(0)
 
-    @checked()
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
         """The central predictive interval that holds ``level`` of the probability.
 

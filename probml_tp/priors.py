@@ -77,7 +77,6 @@ class NormalPrior:
         positive("NormalPrior.scale", self.scale)
 
     @classmethod
-    @checked()
     def from_precision(cls, precision: float) -> NormalPrior:
         r"""The prior with precision :math:`\alpha`: standard deviation :math:`\alpha^{-1/2}`."""
         return cls(scale=positive("precision", precision) ** -0.5)
@@ -87,7 +86,6 @@ class NormalPrior:
         return dist.Normal(_like(parameter, self.loc), _like(parameter, self.scale))
 
 
-@checked()
 @dataclass(frozen=True)
 class FanInNormalPrior:
     r"""Normal prior whose weight variance is divided by the fan-in (Neal 1996, section 2.1).
@@ -123,7 +121,6 @@ class FanInNormalPrior:
         return dist.Normal(_like(parameter, 0.0), _like(parameter, scale))
 
 
-@checked()
 @dataclass(frozen=True)
 class LaplacePrior:
     r"""Independent Laplace prior, density :math:`\propto \exp(-|\theta_i| / b)`: MAP is the lasso.
@@ -150,7 +147,6 @@ class LaplacePrior:
         return cast("TorchDistribution", dist.Laplace(loc, scale))
 
 
-@checked()
 @dataclass(frozen=True)
 class StudentTPrior:
     r"""Independent Student-t prior with ``df`` degrees of freedom: heavy tails, not log-concave.

@@ -58,7 +58,6 @@ class RiskCoverage:
     threshold: Array
 
 
-@checked()
 def risk_coverage(confidence: object, correct: object) -> RiskCoverage:
     """The share of errors among the most confident points, for every share of them.
 
@@ -82,7 +81,6 @@ def risk_coverage(confidence: object, correct: object) -> RiskCoverage:
     return RiskCoverage(accepted / len(errors), wrong / accepted, threshold)
 
 
-@checked()
 def aurc(confidence: object, correct: object) -> float:
     r"""The area under the risk-coverage curve (Geifman et al. 2019).
 
@@ -110,7 +108,6 @@ def aurc(confidence: object, correct: object) -> float:
     return area_of_selective_risk(accepted, wrong)
 
 
-@checked()
 def excess_aurc(confidence: object, correct: object) -> float:
     r"""How far the AURC is above that of a perfect order, errors last (Geifman et al. 2019).
 
@@ -156,7 +153,6 @@ def optimal_aurc(risk: float) -> float:
     return risk + (right * math.log(right) if right > 0 else 0.0)
 
 
-@checked()
 def augrc(confidence: object, correct: object) -> float:
     r"""The area under the generalised risk-coverage curve (Traub et al. 2024).
 
@@ -204,7 +200,6 @@ class SelectiveThreshold:
     met: bool
 
 
-@checked()
 def selective_threshold(
     confidence: object,
     correct: object,

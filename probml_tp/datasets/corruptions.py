@@ -150,7 +150,6 @@ def rotated(data: ImageDataset, degrees: float) -> ImageDataset:
     return _changed(data, turned, f"rotated counterclockwise by {degrees:g} degrees")
 
 
-@checked()
 def noise_images(
     kind: Literal["uniform", "gaussian"], *, n: int = 10_000, seed: int = 0
 ) -> ImageDataset:

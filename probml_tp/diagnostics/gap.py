@@ -91,7 +91,6 @@ class GapReport:
         regions = [str(region) for region in self.functions["region"].unique()]
         return [region for region in regions if region != EVERYWHERE] or regions
 
-    @checked()
     def table(
         self, space: Literal["functions", "weights"] = "functions", *, of: str | None = None
     ) -> pd.DataFrame:

@@ -22,7 +22,6 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from probml_tp.arguments import checked
 from probml_tp.validation import (
     finite_vector,
     positive_integer,
@@ -70,7 +69,6 @@ class RankUniformity:
     location: float
     dispersion: float
 
-    @checked()
     def verdict(self, *, level: float = 0.95) -> Verdict:
         """In words what the tests say of this quantity.
 
@@ -97,7 +95,6 @@ class RankUniformity:
         return "too narrow" if self.dispersion > 1 else "too wide"
 
 
-@checked()
 def rank_uniformity(ranks: object, num_samples: int, *, seed: int = 0) -> RankUniformity:
     """Test the ranks of one quantity, and say how they differ from uniform ones.
 
@@ -129,7 +126,6 @@ def rank_uniformity(ranks: object, num_samples: int, *, seed: int = 0) -> RankUn
     )
 
 
-@checked()
 def uniform_p_value(ranks: object, num_samples: int) -> float:
     r"""The exact p-value of :math:`\gamma`: how likely uniform ranks leave bounds so wide.
 
@@ -154,7 +150,6 @@ def uniform_p_value(ranks: object, num_samples: int) -> float:
     return _p_value(float(gamma), len(r), num_samples)
 
 
-@checked()
 def ecdf_band(simulations: int, num_samples: int, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds that the whole ECDF of uniform ranks stays within, with probability ``level``.
 
@@ -184,7 +179,6 @@ def ecdf_band(simulations: int, num_samples: int, *, level: float = 0.95) -> tup
     return lower / n, (lower + inside.sum(1) - 1) / n
 
 
-@checked()
 def symmetry_p_value(ranks: object, num_samples: int, *, seed: int = 0) -> float:
     r"""Test whether ranks are symmetric about their middle: else the posterior is biased.
 

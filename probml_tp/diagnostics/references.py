@@ -76,7 +76,6 @@ def reference_names() -> list[str]:
     return list(_file())
 
 
-@checked()
 def reference_posterior(name: str) -> ReferencePosterior:
     """What is known of a classical posterior; the model is ``probml_tp.models.CLASSICS[name]()``.
 

@@ -105,7 +105,6 @@ class SbcResult:
         each = (uniform_p_value(ranks, self.num_samples) for ranks in self.ranks.T)
         return min(1.0, len(self.quantities) * min(each))
 
-    @checked()
     def ranks_of(self, quantity: str) -> Array:
         """The ranks of one quantity, ``(N,)``.
 
@@ -120,13 +119,11 @@ class SbcResult:
         ranks: Array = self.ranks[:, self.quantities.index(quantity)]
         return ranks
 
-    @checked()
     def ecdf_difference(self, quantity: str) -> Array:
         """The share of ranks below ``i``, less ``i / (L + 1)``, at ``i = 0, ..., L + 1``."""
         counts = np.bincount(self.ranks_of(quantity), minlength=self.num_samples + 1)
         return np.append(0, counts.cumsum()) / self.simulations - self.grid
 
-    @checked()
     def ecdf_band(self, *, level: float = 0.95) -> tuple[Array, Array]:
         """Bounds of :meth:`ecdf_difference` that hold at once, with probability ``level``.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from probml_tp.arguments import checked
 from probml_tp.scores.network_pass import NetworkPass
 from probml_tp.scores.outputs import log_max_probability
 from probml_tp.validation import positive
@@ -14,7 +13,6 @@ from probml_tp.validation import positive
 __all__ = ["Tempered"]
 
 
-@checked()
 @dataclass(frozen=True)
 class Tempered:
     r"""The maximum class probability after temperature scaling (Guo et al. 2017).

@@ -19,7 +19,13 @@ from probml_tp import datasets, diagnostics, scores
 from probml_tp.choosing import PosteriorPage
 from probml_tp.calibration import TemperatureScaling
 from probml_tp.inference import Empirical
-from probml_tp.models import LinearBasis, PolynomialBasis, dugongs_line, mlp_classifier, mlp_regressor
+from probml_tp.models import (
+    LinearBasis,
+    PolynomialBasis,
+    dugongs_line,
+    mlp_classifier,
+    mlp_regressor,
+)
 from probml_tp.resampling import bootstrap
 
 F64 = torch.float64
@@ -35,7 +41,6 @@ RECORDS = {
     "Basis", "Guide", "Likelihood", "ClassificationLikelihood", "RegressionLikelihood", "Delta",
 }  # fmt: skip
 """Classes whose instances the package makes: users read them. And abstract ones."""
-
 
 
 class World:
@@ -55,12 +60,18 @@ class World:
         self.linear = tp.BayesianModel(linear, prior, tp.Gaussian(0.3))
         self.data = (self.x, self.y)
 
-    def fitted(self, model: tp.BayesianModel, guide: Any, data: Any, **options: Any) -> tp.Posterior:
+    def fitted(
+        self, model: tp.BayesianModel, guide: Any, data: Any, **options: Any
+    ) -> tp.Posterior:
         return tp.fit(model, guide, data, epochs=2, progress=False, **options)
 
     @cached_property
     def posterior(self) -> tp.Posterior:
         return self.fitted(self.regressor, tp.MeanFieldNormal, self.data)
+
+    @cached_property
+    def point(self) -> tp.Posterior:
+        return self.fitted(self.regressor, tp.Delta, self.data)
 
     @cached_property
     def laplace(self) -> tp.Posterior:
@@ -171,9 +182,10 @@ class World:
         (raw / "train-labels-idx1-ubyte").write_bytes(labels)
         return self.folder
 
-    def receiver(self, owner: str) -> Any:
-        """An instance of a class."""
-        return RECEIVERS[owner](self)
+    def receivers(self, owner: str) -> tuple[Any, ...]:
+        """Instances of a class: one, or several where what is checked depends on their kind."""
+        found = RECEIVERS[owner](self)
+        return found if isinstance(found, tuple) else (found,)
 
     def arguments(self, name: str, signature: inspect.Signature) -> dict[str, Any]:
         """A valid value of each argument that has no default, and cheap values of some others.
@@ -414,7 +426,7 @@ RECEIVERS: dict[str, Callable[[World], Any]] = {
     "GapReport": lambda w: w.report,
     "ImageDataset": lambda w: w.images,
     "Odin": lambda w: scores.Odin(epsilon=0.1, num_samples=2),
-    "Posterior": lambda w: w.posterior,
+    "Posterior": lambda w: (w.posterior, w.point, w.exact),
     "PosteriorPage": lambda w: w.page,
     "RankUniformity": lambda w: diagnostics.rank_uniformity(torch.arange(12) % 5, 4),
     "RegressionPredictive": lambda w: w.regressed,

@@ -77,7 +77,14 @@ class WrongCall:
         return "silent: taken without a word"
 
 
-PARTS = {"labels": ("y",), "y_train": ("y",), "y_validation": ("y",), "data": ("x", "y"), "validation": ("x", "y"), "table": ("scores",)}
+PARTS = {
+    "labels": ("y",),
+    "y_train": ("y",),
+    "y_validation": ("y",),
+    "data": ("x", "y"),
+    "validation": ("x", "y"),
+    "table": ("scores",),
+}
 """What messages about an argument may name instead: a part of it."""
 
 
@@ -135,17 +142,21 @@ def targets(world: World) -> Iterator[Target]:
         LookupError: no valid value of an argument is known.
     """
     for name, item in callables():
-        function = item
-        if "." in name:
-            owner, attribute = name.split(".")
-            whole = dict(public())[owner]
-            is_of_class = isinstance(item, classmethod)
-            if not is_of_class and len(inspect.signature(item).parameters) == 1:
-                continue
-            function = getattr(whole if is_of_class else world.receiver(owner), attribute)
-        signature = inspect.signature(function)
-        if signature.parameters:
-            yield Target(name, function, world.arguments(name, signature), signature)
+        for function in _bound(name, item, world):
+            signature = inspect.signature(function)
+            if signature.parameters:
+                yield Target(name, function, world.arguments(name, signature), signature)
+
+
+def _bound(name: str, item: Any, world: World) -> Iterator[Callable[..., Any]]:
+    """A function itself; a method of its class, or of each instance."""
+    owner, _, attribute = name.partition(".")
+    if not attribute:
+        yield item
+    elif isinstance(item, classmethod):
+        yield getattr(dict(public())[owner], attribute)
+    elif len(inspect.signature(item).parameters) > 1:
+        yield from (getattr(receiver, attribute) for receiver in world.receivers(owner))
 
 
 def wrong_calls(target: Target) -> Iterator[WrongCall]:
@@ -154,7 +165,11 @@ def wrong_calls(target: Target) -> Iterator[WrongCall]:
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         for value in wrong_values(name, str(parameter.annotation), target.valid.get(name)):
-            if (target.name, name, _short(value)) not in FINE and ("*", name, _short(value)) not in FINE:
+            if (target.name, name, _short(value)) not in FINE and (
+                "*",
+                name,
+                _short(value),
+            ) not in FINE:
                 yield WrongCall(target, name, value)
 
 
@@ -215,7 +230,12 @@ def _wrong_arrays(valid: object) -> list[Any]:
     if isinstance(valid, Tensor) and valid.ndim:
         spoilt = valid.double().clone()
         spoilt.view(-1)[0] = math.nan
-        values += [spoilt, valid[:0], valid.to(torch.complex64), valid.reshape(1, 1, 1, *valid.shape)]
+        values += [
+            spoilt,
+            valid[:0],
+            valid.to(torch.complex64),
+            valid.reshape(1, 1, 1, *valid.shape),
+        ]
     return values
 
 
