@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.guides.sites import point_mass
 from probml_tp.model import BayesianModel
@@ -44,6 +45,7 @@ class Delta(Guide):
         self.loc = nn.Parameter(model.layout.ravel(model.unconstrain(model.initial_params())))
 
     @classmethod
+    @checked()
     def at_centre(cls, guide: Guide) -> Delta:
         """The point mass at the centre of another guide: of dropout, the net with dropout off.
 

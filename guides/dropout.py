@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.guides.multiplicative import MultiplicativeNoise, NoiseMode, NoisyUnits, noise_mode
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
@@ -72,6 +73,7 @@ class MCDropout(MultiplicativeNoise):
         "MC dropout is a discrete distribution over masks: it has no density"
     )
 
+    @checked()
     def __init__(
         self,
         model: BayesianModel,

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guides.curvature import Curvature
@@ -40,6 +41,7 @@ MAX_LOG_FACTOR = 25.0
 HYPERPARAMETERS = 4
 
 
+@checked()
 def maximize_evidence(
     posterior: Posterior,
     data: tuple[object, object],

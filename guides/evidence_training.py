@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from probml_tp.arguments import checked
 from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guides.delta import Delta
@@ -19,6 +20,7 @@ from probml_tp.validation import data_pair, non_negative_integer, positive_integ
 __all__ = ["fit_evidence"]
 
 
+@checked()
 def fit_evidence(
     model: BayesianModel,
     data: tuple[object, object],

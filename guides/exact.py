@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.guides.cholesky import stable_cholesky
 from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.factors import DenseFactor
@@ -54,6 +55,7 @@ class Exact(StructuredNormal):
 
     name: ClassVar[str] = "exact"
 
+    @checked()
     def __init__(self, model: BayesianModel, *, max_params: int = MAX_PARAMS) -> None:
         if reason := _why_not_conjugate(model):
             raise ValueError(reason)

@@ -10,6 +10,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.guides.multiplicative import MultiplicativeNoise, NoiseMode, NoisyUnits, noise_mode
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
@@ -83,6 +84,7 @@ class GaussianDropout(MultiplicativeNoise):
         "Gaussian dropout lies on a line for each input unit: it has no Lebesgue density"
     )
 
+    @checked()
     def __init__(
         self,
         model: BayesianModel,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from probml_tp.arguments import checked
 from probml_tp.guide import Draws
 from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.delta import map_loss
@@ -82,6 +83,7 @@ class Laplace(StructuredNormal):
     name: ClassVar[str] = "laplace"
     deterministic_loss: ClassVar[bool] = True
 
+    @checked()
     def __init__(
         self,
         model: BayesianModel,

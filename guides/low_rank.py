@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.guides.mean_field import independent_kl, sampled_kl
 from probml_tp.guides.sites import LOG_2PI, flat_value, site_distribution
@@ -181,6 +182,7 @@ class LowRankNormal(LowRankPlusDiagonal):
 
     name: ClassVar[str] = "low-rank-normal"
 
+    @checked()
     def __init__(self, model: BayesianModel, *, rank: int = 10, init_scale: float = 0.01) -> None:
         super().__init__(model)
         self.init_scale = positive("init_scale", init_scale)

@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.guides.sites import LOG_2PI
 from probml_tp.guides.weight_noise import ExampleNoise, Noise, treatments
@@ -82,6 +83,7 @@ class MeanFieldNormal(Guide):
 
     name: ClassVar[str] = "mean-field"
 
+    @checked()
     def __init__(
         self,
         model: BayesianModel,

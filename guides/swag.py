@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.guides.delta import map_loss
 from probml_tp.guides.low_rank import LowRankPlusDiagonal
 from probml_tp.model import BayesianModel
@@ -75,6 +76,7 @@ class SWAG(LowRankPlusDiagonal):
     deviations: Tensor
     scale: Tensor
 
+    @checked()
     def __init__(self, model: BayesianModel, *, rank: int = 20, burn_in: int = 0) -> None:
         super().__init__(model)
         self.rank = positive_integer("rank", rank)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.validation import positive, positive_integer
 
 __all__ = ["Basis", "GaussianBasis", "LinearBasis", "PolynomialBasis"]
@@ -97,6 +98,7 @@ class GaussianBasis(Basis):
 
     centers: Tensor
 
+    @checked()
     def __init__(self, *, centers: Sequence[float], scale: float) -> None:
         super().__init__()
         self.scale = positive("scale", scale)
@@ -109,6 +111,7 @@ class GaussianBasis(Basis):
         self.num_features = len(values)
 
     @classmethod
+    @checked()
     def evenly_spaced(cls, low: float, high: float, *, num: int) -> GaussianBasis:
         r"""``num`` centres :math:`low + j s`, :math:`s = (high - low)/num` (the labs' choice)."""
         s = positive("high - low", high - low) / positive_integer("num", num)

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.likelihoods import Gaussian, LocScaleGaussian
 from probml_tp.model import BayesianModel
 from probml_tp.models.classic import (
@@ -18,6 +19,7 @@ from probml_tp.models.classic import (
     parameter,
 )
 from probml_tp.priors import ConditionalPrior, NormalPrior, Prior
+from probml_tp.validation import positive_integer
 
 __all__ = ["eight_schools", "funnel", "rats"]
 
@@ -51,6 +53,7 @@ def _effects(draws: Draws) -> dict[str, Tensor]:
     return {"mu": mu, "tau": tau, "log_tau": tau.log(), "theta": theta}
 
 
+@checked()
 def eight_schools(*, centered: bool) -> Classic:
     r"""The effect of coaching in eight schools (Rubin 1981; Gelman et al. 2013, section 5.5).
 
@@ -103,6 +106,7 @@ def _funnel_quantities(draws: Draws) -> dict[str, Tensor]:
     return {"v": draws["v"], "log_abs_z": draws["z"].abs().log()}
 
 
+@checked(width=positive_integer)
 def funnel(*, width: int = 9) -> Classic:
     r"""Neal's funnel (Neal 2003, section 8): a scale on the log axis and what it scales.
 

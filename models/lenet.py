@@ -7,9 +7,11 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from probml_tp.arguments import checked
 from probml_tp.likelihoods import Categorical
 from probml_tp.model import BayesianModel
 from probml_tp.priors import PriorSpec
+from probml_tp.validation import positive_integer
 
 __all__ = ["LENET_DROPOUT", "lenet", "lenet_net"]
 
@@ -17,6 +19,7 @@ LENET_DROPOUT = {"fc1": 0.5, "fc2": 0.25}
 """The drop rates that go with LeNet; they belong to the guide ``MCDropout``, not to the net."""
 
 
+@checked(num_classes=positive_integer)
 def lenet_net(
     *, num_classes: int = 10, seed: int = 0, dtype: torch.dtype | None = None
 ) -> nn.Sequential:
@@ -51,6 +54,7 @@ def lenet_net(
     return nn.Sequential(layers)
 
 
+@checked(num_classes=positive_integer)
 def lenet(
     *,
     prior: PriorSpec,

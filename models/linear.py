@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.likelihoods import Gaussian, Likelihood
 from probml_tp.model import BayesianModel
 from probml_tp.models.basis import Basis
@@ -26,6 +27,7 @@ class BasisRegression(nn.Module):
         torch.Size([5, 1])
     """
 
+    @checked()
     def __init__(self, basis: Basis, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.basis = basis
@@ -37,6 +39,7 @@ class BasisRegression(nn.Module):
         return (features @ self.weight).unsqueeze(-1)
 
 
+@checked()
 def linear_regression(
     basis: Basis,
     *,

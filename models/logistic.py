@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from probml_tp.arguments import checked
 from probml_tp.likelihoods import Bernoulli, Categorical, Likelihood
 from probml_tp.model import BayesianModel
 from probml_tp.priors import PriorSpec
@@ -13,6 +14,7 @@ from probml_tp.validation import positive_integer
 __all__ = ["logistic_regression"]
 
 
+@checked()
 def logistic_regression(
     num_features: int,
     *,

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from probml_tp.arguments import checked
 from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from probml_tp.model import BayesianModel
 from probml_tp.priors import PriorSpec
@@ -20,6 +21,7 @@ Activation = Literal["relu", "tanh", "gelu", "silu"]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
+@checked()
 def mlp(
     sizes: Sequence[int],
     *,
@@ -60,6 +62,7 @@ def mlp(
     return net
 
 
+@checked()
 def mlp_regressor(
     num_features: int,
     *,
@@ -100,6 +103,7 @@ def mlp_regressor(
     return BayesianModel(net, prior, likelihood, name=f"mlp-regressor{sizes}")
 
 
+@checked()
 def mlp_classifier(
     num_features: int,
     *,

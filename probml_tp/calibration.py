@@ -17,6 +17,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.metrics import binned_error, equal_bins
 from probml_tp.predictive import ClassificationPredictive
 from probml_tp.validation import positive, positive_integer
@@ -60,6 +61,7 @@ class Reliability:
         return float(np.average(gap, weights=self.count))
 
 
+@checked()
 def reliability(
     predictive: ClassificationPredictive, y: object, *, num_bins: int = 15, adaptive: bool = False
 ) -> Reliability:
@@ -94,7 +96,9 @@ def reliability(
     if not adaptive:
         confidence = predictive.confidence
         place = equal_bins(confidence, bins).cpu().numpy()
-        return _binned(confidence.double().cpu().numpy(), correct, place, np.arange(bins + 1) / bins)
+        return _binned(
+            confidence.double().cpu().numpy(), correct, place, np.arange(bins + 1) / bins
+        )
     log_confidence = predictive.log_probs.gather(1, predicted.unsqueeze(1)).squeeze(1)
     sharp = log_confidence.exp().clamp_max(1.0).cpu().numpy()
     edges = _equal_mass(sharp, bins)
@@ -133,6 +137,7 @@ def adaptive_calibration_error(
     return reliability(predictive, y, num_bins=num_bins, adaptive=True).error
 
 
+@checked()
 def classwise_calibration_error(
     predictive: ClassificationPredictive, y: object, *, num_bins: int = 15
 ) -> float:
@@ -166,8 +171,7 @@ def classwise_calibration_error(
     labels = predictive.check_labels(y)
     bins = positive_integer("num_bins", num_bins)
     by_class = [
-        binned_error(p, labels == c, equal_bins(p, bins))
-        for c, p in enumerate(predictive.probs.mT)
+        binned_error(p, labels == c, equal_bins(p, bins)) for c, p in enumerate(predictive.probs.mT)
     ]
     return math.fsum(by_class) / len(by_class)
 
@@ -203,6 +207,7 @@ class TemperatureScaling:
         positive("temperature", self.temperature)
 
     @classmethod
+    @checked()
     def fit(cls, predictive: ClassificationPredictive, y: object) -> TemperatureScaling:
         r"""Find the temperature of least negative log likelihood.
 
@@ -243,6 +248,7 @@ class TemperatureScaling:
             return cls(TEMPERATURES[1])
         return cls(math.exp(brentq(slope, coldest, hottest, xtol=1e-12)))
 
+    @checked()
     def apply(self, predictive: ClassificationPredictive) -> ClassificationPredictive:
         """Rescale predictions.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics import Advice, GapReport, Requirement
 from probml_tp.experiment import Experiment, Figure, Results
 from probml_tp.experiments.gap_study import Comparison, GapStudy
@@ -68,6 +69,7 @@ class PosteriorPage:
         experiment, results = self._results
         return list(experiment.figures(results))
 
+    @checked()
     def save(self, folder: str | Path) -> Path:
         """Write the page, its figures, numbers and posteriors.
 
@@ -87,6 +89,7 @@ class PosteriorPage:
         return build_report(Path(folder))
 
 
+@checked()
 def which_posterior(
     model: BayesianModel,
     data: tuple[object, object],

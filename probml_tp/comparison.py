@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from probml_tp.arguments import checked
 from probml_tp.validation import finite_vector, positive_integer, strictly_between_0_and_1
 
 __all__ = [
@@ -153,6 +154,7 @@ def resampled_interval(
     return MeanInterval(plain.mean, (plain.mean - half, plain.mean + half), plain.count)
 
 
+@checked()
 def win_rates(
     table: Mapping[str, object], *, higher_is_better: bool = True
 ) -> dict[str, dict[str, float]]:
@@ -219,6 +221,7 @@ class CriticalDifference:
         return groups
 
 
+@checked()
 def critical_difference(
     table: Mapping[str, object], alpha: float = 0.05, *, higher_is_better: bool = True
 ) -> CriticalDifference:

@@ -17,6 +17,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.predictive import ClassificationPredictive
 from probml_tp.validation import as_tensor, finite, strictly_between_0_and_1, valid_seed
 
@@ -35,6 +36,7 @@ SIZE_STRATA = (1, 3, 10, 100)
 """Largest set sizes of the strata of Angelopoulos et al. (2021), the last one open."""
 
 
+@checked()
 def conformal_sets(
     calibration: ClassificationPredictive,
     y: object,

@@ -19,6 +19,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from probml_tp.arguments import checked
 from probml_tp.priors import SiteDistribution
 from probml_tp.validation import plain, positive, positive_integer
 
@@ -142,6 +143,7 @@ class Gaussian(RegressionLikelihood):
 
     scale: Tensor
 
+    @checked()
     def __init__(self, scale: float | Tensor | Distribution) -> None:
         super().__init__()
         self.noise_prior: SiteDistribution | None = None

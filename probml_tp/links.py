@@ -14,6 +14,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
+from probml_tp.arguments import checked, real_tensor
 from probml_tp.likelihoods import Bernoulli, ClassificationLikelihood
 
 __all__ = ["Link", "Linked", "laplace_bridge", "logistic_normal", "probit", "symmetric_root"]
@@ -34,6 +35,7 @@ class Linked(NamedTuple):
     expected_entropy: Tensor | None
 
 
+@checked(mean=real_tensor(2), covariance=real_tensor(3))
 def probit(likelihood: ClassificationLikelihood, mean: Tensor, covariance: Tensor) -> Linked:
     r"""MacKay's probit approximation (1992, "The evidence framework applied to classification").
 
@@ -60,6 +62,7 @@ def probit(likelihood: ClassificationLikelihood, mean: Tensor, covariance: Tenso
     return Linked(likelihood.log_probs(scaled), None)
 
 
+@checked(mean=real_tensor(2), covariance=real_tensor(3))
 def laplace_bridge(
     likelihood: ClassificationLikelihood, mean: Tensor, covariance: Tensor
 ) -> Linked:
@@ -103,6 +106,7 @@ def laplace_bridge(
     return Linked(probs.log(), entropy)
 
 
+@checked(mean=real_tensor(1), variance=real_tensor(1))
 def logistic_normal(mean: Tensor, variance: Tensor) -> Tensor:
     r"""The probability :math:`E[\mathrm{sigmoid}(f)]` for :math:`f \sim \mathcal N(m, v)`.
 
@@ -144,6 +148,7 @@ def _sum_to_zero(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     return mean, covariance - row.unsqueeze(-1) * row.unsqueeze(-2) / total.unsqueeze(-1)
 
 
+@checked(covariance=real_tensor(3))
 def symmetric_root(covariance: Tensor) -> Tensor:
     r"""The symmetric ``R`` with :math:`RR = V`, for positive semi-definite ``(N, k, k)``.
 

@@ -14,6 +14,7 @@ import torch
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 from torch import Tensor
 
+from probml_tp.arguments import checked, real_tensor
 from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
 from probml_tp.target_mixture import NUM_DRAWS
 from probml_tp.validation import positive_integer
@@ -38,6 +39,7 @@ MAX_PAIRS = 2_000_000
 """Pairs of mixture components, over points, that are held in memory at once."""
 
 
+@checked()
 def classification_metrics(
     posterior: Posterior, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
 ) -> dict[str, float]:
@@ -74,6 +76,7 @@ def classification_metrics(
     return classification_scores(predictive, labels)
 
 
+@checked()
 def classification_scores(predictive: ClassificationPredictive, y: object) -> dict[str, float]:
     r"""Judge predicted class probabilities :math:`\bar p` by the labels that came.
 
@@ -100,6 +103,7 @@ def classification_scores(predictive: ClassificationPredictive, y: object) -> di
     }
 
 
+@checked()
 def brier_score(predictive: ClassificationPredictive, y: object) -> float:
     r"""The Brier score in its original form, summed over classes (Brier 1950).
 
@@ -129,6 +133,7 @@ def brier_score(predictive: ClassificationPredictive, y: object) -> float:
     return float((probs - outcome).square().sum(-1).mean())
 
 
+@checked()
 def expected_calibration_error(
     predictive: ClassificationPredictive, y: object, *, num_bins: int = 15
 ) -> float:
@@ -210,6 +215,7 @@ def binned_error(probability: Tensor, happened: Tensor, bins: Tensor) -> float:
     return float(total.index_add(0, bins, gap).abs().sum() / len(gap))
 
 
+@checked()
 def regression_metrics(
     posterior: Posterior,
     x: object,
@@ -259,6 +265,7 @@ def regression_metrics(
     return regression_scores(predictive, targets, level=level)
 
 
+@checked()
 def regression_scores(
     predictive: RegressionPredictive, y: object, *, level: float = 0.95
 ) -> dict[str, float]:
@@ -289,6 +296,7 @@ def regression_scores(
     }
 
 
+@checked()
 def crps(predictive: RegressionPredictive, y: object, *, num_draws: int = NUM_DRAWS) -> Tensor:
     r"""The continuous ranked probability score of each prediction (Gneiting & Raftery 2007).
 
@@ -353,6 +361,7 @@ def _mean_absolute_normal(mean: Tensor, variance: Tensor) -> Tensor:
     return absolute
 
 
+@checked(probs=real_tensor(2), reference=real_tensor(2))
 def total_variation(probs: Tensor, reference: Tensor) -> Tensor:
     r"""The total variation distance of two predictive distributions over classes.
 
@@ -377,7 +386,7 @@ def total_variation(probs: Tensor, reference: Tensor) -> Tensor:
     """
     if probs.shape != reference.shape:
         raise ValueError(
-            f"total variation needs probabilities of the same points and classes; got shapes "
+            f"probs and reference must be of the same points and classes; got shapes "
             f"{tuple(probs.shape)} and {tuple(reference.shape)}. Predict both at the same points."
         )
     return 0.5 * (probs - reference).abs().sum(-1)

@@ -23,6 +23,7 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
+from probml_tp.arguments import checked
 from probml_tp.contracts import check_likelihood, check_own_sites, is_ours
 from probml_tp.copying import copy_module
 from probml_tp.data_checks import column_names
@@ -88,6 +89,7 @@ class BayesianModel(nn.Module):
         torch.Size([])
     """
 
+    @checked()
     def __init__(
         self,
         net: nn.Module,
@@ -231,6 +233,7 @@ class BayesianModel(nn.Module):
         for site in self.sites.values():
             yield from site.buffers()
 
+    @checked()
     def with_scales(
         self, scales: Mapping[str, Tensor], *, noise_scale: float | None = None
     ) -> BayesianModel:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.convergence import Convergence
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
@@ -106,6 +107,7 @@ class Posterior:
         torch.Size([4])
     """
 
+    @checked()
     def __init__(self, guide: Guide, *, seed: int = 0, info: FitInfo | None = None) -> None:
         self.guide = guide
         self.seed = seed
@@ -131,6 +133,7 @@ class Posterior:
         settled = f", {self.info.convergence}" if self.info.convergence else ""
         return f"<Posterior {self.name} of {self.model.name}{settled}>"
 
+    @checked()
     def draws(self, num_samples: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
         """Independent draws of every site.
 
@@ -146,6 +149,7 @@ class Posterior:
             return dict(chunks[0])
         return {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
 
+    @checked()
     def predict(
         self,
         x: object,
@@ -213,6 +217,7 @@ class Posterior:
             accumulator.update(batch)
         return accumulator.result()
 
+    @checked()
     def log_likelihood(
         self, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
     ) -> Tensor:
@@ -232,6 +237,7 @@ class Posterior:
             rows.setdefault(batch.draws.start, []).append(values)
         return torch.cat([torch.cat(row, dim=1) for row in rows.values()])
 
+    @checked()
     def log_predictive_density(
         self, x: object, y: object, *, num_samples: int = 100, seed: int | None = None
     ) -> Tensor:
@@ -253,6 +259,7 @@ class Posterior:
             total[batch.points] = torch.logaddexp(total[batch.points], chunk)
         return total - torch.tensor(count, dtype=torch.float64).log()
 
+    @checked()
     def to_inference_data(
         self,
         x: object,
@@ -269,6 +276,7 @@ class Posterior:
 
     # ------------------------------------------------------------------------- saving, loading
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write the posterior as plain tensors (safetensors), with the model's spec and versions.
 
@@ -298,6 +306,7 @@ class Posterior:
         return path
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path, model: BayesianModel) -> Posterior:
         """Read a posterior back.
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked, real_tensor
 from probml_tp.contracts import is_ours, require_shape
 from probml_tp.distribution_functions import has_log_prob_of, independent_parts
 from probml_tp.evaluate import DrawBatch
@@ -19,6 +20,7 @@ from probml_tp.target_mixture import NUM_DRAWS, TargetMixture
 from probml_tp.validation import (
     as_tensor,
     finite,
+    is_number,
     positive_integer,
     strictly_between_0_and_1,
     valid_seed,
@@ -31,6 +33,12 @@ TINY_PROBABILITY = 1e-30
 
 POINTS = 250
 """Points whose targets' distributions are held, and worked on, together."""
+
+
+def _numbers(name: str, value: object) -> None:
+    """The rule of targets, of which one number may stand for all."""
+    if not is_number(value):
+        real_tensor()(name, value)
 
 
 @dataclass(frozen=True)
@@ -303,6 +311,7 @@ class RegressionPredictive(Predictive):
         strictly_between_0_and_1("a quantile's level", level)
         return self._quantiles(level, num_draws=num_draws)[0]
 
+    @checked(y=_numbers)
     def cdf(self, y: Tensor, *, num_draws: int = NUM_DRAWS) -> Tensor:
         r"""The predictive distribution function at targets: the probability integral transform.
 
@@ -480,6 +489,7 @@ class ClassificationAccumulator(Accumulator):
         )
 
 
+@checked(num_points=positive_integer)
 def accumulator_for(
     likelihood: Likelihood, num_points: int, *, keep_outputs: bool, is_whole: bool = False
 ) -> Accumulator:

@@ -23,6 +23,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution, biject_to
 
+from probml_tp.arguments import checked
 from probml_tp.layout import Layout
 from probml_tp.validation import plain, positive
 
@@ -50,6 +51,7 @@ PriorSpec = Prior | Mapping[str, Prior]
 """One prior for every parameter, or a mapping from name patterns to priors."""
 
 
+@checked()
 @dataclass(frozen=True)
 class NormalPrior:
     r"""Independent normal prior, :math:`\theta_i \sim \mathcal N(\mu, s^2)`.
@@ -199,6 +201,7 @@ def _as_they_are(*given: Tensor) -> Sequence[Tensor]:
     return given
 
 
+@checked()
 @dataclass(frozen=True)
 class ConditionalPrior:
     r"""A prior that depends on other sites, :math:`\theta \sim p(\theta \mid \mu, \tau)`.
@@ -524,6 +527,7 @@ class NormalSites(nn.Module):
         return -0.5 * z.square().sum(-1) - self.log_normalizer
 
 
+@checked()
 def resolve_priors(
     prior: PriorSpec,
     parameters: Mapping[str, Tensor],

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from probml_tp.arguments import checked
 from probml_tp.selective import area_of_generalised_risk, area_of_selective_risk, optimal_aurc
 from probml_tp.validation import (
     finite_vector,
@@ -82,6 +83,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+@checked()
 def bootstrap(
     metric: RankingMetric,
     confidences: Mapping[str, object],
@@ -143,6 +145,7 @@ def bootstrap(
     return Bootstrap(metric, level, methods)
 
 
+@checked()
 def paired_difference(result: Bootstrap, a: str, b: str) -> Difference:
     """How much larger the metric of one method is than that of another, on the same resamples.
 

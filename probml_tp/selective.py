@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
+from probml_tp.arguments import checked
 from probml_tp.validation import (
     finite_vector,
     flag_vector,
     positive_integer,
+    share,
     strictly_between_0_and_1,
 )
 
@@ -133,6 +135,7 @@ def excess_aurc(confidence: object, correct: object) -> float:
     return aurc(confidences, ~errors) - optimal_aurc(float(errors.mean()))
 
 
+@checked(risk=share)
 def optimal_aurc(risk: float) -> float:
     r"""The AURC of a perfect order, in the limit of many points: :math:`r + (1-r)\ln(1-r)`.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import sys
+from collections.abc import Sized
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,12 +19,17 @@ __all__ = [
     "finite",
     "finite_vector",
     "flag_vector",
+    "is_integer",
+    "is_number",
+    "non_negative",
     "non_negative_integer",
     "paired",
     "plain",
     "positive",
     "positive_integer",
     "probability",
+    "share",
+    "shown",
     "strictly_between_0_and_1",
     "valid_seed",
 ]
@@ -40,6 +46,25 @@ def plain(value: Any) -> Any:
     return value.item() if single else value
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number; a truth value is none.
+
+    Example:
+        >>> is_number(0.5), is_number(float("nan")), is_number(True)
+        (True, False, False)
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    number: Any = value
+    return bool(abs(number) <= sys.float_info.max)
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is a whole number that fits 64 bits; a truth value is none."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and -(2**63) <= value < 2**63  # type: ignore[operator]
+
+
 def positive(name: str, value: float) -> float:
     """Return ``value`` if it is a positive finite number.
 
@@ -51,10 +76,22 @@ def positive(name: str, value: float) -> float:
         0.5
     """
     value = plain(value)
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value > 0):
+    if not (is_number(value) and value > 0):
         raise ValueError(
             f"{name} must be a positive finite number; got {value!r}. Pass a value above 0."
+        )
+    return float(value)
+
+
+def non_negative(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number of at least 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not (is_number(value) and value >= 0):
+        raise ValueError(
+            f"{name} must be a finite number of at least 0; got {value!r}. Pass 0 or more."
         )
     return float(value)
 
@@ -66,7 +103,7 @@ def positive_integer(name: str, value: int) -> int:
         ValueError: it is not.
     """
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    if not is_integer(value) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1; got {value!r}. Pass 1 or more.")
     return int(value)
 
@@ -78,7 +115,7 @@ def non_negative_integer(name: str, value: int) -> int:
         ValueError: it is not.
     """
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+    if not is_integer(value) or value < 0:
         raise ValueError(f"{name} must be an integer of at least 0; got {value!r}. Pass 0 or more.")
     return int(value)
 
@@ -89,7 +126,7 @@ def valid_seed(seed: int) -> int:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+    if not is_integer(seed) or seed < 0:
         raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {seed!r}. Pass 0.")
     return int(seed)
 
@@ -101,8 +138,19 @@ def probability(name: str, value: float) -> float:
         ValueError: it does not.
     """
     value = plain(value)
-    if isinstance(value, bool) or not (isinstance(value, Real) and 0 <= value < 1):
+    if not (is_number(value) and 0 <= value < 1):
         raise ValueError(f"{name} must lie in [0, 1); got {value!r}. Pass for example 0.5.")
+    return float(value)
+
+
+def share(name: str, value: float) -> float:
+    """Return ``value`` if it lies in the closed interval [0, 1].
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not (is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name} must lie in [0, 1]; got {value!r}. Pass for example 0.5.")
     return float(value)
 
 
@@ -113,8 +161,10 @@ def strictly_between_0_and_1(name: str, value: float) -> float:
         ValueError: it does not.
     """
     value = plain(value)
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1; got {value}. Pass 0.95, say.")
+    if not (is_number(value) and 0 < value < 1):
+        raise ValueError(
+            f"{name} must lie strictly between 0 and 1; got {value!r}. Pass 0.95, say."
+        )
     return float(value)
 
 
@@ -218,3 +268,20 @@ def flag_vector(name: str, value: object, length: int) -> np.ndarray[Any, Any]:
             f"predicted == y."
         )
     return array.astype(bool)
+
+
+def shown(value: object) -> str:
+    """A value in one short line of a message: what it is, where it is too long to print.
+
+    Example:
+        >>> shown("fast"), shown(torch.zeros(3, 2)), shown([0] * 100)
+        ("'fast'", 'a Tensor of shape (3, 2)', 'a list of length 100')
+    """
+    text = repr(value)
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape != ():
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    if len(text) <= 60 and "\n" not in text and " object at 0x" not in text:
+        return text
+    length = f" of length {len(value)}" if isinstance(value, Sized) else ""
+    return f"a {type(value).__name__}{length}"

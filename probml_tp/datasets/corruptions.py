@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.datasets import distortions as to
 from probml_tp.datasets.checks import checked_seed
 from probml_tp.datasets.image_dataset import ImageDataset
@@ -77,6 +78,7 @@ pixels; occlusion is random erasing (Zhong et al. 2020).
 """
 
 
+@checked()
 def corrupt(data: ImageDataset, corruption: str, severity: int, *, seed: int = 0) -> ImageDataset:
     """Corrupt all images, each in a way of its own where the corruption is random.
 
@@ -119,6 +121,7 @@ def corrupt(data: ImageDataset, corruption: str, severity: int, *, seed: int = 0
     return _changed(data, damaged, done)
 
 
+@checked()
 def rotated(data: ImageDataset, degrees: float) -> ImageDataset:
     """Rotate all images counterclockwise about their centre.
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.datasets.checks import checked_seed
 from probml_tp.validation import positive, positive_integer
 
@@ -71,6 +72,7 @@ class ImageDataset:
         """The number of images."""
         return len(self.images)
 
+    @checked()
     def normalized(self, *, mean: float | None = None, std: float | None = None) -> Tensor:
         r"""The images as a net sees them: :math:`(x / 255 - \mu) / s`.
 

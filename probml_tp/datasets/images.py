@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from probml_tp.arguments import checked
 from probml_tp.datasets.embedded import embedded_digits, letters
 from probml_tp.datasets.image_dataset import ImageDataset
 from probml_tp.validation import positive_integer
@@ -76,6 +77,7 @@ IMAGE_DATASETS: tuple[str, ...] = (*_FAMILIES, "letters")
 """The names that :func:`load_images` knows."""
 
 
+@checked()
 def load_images(
     name: str,
     split: str = "train",

@@ -14,12 +14,14 @@ import torch
 from sklearn.datasets import make_moons
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.datasets.checks import checked_seed
 from probml_tp.validation import positive, positive_integer
 
 __all__ = ["blobs", "linear_data", "linear_data_with_hole", "sine_data", "two_moons"]
 
 
+@checked()
 def linear_data(
     *, n: int = 25, seed: int = 0, noise: float = 0.2, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -52,6 +54,7 @@ def linear_data(
     return _regression(generator, x, _line, noise, dtype)
 
 
+@checked()
 def linear_data_with_hole(
     *, n_per_side: int = 10, seed: int = 0, noise: float = 0.2, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -85,6 +88,7 @@ def linear_data_with_hole(
     return _regression(generator, torch.cat([left, right]), _line, noise, dtype)
 
 
+@checked()
 def sine_data(
     *, n: int = 50, seed: int = 0, noise: float = 0.2, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -147,6 +151,7 @@ def blobs(
     return x.to(_floating(dtype)), y
 
 
+@checked()
 def two_moons(
     *, n: int = 1000, seed: int = 0, noise: float = 0.05, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:

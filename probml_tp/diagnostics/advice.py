@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.doubt import Doubt
 from probml_tp.diagnostics.gap import GapReport
 from probml_tp.diagnostics.gap_checks import NOISE_FLOOR, has_converged
@@ -48,6 +49,7 @@ TRUSTED_K = 0.7
 Kind = Literal["distance", "ratio", "share"]
 
 
+@checked()
 @dataclass(frozen=True)
 class Requirement:
     r"""How far a prediction may be from the reference's.
@@ -89,6 +91,7 @@ class Requirement:
         """What it is called."""
         return self.words or self.metric.replace("_", " ")
 
+    @checked()
     def error(self, value: float, *, level: float) -> float:
         """The error of one value, to be held against the limit.
 
@@ -121,6 +124,7 @@ class Requirement:
         none = 1.0 if self.kind == "ratio" else 0.0
         return (none if low <= perfect <= high else ends[0]), ends[1]
 
+    @checked()
     def text(self, error: float) -> str:
         """Write an error with its sense.
 
@@ -236,6 +240,7 @@ class Advice:
         return "\n".join([*why, "What would change this:", *self.changes])
 
 
+@checked()
 def recommend(
     report: GapReport,
     *,

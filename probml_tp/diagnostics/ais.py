@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.batching import OverRows
 from probml_tp.diagnostics.importance import check_density, check_proper
 from probml_tp.diagnostics.iwelbo import log_mean_exp
@@ -46,6 +47,7 @@ class AIS(NamedTuple):
     acceptance_rate: float
 
 
+@checked()
 def annealed_importance_sampling(
     model: BayesianModel,
     x: object,

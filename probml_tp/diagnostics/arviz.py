@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.digest import digest
 from probml_tp.environment import package_versions
@@ -31,6 +32,7 @@ MAX_POSTERIOR_ELEMENTS = 50_000_000
 NOISE = 2
 
 
+@checked()
 def to_inference_data(
     posterior: Posterior,
     x: object,

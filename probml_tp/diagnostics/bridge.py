@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from probml_tp.arguments import checked
 from probml_tp.batching import OverRows
 from probml_tp.diagnostics.importance import check_proper
 from probml_tp.diagnostics.iwelbo import LogEvidence
@@ -35,6 +36,7 @@ class NoBridgeError(ValueError):
     """The chain is too short, or too far from a normal, for bridge sampling."""
 
 
+@checked()
 def bridge_sampling(
     posterior: Posterior, x: object, y: object, *, seed: int | None = None
 ) -> LogEvidence:

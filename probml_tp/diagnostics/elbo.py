@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.importance import joint_ratios
 from probml_tp.posterior import Posterior
 
@@ -19,6 +20,7 @@ class ELBO(NamedTuple):
     standard_error: float
 
 
+@checked()
 def elbo(
     posterior: Posterior, x: object, y: object, *, num_samples: int = 1000, seed: int | None = None
 ) -> ELBO:

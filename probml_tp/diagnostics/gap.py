@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.arviz import check_sites
 from probml_tp.diagnostics.gap_checks import (
     EVERYWHERE,
@@ -120,6 +121,7 @@ class GapReport:
         return wide.loc[list(rows["posterior"].unique()), columns]
 
 
+@checked()
 def compare(
     posteriors: Mapping[str, Posterior],
     reference: str,

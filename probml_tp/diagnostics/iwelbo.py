@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.importance import joint_ratios
 from probml_tp.diagnostics.psis import smoothed_weights
 from probml_tp.posterior import Posterior
@@ -39,6 +40,7 @@ class IWELBO(NamedTuple):
     pareto_k: float
 
 
+@checked()
 def iwelbo(
     posterior: Posterior,
     x: object,

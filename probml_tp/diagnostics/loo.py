@@ -10,6 +10,7 @@ import xarray as xr
 from arviz.stats.stats import ELPDData  # type: ignore[attr-defined]
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.arviz import InOrder
 from probml_tp.diagnostics.importance import check_density, importance_ratios
 from probml_tp.diagnostics.psis import k_threshold, smoothed_weights
@@ -28,6 +29,7 @@ LEAST_DRAWS = 100
 MAX_ELEMENTS = 50_000_000
 
 
+@checked()
 def loo(
     posterior: Posterior, x: object, y: object, *, num_samples: int = 1000, seed: int | None = None
 ) -> ELPDData:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.importance import check_density, importance_ratios
 from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import substream
@@ -87,6 +88,7 @@ class ParetoK:
         return f"very bad: the weights have no finite mean at this sample size ({k})"
 
 
+@checked()
 def pareto_k(
     posterior: Posterior, x: object, y: object, *, num_samples: int = 1000, seed: int | None = None
 ) -> ParetoK:
@@ -160,6 +162,7 @@ def pareto_k(
     return ParetoK(float(k), float(1 / np.exp(2 * weights).sum()), num_samples, layers)
 
 
+@checked()
 def k_threshold(num_samples: int) -> float:
     r"""The largest k-hat to trust, :math:`\min(1 - 1/\log_{10} S, 0.7)` (Vehtari et al. 2024).
 

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.evaluate import draw_chunks
 from probml_tp.guide import check_num_samples
@@ -101,6 +102,7 @@ def reference_posterior(name: str) -> ReferencePosterior:
     return ReferencePosterior(name, entry["method"], moments, entry["agreement"])
 
 
+@checked()
 @torch.no_grad()
 def moment_errors(
     posterior: Posterior,

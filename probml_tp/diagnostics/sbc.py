@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.comparison import mean_interval
 from probml_tp.diagnostics.quiet_arviz import az
 from probml_tp.diagnostics.ranks import (
@@ -159,6 +160,7 @@ class SbcResult:
         return shrunk
 
 
+@checked()
 def simulation_based_calibration(
     model: BayesianModel,
     infer: Infer,

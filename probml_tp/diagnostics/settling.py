@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.batching import OverRows
 from probml_tp.guide import check_num_samples
 from probml_tp.model import BayesianModel
@@ -57,6 +58,7 @@ class StepLeft:
         return not self.value - 3 * self.se > SETTLED
 
 
+@checked()
 @torch.no_grad()
 def step_left(
     posterior: Posterior, data: tuple[Tensor, Tensor], *, num_samples: int = 4000, seed: int = 0

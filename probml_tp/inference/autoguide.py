@@ -14,6 +14,7 @@ from pyro.infer import Trace_ELBO
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.evaluate import seeded
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.inference.empirical import Empirical
@@ -48,6 +49,7 @@ class AutoGuideAdapter(Guide):
         "a Pyro AutoGuide gives its density at its own draws only; use this package's guides"
     )
 
+    @checked()
     def __init__(
         self,
         model: BayesianModel,

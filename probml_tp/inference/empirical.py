@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.model import BayesianModel
 
@@ -38,6 +39,7 @@ class Empirical(Guide):
     no_density: ClassVar[str | None] = "an empirical distribution is known by its draws only"
     draws_are_stored: ClassVar[bool] = True
 
+    @checked()
     def __init__(
         self,
         model: BayesianModel,

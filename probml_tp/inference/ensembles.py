@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guide import Guide
 from probml_tp.inference.fitting import (
@@ -40,6 +41,7 @@ START, TRAINING = 0, 1
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
+@checked()
 def fit_ensemble(
     model: BayesianModel,
     guide: GuideFactory,

@@ -17,6 +17,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from tqdm.auto import tqdm
 
+from probml_tp.arguments import checked
 from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guide import Guide, check_loss
@@ -50,6 +51,7 @@ OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 ScheduleName = Literal["constant", "cosine", "linear"]
 
 
+@checked()
 @dataclass(frozen=True)
 class EarlyStopping:
     """End a fit when the loss no longer falls, and keep the best epoch's parameters.
@@ -74,6 +76,7 @@ class EarlyStopping:
             raise ValueError(f"EarlyStopping.min_delta must not be negative; got {self.min_delta}.")
 
 
+@checked()
 def fit(
     model: BayesianModel,
     guide: Guide | AutoGuide | GuideFactory,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.digest import digest
 from probml_tp.evaluate import substream
 from probml_tp.inference.chain import Chain, ChainSettings, Watch, sample_chain
@@ -52,6 +53,7 @@ REPORTS = 50
 """How often a chain in this process reports."""
 
 
+@checked()
 def sample_nuts(
     model: BayesianModel,
     data: tuple[object, object],

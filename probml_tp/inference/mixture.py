@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from probml_tp.arguments import checked
 from probml_tp.batching import vmap
 from probml_tp.evaluate import is_dense
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
@@ -76,6 +77,7 @@ class Mixture(Guide):
     name: ClassVar[str] = "mixture"
     members: nn.ModuleList
 
+    @checked()
     def __init__(
         self,
         model: BayesianModel,
@@ -103,6 +105,7 @@ class Mixture(Guide):
         self.draws_are_stored = self.num_atoms is not None  # type: ignore[misc]
 
     @classmethod
+    @checked()
     def of(cls, members: Sequence[Guide]) -> Mixture:
         """The mixture of guides that exist already.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.copying import copy_module
 from probml_tp.evaluate import seeded, substream
 from probml_tp.model import BayesianModel
@@ -32,6 +33,7 @@ def check_same_model(init: Posterior, model: BayesianModel) -> None:
         )
 
 
+@checked()
 def random_start(model: BayesianModel) -> dict[str, Tensor]:
     """Initial values of every site, drawn with torch's global random numbers.
 

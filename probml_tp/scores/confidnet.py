@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from probml_tp.arguments import checked
 from probml_tp.evaluate import seeded
 from probml_tp.model import BayesianModel
 from probml_tp.scores.confidnet_network import ConfidNetEncoder, ConfidNetNetwork
@@ -44,6 +45,7 @@ ConfidNetCriterion = Literal["aupr-error", "loss"]
 FORMAT = "probml_tp confidnet 2"
 
 
+@checked()
 def true_class_probability(run: NetworkPass, y: object) -> Tensor:
     r"""The probability of the true class, TCP: what ConfidNet learns, and the oracle's score.
 
@@ -164,6 +166,7 @@ class ConfidNet:
         """
         return logsigmoid(self.network.logits(self.network.inputs(run)).double())
 
+    @checked()
     def estimate(self, run: NetworkPass) -> Tensor:
         r"""What it takes the probability of the true class to be, :math:`\sigma(f)`.
 
@@ -180,6 +183,7 @@ class ConfidNet:
 
     # ------------------------------------------------------------------------- saving, loading
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write it as plain tensors (safetensors), with its history.
 
@@ -207,6 +211,7 @@ class ConfidNet:
         return path
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path, model: BayesianModel) -> ConfidNet:
         """Read it back.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.optim import Adam, Optimizer
 
+from probml_tp.arguments import checked
 from probml_tp.evaluate import seeded, substream
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.scores.confidnet import (
@@ -33,6 +34,7 @@ __all__ = ["fit_confidnet"]
 HEAD, ORDER = 7, 8
 
 
+@checked()
 def fit_confidnet(
     run_train: NetworkPass,
     y_train: object,

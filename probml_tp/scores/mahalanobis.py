@@ -9,6 +9,7 @@ import torch
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.scores.features import features_like, labelled_features
 from probml_tp.scores.network_pass import NetworkPass
 
@@ -58,6 +59,7 @@ class Mahalanobis:
     background: tuple[Tensor, Tensor] | None = None
 
     @classmethod
+    @checked()
     def fit(
         cls,
         run: NetworkPass,

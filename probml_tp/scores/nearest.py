@@ -12,6 +12,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.scores.features import features_like, labelled_features, subsample
 from probml_tp.scores.network_pass import NetworkPass
 from probml_tp.validation import positive_integer, probability
@@ -48,6 +49,7 @@ class NearestNeighbours:
     k: int
 
     @classmethod
+    @checked()
     def fit(
         cls, run: NetworkPass, *, k: int = 50, max_points: int | None = None, seed: int = 0
     ) -> NearestNeighbours:
@@ -111,6 +113,7 @@ class TrustScore:
     features: tuple[Tensor, ...]
 
     @classmethod
+    @checked()
     def fit(
         cls,
         run: NetworkPass,

@@ -17,6 +17,7 @@ from typing import TypeAlias, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
+from probml_tp.arguments import checked
 from probml_tp.evaluate import DrawBatch, draw_batches
 from probml_tp.last_layer import last_called
 from probml_tp.likelihoods import ClassificationLikelihood
@@ -97,6 +98,7 @@ Score: TypeAlias = Callable[[NetworkPass], Tensor]
 """A confidence for each point of a pass, ``(N,)``: higher is more certain."""
 
 
+@checked()
 def network_pass(
     posterior: Posterior,
     x: object,

@@ -27,6 +27,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked, real_tensor
 from probml_tp.evaluate import draw_batches, draw_chunks, split_net
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.predictive import ClassificationPredictive, accumulator_for
@@ -47,6 +48,7 @@ ZeroGradientSign = Literal["positive", "zero"]
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
+@checked()
 @dataclass(frozen=True)
 class Odin:
     r"""ODIN's confidence: the maximum probability at a temperature, after a step of the input.
@@ -99,6 +101,7 @@ class Odin:
         """The confidence in nats, at most 0, ``(N,)``."""
         return self.at_epsilons(run, [self.epsilon])[0]
 
+    @checked()
     def at_epsilons(self, run: NetworkPass, epsilons: Iterable[float]) -> Tensor:
         r"""The confidence for several steps :math:`\varepsilon`, from one gradient.
 
@@ -146,6 +149,7 @@ class Odin:
         return cast("ClassificationPredictive", sums.result()).log_probs
 
 
+@checked(temperature=positive)
 def input_gradient(
     run: NetworkPass,
     *,
@@ -201,6 +205,7 @@ def input_gradient(
     return torch.cat(pulled)
 
 
+@checked(inputs=real_tensor(), gradient=real_tensor())
 def perturbed(
     inputs: Tensor,
     gradient: Tensor,
@@ -230,6 +235,11 @@ def perturbed(
         tensor([[ 0.2000, -0.2000, -0.2000]])
     """
     _check_step(epsilon, zero_gradient_sign)
+    if gradient.shape != inputs.shape:
+        raise ValueError(
+            f"inputs and gradient must have one shape; got {tuple(inputs.shape)} and "
+            f"{tuple(gradient.shape)}. Take the gradient at these inputs."
+        )
     scale = torch.tensor(_channels(std), dtype=inputs.dtype, device=inputs.device)
     if len(scale) not in (1, inputs.shape[1]):
         raise ValueError(

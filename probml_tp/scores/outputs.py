@@ -11,7 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked, real_tensor
 from probml_tp.scores.network_pass import NetworkPass, Score
+from probml_tp.validation import positive
 
 __all__ = [
     "OUTPUT_SCORES",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 
+@checked()
 def max_probability(run: NetworkPass) -> Tensor:
     r"""The maximum class probability, MCP or MSP (Hendrycks & Gimpel 2017).
 
@@ -45,6 +48,7 @@ def max_probability(run: NetworkPass) -> Tensor:
     return log_max_probability(run.predictive.log_probs)
 
 
+@checked(log_probs=real_tensor(2, infinite=True))
 def log_max_probability(log_probs: Tensor) -> Tensor:
     r"""The logarithm of the largest probability, with all its digits where that is close to 1.
 
@@ -64,6 +68,7 @@ def log_max_probability(log_probs: Tensor) -> Tensor:
     return torch.log1p(-others.clamp_max(1 - 1 / log_probs.shape[1]))
 
 
+@checked()
 def negative_entropy(run: NetworkPass) -> Tensor:
     r"""Minus the predictive entropy, :math:`\sum_c \bar p_c \log \bar p_c`, total uncertainty.
 
@@ -78,6 +83,7 @@ def negative_entropy(run: NetworkPass) -> Tensor:
     return torch.xlogy(others, others).sum(-1) + top * max_probability(run)
 
 
+@checked()
 def negative_expected_entropy(run: NetworkPass) -> Tensor:
     r"""Minus the mean entropy over draws, :math:`-\tfrac1S\sum_s H(p_s)`: aleatoric uncertainty.
 
@@ -93,6 +99,7 @@ def negative_expected_entropy(run: NetworkPass) -> Tensor:
     return run.predictive.mutual_information - run.predictive.predictive_entropy
 
 
+@checked()
 def negative_mutual_information(run: NetworkPass) -> Tensor:
     r"""Minus the mutual information of label and parameters (BALD; Houlsby et al. 2011).
 
@@ -108,6 +115,7 @@ def negative_mutual_information(run: NetworkPass) -> Tensor:
     return -run.predictive.mutual_information
 
 
+@checked()
 def negative_variation_ratio(run: NetworkPass) -> Tensor:
     """Minus the share of draws that do not vote for the class with most votes (Gal 2016).
 
@@ -125,6 +133,7 @@ def negative_variation_ratio(run: NetworkPass) -> Tensor:
     return -run.predictive.variation_ratio
 
 
+@checked()
 def max_logit(run: NetworkPass) -> Tensor:
     r"""The largest logit, :math:`\max_c \bar f_c` (Hendrycks et al. 2022).
 
@@ -137,6 +146,7 @@ def max_logit(run: NetworkPass) -> Tensor:
     return run.logits.amax(-1)
 
 
+@checked(temperature=positive)
 def energy(run: NetworkPass, *, temperature: float = 1.0) -> Tensor:
     r"""Minus the free energy, :math:`T \log \sum_c e^{\bar f_c / T}` (Liu et al. 2020).
 
@@ -150,6 +160,7 @@ def energy(run: NetworkPass, *, temperature: float = 1.0) -> Tensor:
     return temperature * (run.logits / temperature).logsumexp(-1)
 
 
+@checked()
 def doctor(run: NetworkPass) -> Tensor:
     r"""DOCTOR's :math:`D_\alpha` (Granese et al. 2021): minus the odds that a random guess errs.
 

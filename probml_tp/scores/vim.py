@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probml_tp.arguments import checked
 from probml_tp.posterior import Posterior
 from probml_tp.scores.features import features_like
 from probml_tp.scores.network_pass import NetworkPass, last_layer
@@ -50,6 +51,7 @@ class ViM:
     alpha: float
 
     @classmethod
+    @checked()
     def fit(cls, run: NetworkPass, *, dim: int | None = None) -> ViM:
         r"""Find the usual space of the features and match the virtual logit to the largest one.
 
