@@ -376,7 +376,9 @@ def read_results(folder: Path) -> SavedResults:
     )
     tables = tuple(Table(**entry) for entry in manifest.pop("tables"))
     del manifest["format"]
-    parts = {part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()}
+    parts: dict[str, Any] = {
+        part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()
+    }
     return SavedResults(folder=folder, figures=figures, tables=tables, **parts, **manifest)
 
 
