@@ -45,29 +45,27 @@ def as_a_command() -> Iterator[None]:
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     streams = sys.stdout, sys.stderr
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, _raise)
-    sys.stdout = _outliving(sys.stdout, ignore=READER_GONE)
-    sys.stderr = _outliving(sys.stderr, ignore=tuple(errno.errorcode))
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            sys.stdout.flush()
-        sys.stdout, sys.stderr = streams
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        sys.stdout = _outliving(sys.stdout or nowhere, ignore=READER_GONE)
+        sys.stderr = _outliving(sys.stderr or nowhere, ignore=tuple(errno.errorcode))
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, _raise)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            with suppress(OSError):
+                sys.stdout.flush()
+            sys.stdout, sys.stderr = streams
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     raise Ended(number)
 
 
-def _outliving(stream: TextIO | None, *, ignore: tuple[int, ...]) -> TextIO:
-    """The stream, which may lose its reader; a closed one is nowhere."""
-    if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")
+def _outliving(stream: TextIO, *, ignore: tuple[int, ...]) -> TextIO:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
     return cast(TextIO, _Outliving(stream, ignore))

@@ -8,15 +8,18 @@
     arrays.npz          all that the figures need
     figures/<name>.png
     posteriors/<name>.safetensors, <name>.nc
+    digests.json        file -> digest of its content, compared when it is read
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +43,13 @@ __all__ = [
     "read_results",
     "require_writable",
     "saved_experiments",
+    "write_digests",
     "write_results",
 ]
 
-FORMAT = 2
+FORMAT = 3
 DPI = 150
-MANIFEST = "manifest.json"
+MANIFEST, DIGESTS = "manifest.json", "digests.json"
 MAIN_TABLE = "Metrics"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -120,8 +124,14 @@ class SavedResults:
 
         Returns:
             Name to array.
+
+        Raises:
+            ValueError: the file is missing or damaged.
         """
-        with np.load(self.folder / "arrays.npz", allow_pickle=False) as archive:
+        path = self.folder / "arrays.npz"
+        with _damage_named(path):
+            _check_digest(path)
+        with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
 
@@ -238,6 +248,22 @@ def _write_all(results: Results[Any], experiment: Experiment[Any], folder: Path)
     np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **arrays)
     _write_posteriors(results, folder / "posteriors")
     _write_json(folder / MANIFEST, _manifest(results, experiment, figures))
+    write_digests(folder)
+
+
+def write_digests(folder: Path) -> None:
+    """Note the digests of all files of an experiment's folder.
+
+    Args:
+        folder: the experiment's own.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS)
+    found = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    _write_json(folder / DIGESTS, found)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _plain_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -350,7 +376,9 @@ def read_results(folder: Path) -> SavedResults:
     )
     tables = tuple(Table(**entry) for entry in manifest.pop("tables"))
     del manifest["format"]
-    parts = {part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()}
+    parts: dict[str, Any] = {
+        part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()
+    }
     return SavedResults(folder=folder, figures=figures, tables=tables, **parts, **manifest)
 
 
@@ -398,16 +426,34 @@ _PARTS = {
 
 def _part(path: Path, form: Any) -> dict[str, Any]:
     """One JSON file of a results folder, checked."""
-    try:
+    with _damage_named(path):
         content = read_json(path)
         if form is _MANIFEST and isinstance(content, dict) and content.get("format") != FORMAT:
             raise ValueError(f"its format is {content.get('format')!r}, of another version")
         checked: dict[str, Any] = conform(content, form)
         for figure in checked["figures"] if form is _MANIFEST else ():
             check_file_name(figure["name"])
+        _check_digest(path)
+    return checked
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Say which file of a results folder is damaged, and what to do."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(
             f"A results folder must hold the files that a run wrote; {path} is not as it was "
             f"written ({error}). Run the experiment again, or delete the folder."
         ) from error
-    return checked
+
+
+def _check_digest(path: Path) -> None:
+    """Compare a file with the digest that was noted when it was written."""
+    noted = conform(read_json(path.with_name(DIGESTS)), dict[str, str], DIGESTS)
+    try:
+        if noted.get(path.name) != _digest(path):
+            raise ValueError(f"it does not agree with its digest in {DIGESTS}")
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror or error}") from error

@@ -154,6 +154,16 @@ def test_help_of_run_lists_the_experiments(command):
         (["--wrong"], "No such option"),
         (["report"], "A report needs the results of at least one experiment"),
         (["report", "--results"], "requires an argument"),
+        (["report", "--results", ""], "--results must name a folder; got ''. Give 'results', say."),
+        (["run", "demo", "--results", " "], "--results must name a folder; got ' '."),
+        (["run", "demo", "--n", "9" * 23], "Option n must be of a size of at most 1e+12; got 999"),
+        (["run", "demo", "--n", "9" * 5000], "is not a valid integer"),
+        (["run", "demo", "--limit", "9" * 23], "Option limit must be of a size of at most 1e+12"),
+        (["run", "--seed", "9" * 23], "Option seed must be of a size of at most 1e+12"),
+        (["run", "demo", "--scale", "1e300"], "scale must be of a size of at most 1e+12; got 1e+3"),
+        (["run", "demo", "--scale", "1e-300"], "zero, or of a size of at least 1e-12; got 1e-300"),
+        (["run", "demo", "--guides", ""], "Option guides must be one of the known choices; got ''"),
+        (["run", "demo-data", "--data-root", ""], "data_root must be a text that is not empty"),
     ],
 )
 def test_bad_input_is_one_line_and_starts_nothing(command, tmp_path, arguments, message):
@@ -190,6 +200,23 @@ def test_debug_shows_the_traceback(command):
 def test_a_bug_is_not_dressed_up_as_bad_input(command):
     with pytest.raises(RuntimeError, match="a bug"):
         command("run", "demo", "--mode", "crash")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB for an array"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_one_line(command, monkeypatch, error):
+    def too_large(config):
+        raise error
+
+    monkeypatch.setattr(demo, "misbehave", too_large)
+    message = error_of(command("run", "--no-progress", "demo"))
+    assert message == f"memory must hold the data and nets; {error}. Give smaller sizes."
 
 
 def test_an_interruption_leaves_earlier_results_and_nothing_half_written(command, tmp_path):

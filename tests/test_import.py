@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 PROBE = """
 import json, logging, random, sys, warnings
@@ -54,8 +55,8 @@ torch.manual_seed(1); numpy.random.seed(2); random.seed(3)
 """
 
 
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+def run(program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"} | settings
     return subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -68,6 +69,23 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 def test_importing_everything_changes_no_global_state() -> None:
     result = run(PROBE.format(dependencies=DEPENDENCIES))
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+ARVIZ = """
+import warnings
+warnings.simplefilter("error")
+import probml_tp.diagnostics
+import arviz
+assert arviz.preview.__spec__ is not None, "a stand-in is left"
+"""
+
+
+def test_arviz_is_imported_without_its_announcement_and_without_a_cache(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.touch()
+    (tmp_path / "mpl").mkdir()
+    result = run(ARVIZ, XDG_CACHE_HOME=str(blocker), MPLCONFIGDIR=str(tmp_path / "mpl"))
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_the_facade_names_what_a_user_needs() -> None:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import slow_command
 
-from probml_tp.process import Ended
+from probml_tp.process import SIGNALS, Ended, as_a_command
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
 KEPT = "what was saved before is kept"
@@ -42,13 +43,14 @@ class Command:
             time.sleep(0.01)
         raise AssertionError(self.process.communicate())
 
-    def await_children(self, count: int) -> list[int]:
-        """The numbers of the processes that the command has started, when there are so many."""
+    def await_importing(self, count: int) -> list[int]:
+        """The numbers of its child processes, when so many of them are importing modules."""
         tasks = Path(f"/proc/{self.process.pid}/task")
         while self.process.poll() is None:
-            found = [int(n) for task in tasks.iterdir() for n in _read(task / "children").split()]
-            if (self.marks / "starting").exists() and len(found) >= count:
-                return found
+            found = [n for task in tasks.iterdir() for n in _read(task / "children").split()]
+            importing = [n for n in found if "numpy" in _read(Path(f"/proc/{n}/maps"))]
+            if len(importing) >= count:
+                return [int(n) for n in found]
             time.sleep(0.001)
         raise AssertionError(self.process.communicate())
 
@@ -104,7 +106,7 @@ def test_an_interruption_while_workers_start_prints_one_line(
     tmp_path: Path, checkout: Path
 ) -> None:
     command = Command(tmp_path, checkout, "run", "--no-progress", "demo", "--wait", "in-processes")
-    workers = command.await_children(2)
+    workers = command.await_importing(2)
     os.killpg(command.process.pid, signal.SIGINT)
     code, out, err = command.end()
     assert (code, out, err.strip()) == (130, "", f"probml-tp: interrupted; {KEPT}")
@@ -129,6 +131,62 @@ def test_workers_end_with_a_killed_command_and_the_next_one_tidies_up(
         again = Command(tmp_path, checkout, "run", "demo", "--wait", "nowhere", **streams)
         assert again.end()[0] == 0
     assert sorted(os.listdir(command.results)) == ["demo", "report.html"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no full device")
+def test_a_full_standard_output_is_one_line_and_a_full_standard_error_none():
+    with open("/dev/full", "w") as out, open("/dev/full", "w") as err, as_a_command_with(out, err):
+        say(sys.stderr)
+        with pytest.raises(OSError, match="No space left"):
+            say(sys.stdout)
+        say(sys.stdout)  # dropped from here on
+
+
+def test_nobody_reading_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as nobody, as_a_command_with(nobody, nobody):
+        say(sys.stdout)
+        say(sys.stderr)
+
+
+def test_closed_streams_are_nowhere():
+    with as_a_command_with(None, None):
+        say(sys.stdout)
+        say(sys.stderr)
+
+
+def say(stream):
+    stream.write("x" * 100_000)
+    stream.flush()
+
+
+@contextmanager
+def as_a_command_with(out, err):
+    """A command with other standard streams."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with as_a_command():
+            yield
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_leave_blocks_in_order_unless_they_are_ignored(number):
+    handler = signal.getsignal(number)
+    left = []
+    try:
+        block = ExitStack()
+        block.callback(left.append, number)
+        with pytest.raises(Ended), as_a_command(), block:
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is handler
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        with as_a_command():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, handler)
+    assert left == [number]
 
 
 def test_signals_have_the_exit_codes_of_the_shell() -> None:

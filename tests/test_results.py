@@ -21,6 +21,7 @@ from probml_tp.results import (
     read_results,
     require_writable,
     saved_experiments,
+    write_digests,
     write_results,
 )
 from probml_tp.staging import put_in_place, recover, staging
@@ -50,6 +51,7 @@ def test_everything_is_written_and_read_back(results, tmp_path):
         "demo/environment.json",
         "demo/metrics.json",
         "demo/manifest.json",
+        "demo/digests.json",
         "demo/arrays.npz",
         "demo/figures/draws.png",
         "demo/posteriors/map.safetensors",
@@ -285,6 +287,38 @@ def test_edited_results_are_refused_by_name(written, tmp_path, part, place, valu
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"{part} is not as it was written \(.*{reason}.*again"):
         read_results(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        ("metrics.json", '"sd": ', '"sd": 1'),
+        ("manifest.json", '"rng"', '"rgn"'),
+        ("config.json", '"seed": 0', '"seed": 1'),
+        ("environment.json", '"python": "3', '"python": "2'),
+    ],
+)
+def test_a_changed_character_is_seen(written, tmp_path, part, old, new):
+    path = shutil.copytree(written, tmp_path / "demo") / part
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=rf"{part} is not as .* does not agree with its digest"):
+        read_results(path.parent)
+    write_digests(path.parent)
+    read_results(path.parent)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"changed"])
+def test_damaged_arrays_and_digests_are_refused(written, tmp_path, content):
+    folder = shutil.copytree(written, tmp_path / "demo")
+    saved = read_results(folder)
+    for name, read in (("arrays.npz", saved.arrays), ("digests.json", saved.arrays)):
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"arrays\.npz is not as it was written .*again"):
+            read()
 
 
 @pytest.mark.parametrize("part", ["manifest", "config", "environment", "metrics"])

@@ -112,7 +112,7 @@ def fit_ensemble(
     mixture = _started(model, guide, members, seed)
     options = _Options(epochs, batch_size, lr, optimizer, schedule, early_stopping)
     tasks = [
-        partial(_fit_member, member, checked, held_out, options, seed, index)
+        partial(_fit_member, member, checked, held_out, options, seed, index)  # type: ignore[arg-type]
         for index, member in enumerate(mixture.members)
     ]
     fitted: list[_Member] = []

@@ -8,7 +8,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -76,7 +77,7 @@ def run_tasks(
     parent = os.getpid()
     results: Any = iter(())
     try:
-        with _no_interruption_of_children():
+        with _no_interruption_of_children() if jobs > 1 else nullcontext():
             results = pool(delayed(_run)(task, parent) for task in tasks)
         for result in results:
             done(result)
@@ -135,6 +136,7 @@ def _no_interruption_of_children() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # when it starts, it unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

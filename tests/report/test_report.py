@@ -13,7 +13,7 @@ from web_page import page_facts
 
 from probml_tp.experiment import run_experiment
 from probml_tp.report import build_report
-from probml_tp.results import write_results
+from probml_tp.results import write_digests, write_results
 
 
 def save(folder, experiment=demo.EXPERIMENT, **options):
@@ -123,6 +123,7 @@ def test_the_largest_numbers_can_be_shown(tmp_path):
     path.write_text(json.dumps(manifest))
     numbers = {"map": {"mean": 1e308, "sd": 5e-324}}
     (folder / "metrics.json").write_text(json.dumps(numbers))
+    write_digests(folder)
     assert "e\N{MINUS SIGN}324" in build_report(tmp_path).read_text(encoding="utf-8")
 
 
