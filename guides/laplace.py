@@ -60,8 +60,9 @@ class Laplace(StructuredNormal):
         curvature: ``"ggn"`` (the Fisher information), ``"mc-fisher"``, ``"empirical-fisher"``, or
             ``"hessian"`` (full structure only); see :mod:`probml_tp.guides.fisher`.
         sites: which parameters are random: ``"all"``, ``"last-layer"`` (the weight and bias of the
-            module with parameters that the net calls last), or names and patterns such as ``["fc2.*"]``. The others
-            are point masses at the mode, and the evidence is that given their values.
+            module with parameters that the net calls last), or names and patterns such as
+            ``["fc2.*"]``. The others are point masses at the mode, and the evidence is that given
+            their values.
         max_params: the largest side of a matrix that is factorised.
 
     Raises:
