@@ -120,7 +120,7 @@ def decomposed(matrix: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         shift = jitter * size
         try:
             values, vectors = torch.linalg.eigh(matrix + shift * torch.eye(len(matrix)).to(matrix))
-        except torch.linalg.LinAlgError:
+        except RuntimeError:
             continue
         return (values - shift).clamp_min(0), vectors
     raise ValueError(

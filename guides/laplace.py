@@ -199,12 +199,12 @@ class LinearizedLaplace(Laplace):
         try:
             with warnings.catch_warnings():  # of torch's own, when forward mode is first used
                 warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
-                at_mode, change = jvp(net, (own,), (tangent,))
+                moved = jvp(net, (own,), (tangent,))
         except (NotImplementedError, RuntimeError):  # attention, LSTM, weight_norm
             if x.requires_grad:
                 raise
             return self.outputs_of_draws({n: v.unsqueeze(0) for n, v in params.items()}, x)[0]
-        linearized: Tensor = at_mode + change
+        linearized: Tensor = moved[0] + moved[1]
         return linearized
 
     def outputs_of_draws(self, params: Draws, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -208,7 +208,7 @@ def _array(values: Tensor) -> np.ndarray:
     """As NumPy has it, which knows no bfloat16, nor sums of float16 beyond 65,504."""
     if values.dtype in (torch.bfloat16, torch.float16):
         values = values.float()
-    return cast("np.ndarray", values.cpu().numpy())
+    return values.cpu().numpy()
 
 
 def _dataset(

@@ -12,8 +12,8 @@ from sklearn.datasets import load_wine
 from torch import Tensor, nn
 
 from probml_tp import (
-    Bernoulli,
     BayesianModel,
+    Bernoulli,
     Categorical,
     Gaussian,
     HeteroscedasticGaussian,
