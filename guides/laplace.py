@@ -211,12 +211,12 @@ class LinearizedLaplace(Laplace):
         """The same by the Jacobian that :meth:`function_moments` has, one for all draws."""
         centre, sites = self.model.layout.unravel(self.loc.detach()), self._net_sites
         draws = self.model.unconstrain(params)
-        tangents = {name: (draws[name] - centre[name]).flatten(1).mT for name in sites}
+        tangents = {n: (draws[n] - centre[n]).reshape(len(draws[n]), -1).mT for n in sites}
         found = []
         for _, outputs, rows in gradient_rows(
             self.model, self.loc, x, x, lambda outputs, *_: outputs, sites=sites, dense=True
         ):
-            moved = torch.stack([row.times(tangents[name]) for name, row in rows.items()]).sum(0)
+            moved = torch.stack([row.times(tangents[n]) for n, row in rows.items()]).sum(0)
             found.append((outputs.unsqueeze(-1) + moved).movedim(-1, 0))
         return torch.cat(found, 1)
 
