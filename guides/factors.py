@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, cast
 
@@ -37,8 +38,8 @@ __all__ = [
     "DenseFactor",
     "DiagonalFactor",
     "Factor",
+    "FlatNormal",
     "KroneckerFactor",
-    "MatrixNormal",
     "standard_normal",
 ]
 
@@ -164,18 +165,16 @@ class DenseFactor(Factor):
 
     def spread(self, epsilon: Tensor) -> Tensor:
         """See :meth:`Factor.spread`."""
-        return epsilon.double() @ self.scale_tril.mT
+        return _Block(self.scale_tril).spread(epsilon)
 
     def whiten(self, deviation: Tensor) -> Tensor:
         """See :meth:`Factor.whiten`."""
-        deviation = deviation.double()
-        white: Tensor = torch.linalg.solve_triangular(self.scale_tril, deviation.mT, upper=False)
-        return white.mT
+        return _Block(self.scale_tril).whiten(deviation)
 
     @property
     def log_det(self) -> Tensor:
         """See :attr:`Factor.log_det`."""
-        return self.scale_tril.diagonal().log().sum()
+        return _Block(self.scale_tril).log_det
 
     @property
     def variance(self) -> Tensor:
@@ -190,16 +189,14 @@ class DenseFactor(Factor):
 
     def conditionals(self, loc: Tensor) -> Conditionals:
         r""":math:`u_b | u_{<b} \sim N(m_b + C_{b,<b}\varepsilon_{<b}, C_{bb}C_{bb}^\top)`."""
-        epsilon, start = loc.new_zeros(0), 0
+        epsilon, start = self.scale_tril.new_zeros(0), 0
         for size in self.sizes:
-            place = slice(start, start + size)
-            rows = self.scale_tril[place].to(loc)
-            tril = rows[:, place]
-            mean = loc[place] + rows[:, :start] @ epsilon
-            value = yield dist.MultivariateNormal(mean, scale_tril=tril)
-            residual = (value - mean).unsqueeze(-1)
-            new = torch.linalg.solve_triangular(tril, residual, upper=False).squeeze(-1)
-            epsilon, start = torch.cat([epsilon, new]), start + size
+            rows = self.scale_tril[start : start + size]
+            mean = loc[start : start + size] + (rows[:, :start] @ epsilon).to(loc)
+            block = _Block(rows[:, start : start + size])
+            value = yield FlatNormal(mean, block)
+            epsilon = torch.cat([epsilon, block.whiten((value - mean).unsqueeze(0))[0]])
+            start += size
 
 
 class DiagonalFactor(Factor):
@@ -325,11 +322,30 @@ class KroneckerFactor(Factor):
 
     def conditionals(self, loc: Tensor) -> Conditionals:
         """The one site."""
-        yield MatrixNormal(loc, self)
+        yield FlatNormal(loc, self)
 
 
-class MatrixNormal(TorchDistribution):
-    """The flat normal distribution of a Kronecker factor.
+@dataclass(frozen=True)
+class _Block:
+    """A covariance by its lower triangular root, float64."""
+
+    scale_tril: Tensor
+
+    def spread(self, epsilon: Tensor) -> Tensor:
+        return epsilon.double() @ self.scale_tril.mT
+
+    def whiten(self, deviation: Tensor) -> Tensor:
+        flat = deviation.double().mT
+        white: Tensor = torch.linalg.solve_triangular(self.scale_tril, flat, upper=False)
+        return white.mT
+
+    @property
+    def log_det(self) -> Tensor:
+        return self.scale_tril.diagonal().log().sum()
+
+
+class FlatNormal(TorchDistribution):
+    """A flat normal distribution of any float type, whose root is in float64.
 
     Args:
         loc: the mean, ``(p,)``.
@@ -340,7 +356,7 @@ class MatrixNormal(TorchDistribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, loc: Tensor, factor: KroneckerFactor) -> None:
+    def __init__(self, loc: Tensor, factor: KroneckerFactor | _Block) -> None:
         self.loc, self.factor = loc, factor
         super().__init__(torch.Size(), loc.shape, validate_args=False)
 
@@ -352,8 +368,9 @@ class MatrixNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density, ``(*draws,)``."""
-        log_prob = standard_normal(self.factor.whiten(value - self.loc)) - self.factor.log_det
-        return log_prob.to(value)
+        deviation = (value - self.loc).reshape(-1, len(self.loc))
+        log_prob = standard_normal(self.factor.whiten(deviation)) - self.factor.log_det
+        return log_prob.reshape(value.shape[:-1]).to(value)
 
 
 def _empty(model: BayesianModel, *shape: int) -> Tensor:

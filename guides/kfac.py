@@ -72,8 +72,8 @@ def kronecker_curvature(
     for factor in factors:
         outer = gradients[str(factor.layer)]
         if isinstance(factor, KroneckerFactor):
-            b, left = _eigh(outer, str(factor.layer))
-            a, right = _eigh(inputs[str(factor.layer)], str(factor.layer))
+            b, left = decomposed(outer, str(factor.layer))
+            a, right = decomposed(inputs[str(factor.layer)], str(factor.layer))
             found[factor] = KroneckerCurvature(factor.sites[0], b, left, a, right)
         else:
             found[factor] = DenseCurvature(outer)
@@ -103,7 +103,7 @@ def _covariances(
     return inputs, gradients
 
 
-def _eigh(matrix: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+def decomposed(matrix: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     """Eigenvalues, at least 0, and eigenvectors, in float64.
 
     Where the iteration does not converge, it does for a matrix with more on its diagonal, which
@@ -120,7 +120,7 @@ def _eigh(matrix: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         shift = jitter * size
         try:
             values, vectors = torch.linalg.eigh(matrix + shift * torch.eye(len(matrix)).to(matrix))
-        except torch.linalg.LinAlgError:
+        except RuntimeError:
             continue
         return (values - shift).clamp_min(0), vectors
     raise ValueError(

@@ -61,8 +61,9 @@ class Laplace(StructuredNormal):
         curvature: ``"ggn"`` (the Fisher information), ``"mc-fisher"``, ``"empirical-fisher"``, or
             ``"hessian"`` (full structure only); see :mod:`probml_tp.guides.fisher`.
         sites: which parameters are random: ``"all"``, ``"last-layer"`` (the weight and bias of the
-            module with parameters that the net calls last), or names and patterns such as ``["fc2.*"]``. The others
-            are point masses at the mode, and the evidence is that given their values.
+            module with parameters that the net calls last), or names and patterns such as
+            ``["fc2.*"]``. The others are point masses at the mode, and the evidence is that given
+            their values.
         max_params: the largest side of a matrix that is factorised.
 
     Raises:
@@ -200,24 +201,24 @@ class LinearizedLaplace(Laplace):
         try:
             with warnings.catch_warnings():  # of torch's own, when forward mode is first used
                 warnings.filterwarnings("ignore", r".*torch\.jit\.script.*", FutureWarning)
-                at_mode, change = jvp(net, (own,), (tangent,))
+                moved = jvp(net, (own,), (tangent,))
         except (NotImplementedError, RuntimeError):  # attention, LSTM, weight_norm
             if x.requires_grad:
                 raise
             return self.outputs_of_draws({n: v.unsqueeze(0) for n, v in params.items()}, x)[0]
-        linearized: Tensor = at_mode + change
+        linearized: Tensor = moved[0] + moved[1]
         return linearized
 
     def outputs_of_draws(self, params: Draws, x: Tensor) -> Tensor:
         """The same by the Jacobian that :meth:`function_moments` has, one for all draws."""
         centre, sites = self.model.layout.unravel(self.loc.detach()), self._net_sites
         draws = self.model.unconstrain(params)
-        tangents = {name: (draws[name] - centre[name]).flatten(1).mT for name in sites}
+        tangents = {n: (draws[n] - centre[n]).reshape(len(draws[n]), -1).mT for n in sites}
         found = []
         for _, outputs, rows in gradient_rows(
             self.model, self.loc, x, x, lambda outputs, *_: outputs, sites=sites, dense=True
         ):
-            moved = torch.stack([row.times(tangents[name]) for name, row in rows.items()]).sum(0)
+            moved = torch.stack([row.times(tangents[n]) for n, row in rows.items()]).sum(0)
             found.append((outputs.unsqueeze(-1) + moved).movedim(-1, 0))
         return torch.cat(found, 1)
 

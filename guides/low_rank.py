@@ -22,6 +22,10 @@ from probml_tp.validation import positive
 __all__ = ["LowRankNormal", "LowRankPlusDiagonal"]
 
 
+ROWS = 2**16
+"""Parameters at a time in sums of float64."""
+
+
 class LowRankPlusDiagonal(Guide):
     r"""A normal in unconstrained space, :math:`q(u) = \mathcal N(m, \mathrm{diag}(d^2) + VV^\top)`.
 
@@ -56,7 +60,6 @@ class LowRankPlusDiagonal(Guide):
     def site_distributions(self) -> Sites:
         """Each site given the ones before it, reshaped and pushed through its bijection."""
         d, factor = self.scale_and_factor()
-        whitened = (factor / d.unsqueeze(-1)).double()
         C = torch.eye(factor.shape[-1], dtype=torch.float64, device=d.device)
         shift = C.new_zeros(len(C))
         for name, place in self.model.layout.slices.items():
@@ -68,7 +71,7 @@ class LowRankPlusDiagonal(Guide):
             flat = _conditional(loc, d[place], spread.to(V))
             value = yield name, site_distribution(self.model, name, flat)
             delta = (flat_value(self.model, name, value) - self.loc[place]) / d[place]
-            W = whitened[place]
+            W = (V / d[place].unsqueeze(-1)).double()
             C = C + W.mT @ W
             shift = shift + W.mT @ delta.double()
 
@@ -121,10 +124,10 @@ class LowRankPlusDiagonal(Guide):
         """
         d, factor = self.scale_and_factor()
         u = self.model.unconstrain(draws)
-        W, tril = factor / d.unsqueeze(-1), _capacitance_tril(d, factor)
+        tril = _capacitance_tril(d, factor)
         delta = (self.model.layout.ravel(u) - self.loc) / d
-        z = torch.cholesky_solve((delta @ W).double().mT, tril).mT.to(delta)
-        quadratic = (delta - z @ W.mT).square().sum(-1) + z.square().sum(-1)
+        z = torch.cholesky_solve(((delta / d) @ factor).double().mT, tril).mT.to(delta)
+        quadratic = (delta - (z @ factor.mT) / d).square().sum(-1) + z.square().sum(-1)
         normal = -0.5 * (quadratic + LOG_2PI * len(d)) - d.log().sum() - _half_log_det(tril).to(d)
         return normal - self.model.log_abs_det_jacobian(u)
 
@@ -144,7 +147,8 @@ class LowRankPlusDiagonal(Guide):
     def _factor_kl(self, d: Tensor, factor: Tensor) -> Tensor:
         r""":math:`\sum_i \|V_i\|^2 / (2\sigma_i^2) - \tfrac12\log|C|`, over normal priors."""
         prior = self.model.normal_sites
-        spread = (factor[prior.index] / prior.scale.unsqueeze(-1)).square().sum()
+        own = factor[prior.index]
+        spread = (torch.einsum("pr,pr->p", own, own) / prior.scale.square()).sum()
         return 0.5 * spread - _half_log_det(_capacitance_tril(d, factor)).to(d)
 
 
@@ -232,10 +236,44 @@ def _conditional(loc: Tensor, d: Tensor, factor: Tensor) -> TorchDistribution:
 
 def _capacitance_tril(d: Tensor, factor: Tensor) -> Tensor:
     r"""The Cholesky factor of :math:`C = I + V^\top\mathrm{diag}(d)^{-2}V`, float64."""
-    W = (factor / d.unsqueeze(-1)).double()
-    C = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device) + W.mT @ W
-    tril: Tensor = torch.linalg.cholesky(C)
+    C = torch.eye(factor.shape[-1], dtype=torch.float64, device=d.device)
+    tril: Tensor = torch.linalg.cholesky(C + cast("Tensor", _Gram.apply(d, factor)))
     return tril
+
+
+class _Gram(torch.autograd.Function):
+    r""":math:`V^\top\mathrm{diag}(d)^{-2}V`, ``(r, r)``, in float64 by a few rows at a time.
+
+    By autograd the rows in float64 would be kept, twice the factor and more.
+    """
+
+    @staticmethod
+    def forward(d: Tensor, factor: Tensor) -> Tensor:
+        """Add up the rows."""
+        total = torch.zeros(factor.shape[-1:] * 2, dtype=torch.float64, device=d.device)
+        for scale, V in zip(d.split(ROWS), factor.split(ROWS), strict=True):
+            W = (V / scale.unsqueeze(-1)).double()
+            total = total + W.mT @ W
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Keep the arguments, which are in memory anyway."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\partial V = \mathrm{diag}(d)^{-2}V(G + G^\top)`, and of ``d`` likewise."""
+        d, factor = ctx.saved_tensors
+        both = gradient + gradient.mT
+        of_d, of_factor = [], torch.empty_like(factor)
+        for start in range(0, len(d), ROWS):
+            rows = slice(start, start + ROWS)
+            scale, V = d[rows].double().unsqueeze(-1), factor[rows].double()
+            moved = V @ both / scale.square()
+            of_factor[rows] = moved.to(factor)
+            of_d.append(-(moved * V).sum(-1) / scale.squeeze(-1))
+        return torch.cat(of_d).to(d), of_factor
 
 
 def _half_log_det(tril: Tensor) -> Tensor:

@@ -288,8 +288,8 @@ def _refusal(model: BayesianModel, layers: Mapping[str, nn.Module], layer: str) 
     site = sites[id(weight)]
     if is_shared(model.net, cast("Tensor", weight)):
         return (
-            f"a drop rate needs a layer with weights of its own; those of {layer!r} are shared with "
-            f"another layer."
+            f"a drop rate needs a layer with weights of its own; those of {layer!r} are shared "
+            f"with another layer."
         )
     if site in model.transforms:
         return (

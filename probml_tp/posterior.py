@@ -227,15 +227,17 @@ class Posterior:
             ValueError: the data do not fit the model.
         """
         inputs, targets = self.model.check_data(x, y)
-        rows: dict[int, list[Tensor]] = {}
+        found = torch.empty(0)
         for batch in draw_batches(
             self.guide, inputs, num_samples=num_samples, seed=self._seed(seed)
         ):
             values = self.model.likelihood.log_prob(
                 batch.outputs, targets[batch.points], batch.params
             )
-            rows.setdefault(batch.draws.start, []).append(values)
-        return torch.cat([torch.cat(row, dim=1) for row in rows.values()])
+            if not len(found):
+                found = values.new_empty(num_samples, len(inputs))
+            found[batch.draws, batch.points] = values
+        return found
 
     @checked()
     def log_predictive_density(

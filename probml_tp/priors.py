@@ -484,14 +484,12 @@ class NormalSites(nn.Module):
         like: a tensor of the net's type, on its device.
 
     Attributes:
-        loc: their prior means.
-        scale: their prior standard deviations.
         log_normalizer: :math:`\sum_i \log\sigma_i + \tfrac12\log 2\pi`.
         others: the names of the other sites.
     """
 
-    loc: Tensor
-    scale: Tensor
+    _loc: Tensor
+    _scale: Tensor
     _positions: Tensor | None
 
     def __init__(
@@ -500,17 +498,34 @@ class NormalSites(nn.Module):
         super().__init__()
         self.others = [name for name, site in sites.items() if not site.is_normal]
         normal = [name for name in sites if name not in self.others]
-        places = [torch.arange(layout.size)[layout.slices[name]] for name in normal]
-        positions = torch.cat([torch.zeros(0, dtype=torch.long), *places])
-        contiguous = bool((positions == torch.arange(len(positions))).all())
-        self.register_buffer("_positions", None if contiguous else positions, persistent=False)
+        self._size = sum(math.prod(sites[name].shape) for name in normal)
+        first = normal == list(sites)[: len(normal)]
+        positions = None if first else layout.positions(normal)
+        self.register_buffer("_positions", positions, persistent=False)
         for argument in ("loc", "scale"):
-            values = [getattr(sites[n], argument).expand(sites[n].shape).flatten() for n in normal]
-            joined = torch.cat([like.new_zeros(0), *values])
-            self.register_buffer(argument, joined, persistent=False)
-        self.log_normalizer = float(
-            self.scale.double().log().sum() + len(positions) * _HALF_LOG_2PI
+            given = {name: cast("Tensor", getattr(sites[name], argument)) for name in normal}
+            numbers = torch.cat([like.new_zeros(0), *(value.flatten() for value in given.values())])
+            if not bool((numbers == numbers[:1]).all()):  # else one number stands for all
+                values = [value.expand(sites[n].shape).flatten() for n, value in given.items()]
+                numbers = torch.cat(values)
+            else:
+                numbers = numbers[:1].clone()
+            self.register_buffer(f"_{argument}", numbers, persistent=False)
+        log_scales = (
+            sites[n].scale.double().log().expand(sites[n].shape).sum()  # type: ignore[operator]
+            for n in normal
         )
+        self.log_normalizer = float(sum(log_scales)) + self._size * _HALF_LOG_2PI
+
+    @property
+    def loc(self) -> Tensor:
+        """Their prior means."""
+        return self._loc.expand(self._size)
+
+    @property
+    def scale(self) -> Tensor:
+        """Their prior standard deviations."""
+        return self._scale.expand(self._size)
 
     @property
     def index(self) -> slice | Tensor:
@@ -519,7 +534,7 @@ class NormalSites(nn.Module):
         A slice where they come first, as they do if only the likelihood's own sites are not
         normal; else their positions.
         """
-        return slice(0, len(self.loc)) if self._positions is None else self._positions
+        return slice(0, self._size) if self._positions is None else self._positions
 
     def log_prob(self, flat: Tensor) -> Tensor:
         """Log prior of the normal sites at flat vectors ``(*draws, P)``: ``(*draws,)``."""

@@ -170,7 +170,7 @@ def _posterior_group(
     variables = {}
     for name, values in draws.items():
         dims = ["chain", "draw", *_site_dims(name, values.ndim - 1)]
-        variables[name] = (dims, values.reshape(*shape, *values.shape[1:]).numpy())
+        variables[name] = (dims, _array(values.reshape(*shape, *values.shape[1:])))
     return _dataset(variables, shape)
 
 
@@ -200,13 +200,20 @@ def _observation_group(values: Tensor, shape: tuple[int, ...]) -> xr.Dataset:
     sample_dims = ["chain", "draw"][: len(shape)]
     own = values.shape[1:] if shape else values.shape
     dims = [*sample_dims, *["observation", "target"][: len(own)]]
-    return _dataset({"y": (dims, values.cpu().reshape(*shape, *own).numpy())}, shape)
+    return _dataset({"y": (dims, _array(values.reshape(*shape, *own)))}, shape)
 
 
 def _constant_group(x: Tensor) -> xr.Dataset:
     feature_dims = {2: ["feature"], 4: ["channel", "height", "width"]}
     own = feature_dims.get(x.ndim, [f"x_dim{i}" for i in range(x.ndim - 1)])
-    return _dataset({"x": (["observation", *own], x.cpu().numpy())}, ())
+    return _dataset({"x": (["observation", *own], _array(x))}, ())
+
+
+def _array(values: Tensor) -> np.ndarray:
+    """As NumPy has it, which knows no bfloat16, nor sums of float16 beyond 65,504."""
+    if values.dtype in (torch.bfloat16, torch.float16):
+        values = values.float()
+    return values.cpu().numpy()
 
 
 def _dataset(

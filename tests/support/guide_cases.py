@@ -144,8 +144,8 @@ def applies(guide: str, case: str) -> bool:
     return not (guide.startswith("laplace") and case in NO_CURVATURE)
 
 
-NO_KRONECKER = ("mlp-heavy-tails", "mlp-heteroscedastic", "mlp-2-targets-heteroscedastic")
-"""Several prior precisions in one layer, or a likelihood that curvlinops does not know."""
+NO_KRONECKER = ("mlp-heavy-tails",)
+"""Several prior precisions in one layer."""
 
 ONE_LAYER = (*CONJUGATE, "flat-prior", "logistic", "softmax", *HIERARCHICAL)
 """The last layer is all there is, or all that Laplace takes."""
