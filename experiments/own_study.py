@@ -336,10 +336,13 @@ def _try_predictions(work: _Work, guide: str) -> None:
 def _affordable_draws(work: _Work) -> int:
     """Draws of each posterior such that what is left of the time is enough."""
     model, (x, _) = work.problem.model, work.problem.data
-    begin = time.monotonic()
-    with torch.no_grad():
-        model.outputs(model.initial_params(), x)
-    cost = (time.monotonic() - begin) * PASSES * len(work.posteriors)
+    times = []
+    for _ in range(3):
+        begin = time.monotonic()
+        with torch.no_grad():
+            model.outputs(model.initial_params(), x)
+        times.append(time.monotonic() - begin)
+    cost = min(times) * PASSES * len(work.posteriors)
     count = int(max(work.clock.left(COMPARED), 1.0) / cost)
     count = max(min(count, work.num_samples), LEAST_DRAWS)
     if count < work.num_samples:
