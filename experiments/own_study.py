@@ -15,7 +15,7 @@ from probml_tp.diagnostics.doubt import Doubt, agreement, doubt_of_chains, unaid
 from probml_tp.diagnostics.gap import draw_seeds
 from probml_tp.diagnostics.gap_checks import check_same_data
 from probml_tp.diagnostics.gap_evidence import evidence_tables
-from probml_tp.diagnostics.gap_sample import MAX_ELEMENTS, collect
+from probml_tp.diagnostics.gap_sample import collect
 from probml_tp.experiment import Update, no_update
 from probml_tp.experiments.gap_study import (
     NUTS,
@@ -55,6 +55,9 @@ PASSES = 12
 """Passes of a draw over the data that a comparison takes of each posterior, about."""
 
 LEAST_DRAWS = 100
+
+MOST_WEIGHTS = 1000
+"""Parameters up to which the marginals of weights are compared, too."""
 
 FEWEST_RESAMPLES, TRIED_RESAMPLES, SHARE_OF_RESAMPLES = 20, 5, 0.6
 """Of the bootstrap: at least, to see what one takes, and their share of the time left."""
@@ -301,7 +304,7 @@ def _compared(work: _Work, reference: str, count: int, comparison: Comparison) -
             reference,
             work.problem.x,
             regions=work.problem.regions,
-            sites=_sites(work, count),
+            sites=_sites(work),
             num_samples=count,
             resamples=resamples,
             level=comparison.level,
@@ -350,12 +353,9 @@ def _affordable_draws(work: _Work) -> int:
     return count
 
 
-def _sites(work: _Work, count: int) -> tuple[str, ...] | None:
-    """All sites, or none where their draws are too many numbers to keep."""
-    guides = [posterior.guide for posterior in work.done.values()]
-    chains = [g.flat.shape[:2].numel() for g in guides if isinstance(g, Empirical)]
-    many = work.problem.model.num_params * max([count, *chains])
-    return () if many > MAX_ELEMENTS // 2 else None
+def _sites(work: _Work) -> tuple[str, ...] | None:
+    """All sites; of a large net, whose weights are not identified and take long to compare, none."""
+    return () if work.problem.model.num_params > MOST_WEIGHTS else None
 
 
 def _evidence(work: _Work, count: int, seeds: Mapping[str, int]) -> Any:

@@ -27,7 +27,7 @@ ATTEMPTS = 100
 FIRST_LOOK = 125
 """Transitions of every chain before it is asked whether they are enough."""
 
-LEAST_DRAWS = 4
+LEAST_DRAWS = 8
 """Of every chain, whatever the time."""
 
 REPORT_EVERY = 0.5
