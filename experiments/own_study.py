@@ -38,7 +38,7 @@ __all__ = ["Clock", "study_own"]
 
 Data = tuple[Tensor, Tensor]
 
-FITS, CHAINS, COMPARED = 0.3, 0.7, 1.0
+FITS, CHAINS, COMPARED = 0.3, 0.65, 0.9
 """Shares of the time that have gone when fits, then chains, then the comparison should be over."""
 
 LATE, LEAST_SECONDS = 3.0, 6.0
@@ -354,7 +354,7 @@ def _affordable_draws(work: _Work) -> int:
 
 
 def _sites(work: _Work) -> tuple[str, ...] | None:
-    """All sites; of a large net, whose weights are not identified and take long to compare, none."""
+    """All sites; of a large net none: its weights are not identified, and take long to compare."""
     return () if work.problem.model.num_params > MOST_WEIGHTS else None
 
 
