@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp import (
@@ -22,9 +24,9 @@ from probml_tp import (
     Categorical,
     Gaussian,
     NormalPrior,
-    RegressionLikelihood,
     which_posterior,
 )
+from probml_tp.likelihoods import RegressionLikelihood
 from probml_tp.models import (
     CLASSICS,
     LinearBasis,
@@ -35,6 +37,7 @@ from probml_tp.models import (
     mlp_regressor,
 )
 
+Params = Mapping[str, Tensor]
 Problem = tuple[BayesianModel, tuple[Tensor, Tensor]]
 
 
@@ -106,18 +109,34 @@ class Wave(nn.Module):
 class Counts(RegressionLikelihood):
     """Poisson counts with a log link."""
 
-    outputs_per_target = 1
-
-    def distribution(
-        self, outputs: Tensor, params: Mapping[str, Tensor]
-    ) -> torch.distributions.Distribution:
+    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
         """Of the counts."""
-        return torch.distributions.Poisson(outputs.clamp(-10, 10).exp())
+        return dist.Poisson(outputs.squeeze(-1).exp())
 
-    def moments(self, outputs: Tensor, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
+        """Of each count."""
+        return self.distribution(outputs, params).log_prob(y)
+
+    def moments(self, outputs: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Mean and variance are the rate."""
-        rate = outputs.clamp(-10, 10).exp()
-        return rate, rate
+        return outputs.exp(), outputs.exp()
+
+    def check_outputs(self, shape: torch.Size) -> None:
+        """One output a point."""
+        if shape[1:] != (1,):
+            raise ValueError(f"counts need one output a point; got {tuple(shape)}.")
+
+    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
+        """One count a point."""
+        return y.reshape(len(y)).to(torch.get_default_dtype())
+
+    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
+        """The logarithm of the rate."""
+        return outputs
+
+    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
+        """The rate."""
+        return outputs.exp().unsqueeze(-1)
 
 
 def wave() -> Problem:
@@ -211,7 +230,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         line(),
     ),
     "mlp-classifier": lambda: (
-        mlp_classifier(2, 2, hidden=(8,), prior=NormalPrior(1.0), seed=0),
+        mlp_classifier(2, hidden=(8,), prior=NormalPrior(1.0), seed=0),
         blobs(),
     ),
     "lenet": digits,

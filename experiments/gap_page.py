@@ -192,6 +192,8 @@ def _of_problem(report: GapReport, suffix: str, lead: str, *, identified: bool) 
             "needs no reference, and grows with the number of parameters for anything not exact.",
             k_hat_figure(report),
         )
+    if not report.evidence[["elbo", "elpd_loo"]].notna().any().all():
+        return
     yield Figure(
         f"evidence{suffix}",
         f"{lead}bounds and estimates of the log evidence, and the density of points left out",

@@ -15,7 +15,7 @@ from probml_tp.diagnostics.doubt import Doubt, agreement, doubt_of_chains, unaid
 from probml_tp.diagnostics.gap import draw_seeds
 from probml_tp.diagnostics.gap_checks import check_same_data
 from probml_tp.diagnostics.gap_evidence import evidence_tables
-from probml_tp.diagnostics.gap_sample import MAX_ELEMENTS, collect
+from probml_tp.diagnostics.gap_sample import collect
 from probml_tp.experiment import Update, no_update
 from probml_tp.experiments.gap_study import (
     NUTS,
@@ -38,7 +38,7 @@ __all__ = ["Clock", "study_own"]
 
 Data = tuple[Tensor, Tensor]
 
-FITS, CHAINS, COMPARED = 0.35, 0.8, 1.05
+FITS, CHAINS, COMPARED = 0.3, 0.65, 0.9
 """Shares of the time that have gone when fits, then chains, then the comparison should be over."""
 
 LATE, LEAST_SECONDS = 3.0, 6.0
@@ -55,6 +55,12 @@ PASSES = 12
 """Passes of a draw over the data that a comparison takes of each posterior, about."""
 
 LEAST_DRAWS = 100
+
+MOST_WEIGHTS = 1000
+"""Parameters up to which the marginals of weights are compared, too."""
+
+FEWEST_RESAMPLES, TRIED_RESAMPLES, SHARE_OF_RESAMPLES = 20, 5, 0.6
+"""Of the bootstrap: at least, to see what one takes, and their share of the time left."""
 
 
 class _LateError(ValueError):
@@ -279,25 +285,42 @@ def _judge(work: _Work, comparison: Comparison) -> GapStudy:
     if work.doubt and work.doubt.kind == "no reference":  # the scores say which one stands in
         tables = _evidence(work, count, seeds)
         reference = _stand_in(work, tables[0])
-    with single_thread():
-        report = compare(
-            work.posteriors,
-            reference,
-            problem.x,
-            regions=problem.regions,
-            sites=_sites(work, count),
-            num_samples=count,
-            resamples=comparison.resamples,
-            level=comparison.level,
-            accept_reference=True,
-            seed=work.seed,
-        )
+    report = _compared(work, reference, count, comparison)
     evidence, layers, errors = tables or _evidence(work, count, seeds)
     report = replace(report, evidence=evidence, layers=layers, layer_errors=errors)
     doubt = _completed(work, report)
     advice = recommend(report, requirements=comparison.requirements, doubt=doubt)
     shown = replace(problem, notes=[*problem.notes, *_cut(work)])
     return GapStudy(shown, work.posteriors, report, advice, work.refused, doubt)
+
+
+def _compared(work: _Work, reference: str, count: int, comparison: Comparison) -> GapReport:
+    """The comparison with as many resamples as the time allows, by what a few of them take."""
+    others = [name for name in work.posteriors if name != reference]
+
+    def run(names: list[str], resamples: int) -> GapReport:
+        return compare(
+            {name: work.done[name] for name in names},
+            reference,
+            work.problem.x,
+            regions=work.problem.regions,
+            sites=_sites(work),
+            num_samples=count,
+            resamples=resamples,
+            level=comparison.level,
+            accept_reference=True,
+            seed=work.seed,
+        )
+
+    with single_thread():
+        begin = time.monotonic()
+        run([reference, others[0]], TRIED_RESAMPLES)
+        cost = (time.monotonic() - begin) / TRIED_RESAMPLES * (1 + len(others)) / 2
+        allowed = int(SHARE_OF_RESAMPLES * max(work.clock.left(COMPARED), 1.0) / cost)
+        resamples = max(min(allowed, comparison.resamples), FEWEST_RESAMPLES)
+        if resamples < comparison.resamples:
+            work.cut.append(f"intervals {resamples} resamples instead of {comparison.resamples}")
+        return run(list(work.posteriors), resamples)
 
 
 def _try_predictions(work: _Work, guide: str) -> None:
@@ -316,10 +339,13 @@ def _try_predictions(work: _Work, guide: str) -> None:
 def _affordable_draws(work: _Work) -> int:
     """Draws of each posterior such that what is left of the time is enough."""
     model, (x, _) = work.problem.model, work.problem.data
-    begin = time.monotonic()
-    with torch.no_grad():
-        model.outputs(model.initial_params(), x)
-    cost = (time.monotonic() - begin) * PASSES * len(work.posteriors)
+    times = []
+    for _ in range(3):
+        begin = time.monotonic()
+        with torch.no_grad():
+            model.outputs(model.initial_params(), x)
+        times.append(time.monotonic() - begin)
+    cost = min(times) * PASSES * len(work.posteriors)
     count = int(max(work.clock.left(COMPARED), 1.0) / cost)
     count = max(min(count, work.num_samples), LEAST_DRAWS)
     if count < work.num_samples:
@@ -327,12 +353,9 @@ def _affordable_draws(work: _Work) -> int:
     return count
 
 
-def _sites(work: _Work, count: int) -> tuple[str, ...] | None:
-    """All sites, or none where their draws are too many numbers to keep."""
-    guides = [posterior.guide for posterior in work.done.values()]
-    chains = [g.flat.shape[:2].numel() for g in guides if isinstance(g, Empirical)]
-    many = work.problem.model.num_params * max([count, *chains])
-    return () if many > MAX_ELEMENTS // 2 else None
+def _sites(work: _Work) -> tuple[str, ...] | None:
+    """All sites; of a large net none: its weights are not identified, and take long to compare."""
+    return () if work.problem.model.num_params > MOST_WEIGHTS else None
 
 
 def _evidence(work: _Work, count: int, seeds: Mapping[str, int]) -> Any:

@@ -33,7 +33,7 @@ APART = 0.2
 OWN_PART = 0.25
 """The share of that which the halves of single chains show, at most, where these are modes."""
 
-PEEK = 200
+PEEK = 50
 """Draws of each approximation that are compared with the others'."""
 
 UNTOLD = (

@@ -27,6 +27,9 @@ ATTEMPTS = 100
 FIRST_LOOK = 125
 """Transitions of every chain before it is asked whether they are enough."""
 
+LEAST_DRAWS = 8
+"""Of every chain, whatever the time."""
+
 REPORT_EVERY = 0.5
 """Seconds between reports of progress."""
 
@@ -157,7 +160,7 @@ class Watch:
             own = in_step(self.chains, self.next_look)
             self.next_look += self.next_look // 2
             self.found = own if self.enough(own) else []
-        return bool(self.found) or self.gone > self.seconds
+        return bool(self.found) or (self.gone > self.seconds and least >= LEAST_DRAWS)
 
     def result(self) -> list[Chain]:
         """What is kept of the chains."""
