@@ -14,7 +14,7 @@ from probml_tp.guides.factors import DenseFactor
 from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.jacobians import gradient_rows
 from probml_tp.likelihoods import Gaussian
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.priors import SiteDistribution
 
 __all__ = ["Exact"]
@@ -52,7 +52,7 @@ class Exact(StructuredNormal):
     name: ClassVar[str] = "exact"
 
     def __init__(self, model: BayesianModel, *, max_params: int = 10_000) -> None:
-        _check_conjugate(model)
+        _check_conjugate(check_model(model))
         factor = DenseFactor(model, list(model.sites))
         check_size(factor, name=self.name, model=model, max_params=max_params)
         super().__init__(model, [factor])

@@ -23,7 +23,7 @@ from probml_tp.guides.fisher import (
 )
 from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.jacobians import plain_layers
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 
 __all__ = ["Laplace", "LinearizedLaplace", "Structure"]
 
@@ -101,7 +101,7 @@ class Laplace(StructuredNormal):
                 f"the exact Hessian comes in full structure only; got {structure!r}. Use "
                 f"curvature='ggn', or structure='full'."
             )
-        chosen = chosen_sites(model, sites)
+        chosen = chosen_sites(check_model(model), sites)
         if model.conditional_sites and (structure != "full" or len(chosen) < len(model.sites)):
             raise ValueError(
                 f"in a model whose priors depend on other sites, Laplace takes all sites in full "

@@ -539,6 +539,9 @@ def resolve_priors(
     made: dict[str, Any] = {}
     for name, parameter in parameters.items():
         chosen = lookup[name] if lookup is not None else prior
+        if isinstance(chosen, Distribution):
+            made[name] = chosen
+            continue
         if isinstance(chosen, type) or not callable(chosen):
             raise ValueError(
                 f"a prior is a distribution or a callable (name, parameter) -> distribution; got "
@@ -546,7 +549,7 @@ def resolve_priors(
                 f"{getattr(chosen, '__name__', repr(chosen))} for {name!r}. Pass for example "
                 f"NormalPrior(scale=1.0)."
             )
-        made[name] = chosen if isinstance(chosen, Distribution) else chosen(name, parameter)
+        made[name] = chosen(name, parameter)
     given = {n: tuple(p.given) for n, p in made.items() if isinstance(p, ConditionalPrior)}
     sites: dict[str, SiteDistribution] = {}
     for name in _in_order([*parameters, *own], given):
@@ -621,8 +624,11 @@ def _of_elements(distribution: Any) -> Any:
     family = getattr(dist, type(distribution).__name__, None)
     if not isinstance(family, type) or not isinstance(distribution, Distribution):
         return distribution
-    arguments = {name: getattr(distribution, name) for name in distribution.arg_constraints}
-    return family(**arguments, validate_args=False)
+    try:
+        arguments = {name: getattr(distribution, name) for name in distribution.arg_constraints}
+        return family(**arguments, validate_args=False)
+    except (TypeError, ValueError, NotImplementedError):  # no family of scalars
+        return distribution
 
 
 def _check_elementwise(name: str, distribution: Any, shape: torch.Size) -> None:
