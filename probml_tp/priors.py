@@ -271,7 +271,7 @@ class SiteDistribution(nn.Module):
 
     def __init__(self, name: str, distribution: Any, like: Tensor) -> None:
         super().__init__()
-        distribution = _of_elements(distribution)
+        distribution = _of_pyro(distribution)
         _check_elementwise(name, distribution, like.shape)
         self.shape = like.shape
         self._family: Any = type(distribution)
@@ -544,7 +544,7 @@ def resolve_priors(
             continue
         if isinstance(chosen, type) or not callable(chosen):
             raise ValueError(
-                f"a prior is a distribution or a callable (name, parameter) -> distribution; got "
+                f"a prior is a callable (name, parameter) -> distribution, or a distribution; got "
                 f"{'the class ' if isinstance(chosen, type) else ''}"
                 f"{getattr(chosen, '__name__', repr(chosen))} for {name!r}. Pass for example "
                 f"NormalPrior(scale=1.0)."
@@ -615,10 +615,8 @@ def _lookup(
     return chosen
 
 
-def _of_elements(distribution: Any) -> Any:
-    """The distribution of the elements, of Pyro's family where it is of torch's."""
-    while isinstance(distribution, torch.distributions.Independent):
-        distribution = distribution.base_dist
+def _of_pyro(distribution: Any) -> Any:
+    """The same of Pyro's family where it is of torch's."""
     if isinstance(distribution, TorchDistributionMixin):
         return distribution
     family = getattr(dist, type(distribution).__name__, None)
