@@ -16,7 +16,7 @@ from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import gradient_rows
 from probml_tp.likelihoods import Gaussian, is_exactly
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 from probml_tp.priors import SiteDistribution
 
 __all__ = ["Exact", "why_not_exact"]
@@ -57,7 +57,7 @@ class Exact(StructuredNormal):
 
     @checked()
     def __init__(self, model: BayesianModel, *, max_params: int = MAX_PARAMS) -> None:
-        if reason := _why_not_conjugate(model):
+        if reason := _why_not_conjugate(check_model(model)):
             raise ValueError(reason)
         factor = DenseFactor(model, list(model.sites))
         check_size(factor, name=self.name, model=model, max_params=max_params)

@@ -26,7 +26,7 @@ from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.jacobians import gradient_rows, plain_layers
 from probml_tp.guides.layers import own_sites
 from probml_tp.last_layer import last_called, last_defined
-from probml_tp.model import BayesianModel
+from probml_tp.model import BayesianModel, check_model
 
 __all__ = ["Laplace", "LinearizedLaplace", "Structure"]
 
@@ -106,7 +106,7 @@ class Laplace(StructuredNormal):
                 f"the exact Hessian comes in full structure only; got {structure!r}. Use "
                 f"curvature='ggn', or structure='full'."
             )
-        chosen = chosen_sites(model, sites)
+        chosen = chosen_sites(check_model(model), sites)
         if model.conditional_sites and (structure != "full" or len(chosen) < len(model.sites)):
             raise ValueError(
                 f"in a model whose priors depend on other sites, Laplace takes all sites in full "

@@ -149,7 +149,7 @@ class Gaussian(RegressionLikelihood):
         self.noise_prior: SiteDistribution | None = None
         known = plain(scale)
         if isinstance(known, Real):
-            self._scale = positive("Gaussian.scale", float(known))
+            self._scale = positive("Gaussian.scale", cast("float", known))
             value = torch.tensor(self._scale, dtype=torch.float64)
             self.register_buffer("scale", value.to(torch.get_default_dtype()), persistent=False)
         elif isinstance(scale, Distribution):

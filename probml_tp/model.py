@@ -272,7 +272,9 @@ class BayesianModel(nn.Module):
             now = site.base()
             return dist.Normal(now.loc, scales[name]) if name in scales else now
 
-        return BayesianModel(self.net, prior, likelihood, name=self.name)
+        model = BayesianModel(self.net, prior, likelihood, name=self.name)
+        model._frozen = self._frozen
+        return model
 
     def fingerprint(self) -> str:
         """A short hash of what the model consists of: models with different ones are different.
@@ -530,7 +532,8 @@ def check_model(model: object) -> BayesianModel:
     if isinstance(model, nn.Module):
         what, remedy = f"the module {type(model).__name__}", "model = BayesianModel(net, "
     elif callable(model):
-        what = f"the function {getattr(model, '__name__', type(model).__name__)!r}"
+        kind = "class" if isinstance(model, type) else "function"
+        what = f"the {kind} {getattr(model, '__name__', type(model).__name__)!r}"
         remedy = (
             "Make its parameters those of an nn.Module whose forward(self, x) returns the outputs, "
             "and pass BayesianModel(net, "
@@ -572,6 +575,11 @@ def _check_names(parameters: Iterable[str], own: Iterable[str]) -> None:
             raise ValueError(
                 f"site names must be unique; the net has a parameter named {name!r}, a name that "
                 f"{user}. Rename the net's."
+            )
+        if "/" in name:
+            raise ValueError(
+                f"site names must be fit for files of draws, where / parts a group from what is in "
+                f"it; got a parameter named {name!r}. Rename it."
             )
 
 

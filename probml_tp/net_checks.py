@@ -32,6 +32,7 @@ __all__ = [
     "spread",
 ]
 
+GOLDEN = (5**0.5 - 1) / 2
 ROWS = 4
 """Rows of ``x`` that a net is probed on."""
 
@@ -115,14 +116,17 @@ def check_net(net: nn.Module, parameters: Mapping[str, Tensor]) -> None:
 
 
 def spread(size: int) -> Tensor:
-    """Fixed numbers spread over (-1, 1) without a pattern that a net could see, ``(size,)``.
+    r"""Fixed numbers spread over (-1, 1), :math:`2 \{i^2\varphi\} - 1`, ``(size,)``.
+
+    The phase is quadratic in ``i``, so that a matrix filled with them has full rank, and the
+    arithmetic simple, so that all machines agree.
 
     Example:
         >>> bool(spread(1000).abs().max() < 1)
         True
     """
     i = torch.arange(1, min(size, PERIOD) + 1, dtype=torch.float64)
-    block = (43758.5453 * torch.sin(12.9898 * i)).frac()
+    block = 2 * (i * i * GOLDEN).frac() - 1
     return block.repeat(-(-size // PERIOD))[:size]
 
 

@@ -274,7 +274,7 @@ class SiteDistribution(nn.Module):
 
     def __init__(self, name: str, distribution: Any, like: Tensor) -> None:
         super().__init__()
-        distribution = _of_elements(distribution)
+        distribution = _of_pyro(distribution)
         _check_elementwise(name, distribution, like.shape)
         self.shape = like.shape
         self._family: Any = type(distribution)
@@ -579,14 +579,17 @@ def resolve_priors(
     made: dict[str, Any] = {}
     for name, parameter in parameters.items():
         chosen = lookup[name] if lookup is not None else prior
+        if isinstance(chosen, Distribution):
+            made[name] = chosen
+            continue
         if isinstance(chosen, type) or not callable(chosen):
             raise ValueError(
-                f"a prior is a distribution or a callable (name, parameter) -> distribution; got "
+                f"a prior is a callable (name, parameter) -> distribution, or a distribution; got "
                 f"{'the class ' if isinstance(chosen, type) else ''}"
                 f"{getattr(chosen, '__name__', repr(chosen))} for {name!r}. Pass for example "
                 f"NormalPrior(scale=1.0)."
             )
-        made[name] = chosen if isinstance(chosen, Distribution) else chosen(name, parameter)
+        made[name] = chosen(name, parameter)
     given = {n: tuple(p.given) for n, p in made.items() if isinstance(p, ConditionalPrior)}
     sites: dict[str, SiteDistribution] = {}
     for name in _in_order([*parameters, *own], given):
@@ -652,17 +655,18 @@ def _lookup(
     return chosen
 
 
-def _of_elements(distribution: Any) -> Any:
-    """The distribution of the elements, of Pyro's family where it is of torch's."""
-    while isinstance(distribution, torch.distributions.Independent):
-        distribution = distribution.base_dist
+def _of_pyro(distribution: Any) -> Any:
+    """The same of Pyro's family where it is of torch's."""
     if isinstance(distribution, TorchDistributionMixin):
         return distribution
     family = getattr(dist, type(distribution).__name__, None)
     if not isinstance(family, type) or not isinstance(distribution, Distribution):
         return distribution
-    arguments = {name: getattr(distribution, name) for name in distribution.arg_constraints}
-    return family(**arguments, validate_args=False)
+    try:
+        arguments = {name: getattr(distribution, name) for name in distribution.arg_constraints}
+        return family(**arguments, validate_args=False)
+    except (TypeError, ValueError, NotImplementedError):  # no family of scalars
+        return distribution
 
 
 def _check_elementwise(name: str, distribution: Any, shape: torch.Size) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from probml_tp import (
     Bernoulli,
     Categorical,
     Delta,
+    Exact,
     FanInNormalPrior,
     Gaussian,
     HeteroscedasticGaussian,
+    Laplace,
     LaplacePrior,
     MeanFieldNormal,
     NormalPrior,
@@ -27,8 +30,12 @@ from probml_tp import (
     StudentTPrior,
     elbo,
     fit,
+    fit_ensemble,
+    fit_evidence,
     sample_nuts,
+    which_posterior,
 )
+from probml_tp.diagnostics import annealed_importance_sampling
 from probml_tp.models import (
     GaussianBasis,
     LinearBasis,
@@ -210,6 +217,39 @@ def test_nan_labels_are_refused() -> None:
     labels = case.y.double()
     labels[4] = math.nan
     refused(lambda: case.model.check_data(case.x, labels), "y must be finite", "(4,)")
+
+
+# ------------------------------------------------------------------- what is no Bayesian model
+
+
+def a_function(x: Tensor) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (nn.Linear(2, 1), "the module Linear"),
+        (a_function, "the function 'a_function'"),
+        (BayesianModel, "the class 'BayesianModel'"),
+        (None, "got None"),
+    ],
+)
+def test_a_bare_module_or_function_is_no_model(model: Any, what: str, tmp_path: Path) -> None:
+    data = good(regression())
+    path = Posterior(Delta(regression())).save(tmp_path / "posterior")
+    calls: list[Callable[[], object]] = [
+        lambda: fit(model, Delta, data),
+        lambda: fit_ensemble(model, Delta, data),
+        lambda: fit_evidence(model, data),
+        lambda: sample_nuts(model, data),
+        lambda: which_posterior(model, data),
+        lambda: annealed_importance_sampling(model, *data),
+        lambda: Posterior.load(path, model),
+        *(lambda guide=guide: guide(model) for guide in (Delta, Laplace, Exact, MeanFieldNormal)),
+    ]
+    for call in calls:
+        refused(call, "model must be a BayesianModel", what, "BayesianModel(net, NormalPrior(scale")
 
 
 # ------------------------------------------------------- what is not bad, and must not be refused

@@ -242,3 +242,43 @@ def test_targets_of_regression_take_their_canonical_shape() -> None:
 def test_an_odd_number_of_outputs_is_no_mean_and_scale() -> None:
     with pytest.raises(ValueError, match=r"two outputs \(mean and scale\) per target.*has 3"):
         HeteroscedasticGaussian().check_outputs(torch.Size([4, 3]))
+
+
+# --------------------------------------------------------------------------- numbers of any type
+
+NUMBERS = {
+    "tensor": torch.tensor(0.25),
+    "one element": torch.tensor([[0.25]]),
+    "requires grad": torch.tensor(0.25, requires_grad=True),
+    "numpy scalar": np.float32(0.25),
+    "array": np.array(0.25),
+}
+
+
+@pytest.mark.parametrize("scale", NUMBERS.values(), ids=NUMBERS)
+def test_a_known_scale_is_a_number_of_any_type(scale: float) -> None:
+    likelihood = Gaussian(scale=scale)
+    assert likelihood.describe() == "Gaussian(scale=0.25)"
+    assert likelihood.double().scale.item() == 0.25
+    assert not likelihood.scale.requires_grad
+    assert Gaussian.from_precision(scale).scale.item() == pytest.approx(2.0)
+    assert HeteroscedasticGaussian(min_scale=scale).min_scale == 0.25
+
+
+def test_torchs_distributions_are_noise_priors() -> None:
+    likelihood = Gaussian(torch.distributions.HalfNormal(1.0))
+    assert likelihood.describe() == Gaussian(dist.HalfNormal(1.0)).describe()
+
+
+@pytest.mark.parametrize(
+    "scale", [torch.ones(3), "a", None, [0.1], True, torch.tensor(True), math.nan, len]
+)
+def test_what_is_no_scale_is_refused(scale: object) -> None:
+    with pytest.raises(ValueError, match=r"Gaussian.scale must be a positive"):
+        Gaussian(scale)  # type: ignore[arg-type]
+
+
+def test_a_number_of_classes_may_be_a_tensor() -> None:
+    assert Categorical(torch.tensor(3)).num_classes == 3
+    with pytest.raises(ValueError, match="at least two classes"):
+        Categorical(np.int64(1))

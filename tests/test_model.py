@@ -354,8 +354,10 @@ def test_initial_params_have_the_models_type() -> None:
 # ------------------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize("name", ["y", "data"])
-def test_parameters_named_like_pyros_own_sites_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["y", "data", "chain", "draw", "a/b"])
+def test_parameters_with_names_that_have_a_use_are_refused(
+    name: str,
+) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()

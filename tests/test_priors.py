@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import scipy.stats
@@ -343,3 +344,51 @@ def test_dropped_weights_have_independent_priors() -> None:
     model = BayesianModel(net, prior, Gaussian(scale=0.3))
     with pytest.raises(ValueError, match="neither depend on other sites nor"):
         MCDropout(model, rates={"1": 0.3})
+
+
+# ------------------------------------------------------- distributions, and numbers of any type
+
+BARE = {
+    "pyro": dist.Normal(0.0, 2.0),
+    "torch": torch.distributions.Normal(0.0, 2.0),
+    "of each element": torch.distributions.Normal(torch.zeros(2, 3), 2.0),
+    "in a mapping": {"*": dist.Normal(0.0, 2.0)},
+    "from a function": lambda _n, _p: torch.distributions.Normal(0.0, 2.0),
+    "tensor": NormalPrior(torch.tensor(2.0)),
+    "tensor of one element": NormalPrior(torch.tensor([2.0], requires_grad=True)),
+    "array": NormalPrior(np.array(2.0), np.float32(0)),
+}
+
+
+@pytest.mark.parametrize("prior", BARE.values(), ids=BARE)
+def test_distributions_and_numbers_of_any_type_are_priors(prior: object) -> None:
+    found = site(prior)
+    expected = scipy.stats.norm(0, 2).logpdf(VALUES.numpy()).sum()
+    assert found.is_normal
+    assert float(found.log_prob(VALUES)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_priors_keep_plain_numbers() -> None:
+    assert NormalPrior(torch.tensor(2.0)) == NormalPrior(2.0)
+    assert repr(StudentTPrior(torch.tensor(3), np.float64(1))) == "StudentTPrior(df=3.0, scale=1.0)"
+    with pytest.raises(ValueError, match=r"NormalPrior.scale must be a positive finite number"):
+        NormalPrior(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (NormalPrior, "the class NormalPrior"),
+        (dist.Normal, "the class Normal"),
+        (1.0, "got 1.0"),
+        (torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)), "distribution"),
+        (torch.distributions.Bernoulli(0.5), "distribution"),
+        (
+            torch.distributions.TransformedDistribution(torch.distributions.Normal(0.0, 1.0), []),
+            "TransformedDistribution",
+        ),
+    ],
+)
+def test_what_is_no_distribution_of_elements_is_refused(prior: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        site(prior)
