@@ -119,7 +119,7 @@ class Gaussian(RegressionLikelihood):
 
     scale: Tensor
 
-    @checked()
+    @checked(scale=None)
     def __init__(self, scale: float | TorchDistribution) -> None:
         super().__init__()
         self.noise_prior: SiteDistribution | None = None
