@@ -3,7 +3,7 @@ r"""Basis functions :math:`\phi` of linear regression, for scalar inputs."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class LinearBasis(PolynomialBasis):
 
 def _row(name: str, value: object) -> None:
     """The rule of a row of values, which are checked where they are read."""
-    if not isinstance(value, Sequence | np.ndarray | Tensor) or isinstance(value, str):
+    if not isinstance(value, Sized) or isinstance(value, str):
         raise ValueError(f"{name} must be a sequence of numbers; got {value!r}. Pass [0.0, 1.0].")
 
 
