@@ -26,7 +26,8 @@ import probml_tp
 INTERNAL = {
     "arguments", "cli", "click_options", "config", "digest", "environment", "evaluate",
     "experiment", "experiments", "files", "guide", "layout", "model", "moments", "plots",
-    "posterior", "progress", "process", "schema", "signals", "staging", "tensor_files", "report", "results", "validation",
+    "posterior", "progress", "process", "report", "results", "schema", "staging",
+    "tensor_files", "validation",
 }  # fmt: skip
 """Parts that the others share, the command line, and what draws or prints results."""
 
