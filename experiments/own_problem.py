@@ -212,7 +212,8 @@ def _usual_guides(model: BayesianModel) -> list[str]:
 
 def _checked_guides(guides: Sequence[str]) -> list[str]:
     known = ("exact", *GUIDES)
-    if isinstance(guides, str) or not guides or any(guide not in known for guide in guides):
+    is_row = isinstance(guides, Sequence) and not isinstance(guides, str) and len(guides) > 0
+    if not is_row or any(guide not in known for guide in guides):
         raise ValueError(
             f"guides must be names among {', '.join(known)}; got {guides!r}. Fit others yourself, "
             f"and pass them as posteriors."

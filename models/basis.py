@@ -3,7 +3,7 @@ r"""Basis functions :math:`\phi` of linear regression, for scalar inputs."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,12 @@ class LinearBasis(PolynomialBasis):
         return ""
 
 
+def _row(name: str, value: object) -> None:
+    """The rule of a row of values, which are checked where they are read."""
+    if not isinstance(value, Sized) or isinstance(value, str):
+        raise ValueError(f"{name} must be a sequence of numbers; got {value!r}. Pass [0.0, 1.0].")
+
+
 class GaussianBasis(Basis):
     r""":math:`\phi_j(x) = \exp(-(x - \mu_j)^2 / (2 s^2))`, no constant (Bishop 2006, eq. 3.4).
 
@@ -98,7 +104,7 @@ class GaussianBasis(Basis):
 
     centers: Tensor
 
-    @checked()
+    @checked(scale=positive, centers=_row)
     def __init__(self, *, centers: Sequence[float], scale: float) -> None:
         super().__init__()
         self.scale = positive("scale", scale)

@@ -21,7 +21,7 @@ Activation = Literal["relu", "tanh", "gelu", "silu"]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
-@checked()
+@checked(activation=None)
 def mlp(
     sizes: Sequence[int],
     *,
@@ -62,7 +62,7 @@ def mlp(
     return net
 
 
-@checked()
+@checked(activation=None)
 def mlp_regressor(
     num_features: int,
     *,
@@ -103,7 +103,7 @@ def mlp_regressor(
     return BayesianModel(net, prior, likelihood, name=f"mlp-regressor{sizes}")
 
 
-@checked()
+@checked(activation=None)
 def mlp_classifier(
     num_features: int,
     *,

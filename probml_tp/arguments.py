@@ -36,6 +36,7 @@ Rule = Callable[[str, Any], object]
 
 SAME_EVERYWHERE: dict[str, Rule] = {
     "batch_size": positive_integer,
+    "init_scale": positive,
     "level": strictly_between_0_and_1,
     "lr": positive,
     "num_samples": positive_integer,
@@ -44,7 +45,7 @@ SAME_EVERYWHERE: dict[str, Rule] = {
 """Rules of arguments that mean the same in every function."""
 
 
-def checked(**rules: Rule) -> Callable[[T], T]:
+def checked(**rules: Rule | None) -> Callable[[T], T]:
     """Let a function, or a class's constructor, refuse arguments that its signature does not allow.
 
     Types come from the annotations: integers (``True`` is none), finite numbers, ``True`` or
@@ -55,6 +56,7 @@ def checked(**rules: Rule) -> Callable[[T], T]:
     Args:
         rules: the narrower rule of an argument, such as ``draws=positive_integer``. Some names mean
             the same everywhere and have one already: ``seed``, ``num_samples``, ``level``, ...
+            ``None`` leaves an argument to the function itself.
 
     Returns:
         A decorator. The function gets its arguments as they came.
@@ -106,7 +108,7 @@ def real_tensor(ndim: int | None = None, *, infinite: bool = False) -> Rule:
     return rule
 
 
-def _guarded(function: Any, own: Mapping[str, Rule]) -> Any:
+def _guarded(function: Any, own: Mapping[str, Rule | None]) -> Any:
     signature = inspect.signature(function)
     if unknown := set(own) - set(signature.parameters):
         raise TypeError(f"rules for {', '.join(unknown)}, which {function.__qualname__} lacks")
@@ -134,8 +136,12 @@ def _guarded(function: Any, own: Mapping[str, Rule]) -> Any:
     return functools.wraps(function)(moved)
 
 
-def _rule_of(parameter: inspect.Parameter, function: Any, own: Mapping[str, Rule]) -> Rule | None:
+def _rule_of(
+    parameter: inspect.Parameter, function: Any, own: Mapping[str, Rule | None]
+) -> Rule | None:
     """The rule of a parameter: its own, that of its name, or that of its type."""
+    if own.get(parameter.name, checked) is None:
+        return None
     hint = annotated_type(parameter.annotation, function)
     narrow = own.get(parameter.name, SAME_EVERYWHERE.get(parameter.name))
     if narrow is not None:
@@ -199,15 +205,20 @@ PLAIN: dict[Any, Allowed] = {
 
 def allowed(hint: Any) -> Allowed | None:
     """What a type allows; None where that is everything."""
-    origin, parts = get_origin(hint) or hint, get_args(hint)
+    origin: Any = get_origin(hint) or hint
+    parts = get_args(hint)
     if origin in (Union, UnionType):
         return _any_of([allowed(part) for part in parts])
     if origin is Literal:
-        words = ", ".join(map(repr, parts))
+        words = ", ".join(map(str, parts))
         return Allowed(f"one of {words}", lambda v: isinstance(v, str) and v in parts)
     if origin in PLAIN:
         return PLAIN[origin]
-    if not isinstance(origin, type) or origin is object or getattr(origin, "_is_protocol", False):
+    if (
+        origin in (Any, object)
+        or not isinstance(origin, type)
+        or getattr(origin, "_is_protocol", False)
+    ):
         return None
     if issubclass(origin, os.PathLike):
         return Allowed("a path", lambda v: isinstance(v, os.PathLike | str) and str(v) != "")

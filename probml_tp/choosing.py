@@ -89,7 +89,7 @@ class PosteriorPage:
         return build_report(Path(folder))
 
 
-@checked()
+@checked(guides=None)
 def which_posterior(
     model: BayesianModel,
     data: tuple[object, object],

@@ -143,7 +143,7 @@ class Gaussian(RegressionLikelihood):
 
     scale: Tensor
 
-    @checked()
+    @checked(scale=None)
     def __init__(self, scale: float | Tensor | Distribution) -> None:
         super().__init__()
         self.noise_prior: SiteDistribution | None = None

@@ -361,7 +361,7 @@ def _mean_absolute_normal(mean: Tensor, variance: Tensor) -> Tensor:
     return absolute
 
 
-@checked(probs=real_tensor(2), reference=real_tensor(2))
+@checked(probs=real_tensor(), reference=real_tensor())
 def total_variation(probs: Tensor, reference: Tensor) -> Tensor:
     r"""The total variation distance of two predictive distributions over classes.
 

@@ -89,7 +89,7 @@ class BayesianModel(nn.Module):
         torch.Size([])
     """
 
-    @checked()
+    @checked(prior=None)
     def __init__(
         self,
         net: nn.Module,

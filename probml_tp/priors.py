@@ -51,7 +51,7 @@ PriorSpec = Prior | Mapping[str, Prior]
 """One prior for every parameter, or a mapping from name patterns to priors."""
 
 
-@checked()
+@checked(scale=None)
 @dataclass(frozen=True)
 class NormalPrior:
     r"""Independent normal prior, :math:`\theta_i \sim \mathcal N(\mu, s^2)`.
@@ -201,7 +201,7 @@ def _as_they_are(*given: Tensor) -> Sequence[Tensor]:
     return given
 
 
-@checked()
+@checked(given=None)
 @dataclass(frozen=True)
 class ConditionalPrior:
     r"""A prior that depends on other sites, :math:`\theta \sim p(\theta \mid \mu, \tau)`.
@@ -238,7 +238,7 @@ class ConditionalPrior:
     arguments: Callable[..., Sequence[Any]] = _as_they_are
 
     def __post_init__(self) -> None:
-        if isinstance(self.given, str) or not self.given:
+        if isinstance(self.given, str) or not isinstance(self.given, Sequence) or not self.given:
             raise ValueError(
                 f"a conditional prior names the sites that it depends on in a sequence; got "
                 f"{self.given!r}. Pass for example given=('mu', 'tau')."
@@ -542,7 +542,7 @@ class NormalSites(nn.Module):
         return -0.5 * z.square().sum(-1) - self.log_normalizer
 
 
-@checked()
+@checked(prior=None)
 def resolve_priors(
     prior: PriorSpec,
     parameters: Mapping[str, Tensor],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Sized
 from numbers import Integral, Real
 from typing import Any
@@ -55,8 +55,10 @@ def is_number(value: object) -> bool:
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
-    number: Any = value
-    return bool(abs(number) <= sys.float_info.max)
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def is_integer(value: object) -> bool:

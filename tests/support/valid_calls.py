@@ -279,7 +279,9 @@ SPECIAL: dict[str, dict[str, Callable[[World], Any]]] = {
         "data": lambda w: w.images, "corruption": lambda w: "brightness", "severity": lambda w: 2
     },
     "rotated": {"data": lambda w: w.images, "degrees": lambda w: 30.0},
-    "load_images": {"name": lambda w: "mnist", "root": lambda w: w.idx_root, "download": lambda w: False},
+    "load_images": {
+        "name": lambda w: "mnist", "root": lambda w: w.idx_root, "download": lambda w: False,
+    },
     "letters": {"n_per_class": lambda w: 1},
     "noise_images": {"kind": lambda w: "uniform"},
     "ImageDataset.subset": {"max_size": lambda w: 2},

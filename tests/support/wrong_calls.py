@@ -25,8 +25,9 @@ import probml_tp
 
 INTERNAL = {
     "arguments", "cli", "click_options", "config", "digest", "environment", "evaluate",
-    "experiment", "experiments", "files", "guide", "layout", "model", "moments", "plots", "posterior",
-    "progress", "report", "results", "validation",
+    "experiment", "experiments", "files", "guide", "layout", "model", "moments", "plots",
+    "posterior", "progress", "process", "report", "results", "schema", "staging",
+    "tensor_files", "validation",
 }  # fmt: skip
 """Parts that the others share, the command line, and what draws or prints results."""
 
@@ -78,6 +79,7 @@ class WrongCall:
 
 
 PARTS = {
+    "scale": ("noise_scale",),
     "labels": ("y",),
     "y_train": ("y",),
     "y_validation": ("y",),
