@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from probml_tp.guide import Draws, Guide, check_num_samples
+from probml_tp.guide import Draws, Guide, check_draws, check_num_samples
 from probml_tp.validation import positive_integer, valid_seed
 
 __all__ = [
@@ -119,7 +119,8 @@ def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[
     chunk = num_samples if guide.draws_are_stored else chunk
     for start in range(0, num_samples, chunk):
         stop = min(start + chunk, num_samples)
-        yield slice(start, stop), guide.sample(stop - start, generator=generator)
+        draws = guide.sample(stop - start, generator=generator)
+        yield slice(start, stop), check_draws(guide, draws, stop - start)
 
 
 @torch.no_grad()

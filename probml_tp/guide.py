@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive_integer
 
-__all__ = ["Draws", "Guide", "Sites", "check_num_samples", "matches"]
+__all__ = [
+    "Draws",
+    "Guide",
+    "Sites",
+    "check_draws",
+    "check_loss",
+    "check_num_atoms",
+    "check_num_samples",
+    "matches",
+]
 
 Draws = Mapping[str, Tensor]
 """Draws from a posterior: for each site a tensor ``(num_samples, *site shape)``."""
@@ -274,6 +283,48 @@ class Guide(nn.Module, ABC):
                     f"{tuple(tensor.shape)} and {tensor.dtype}. Save the posterior again."
                 )
             known.data = tensor.to(self.model.device)
+
+
+def check_draws(guide: Guide, draws: object, num_samples: int) -> Draws:
+    """Return a guide's draws if they are of every site, in its shape; else raise ``ValueError``."""
+    shapes = {n: (num_samples, *s.shape) for n, s in guide.model.sites.items()}
+    if not isinstance(draws, Mapping) or set(draws) != set(shapes):
+        names = sorted(draws) if isinstance(draws, Mapping) else type(draws).__name__
+        raise ValueError(
+            f"sample of the {guide.name} guide must return draws of the model's sites, "
+            f"{sorted(shapes)}; got {names}. Return one tensor for each site, by its name."
+        )
+    for name, shape in shapes.items():
+        got = tuple(draws[name].shape) if isinstance(draws[name], Tensor) else None
+        if got != shape:
+            raise ValueError(
+                f"sample of the {guide.name} guide must return draws of shape (num_samples, "
+                f"*site shape), for {name!r} {shape}; got "
+                f"{type(draws[name]).__name__ if got is None else got}. Put the draws first."
+            )
+    return draws
+
+
+def check_num_atoms(guide: Guide) -> int | None:
+    """Return the number of points of a guide; raise ``ValueError`` if it is no such number."""
+    count, name = guide.num_atoms, f"num_atoms of the {guide.name} guide"
+    return None if count is None else positive_integer(name, count)
+
+
+def check_loss(guide: Guide, loss: object) -> Tensor:
+    """Return a guide's loss if it is a scalar to be differentiated; else raise ``ValueError``."""
+    if not isinstance(loss, Tensor) or loss.ndim:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"loss of the {guide.name} guide must return a scalar, in nats per data point; got "
+            f"{got}. Take the mean over draws and points."
+        )
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            f"loss of the {guide.name} guide must depend on its parameters; it has no gradient. "
+            f"Compute it from the guide's nn.Parameters, without detach or no_grad."
+        )
+    return loss
 
 
 def check_num_samples(num_samples: int) -> int:

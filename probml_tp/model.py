@@ -23,6 +23,7 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from torch.func import functional_call
 
+from probml_tp.contracts import check_likelihood, check_own_sites, is_ours
 from probml_tp.digest import digest
 from probml_tp.layout import Layout
 from probml_tp.likelihoods import Gaussian, Likelihood, is_exactly
@@ -87,6 +88,7 @@ class BayesianModel(nn.Module):
             if hasattr(module, "inplace"):  # it would write to what other draws still read
                 module.inplace = False  # type: ignore[assignment]
         self.likelihood = copy.deepcopy(likelihood).to(device=self.device, dtype=self.dtype)
+        check_own_sites(self.likelihood)
         own = self.likelihood.site_distributions()
         if clash := (set(own) | {"y", "data"}) & set(parameters):
             raise ValueError(
@@ -361,6 +363,11 @@ class BayesianModel(nn.Module):
         targets = as_tensor("y", y).to(self.device)
         paired(inputs, targets)
         targets = self.likelihood.check_targets(finite("y", targets), outputs)
+        if not is_ours(self.likelihood):
+            params = self.initial_params()
+            check_likelihood(
+                self.likelihood, self.outputs(params, inputs[:2]), targets, params, size=len(inputs)
+            )
         if targets.is_floating_point():
             targets = finite("y", targets.to(self.dtype))
         return inputs, targets

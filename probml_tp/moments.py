@@ -54,8 +54,15 @@ def predict_from_moments(
         The predictions at all points, in order.
 
     Raises:
-        ValueError: there is no such closed form for the likelihood.
+        ValueError: there is no such closed form for the likelihood, or a moment has another shape.
     """
+    for mean, covariance in moments:
+        if mean.ndim != 2 or covariance.shape != (*mean.shape, mean.shape[-1]):
+            raise ValueError(
+                f"function_moments of a guide must return a mean (batch, k) and a covariance "
+                f"(batch, k, k); got {tuple(mean.shape)} and {tuple(covariance.shape)}. Return "
+                f"both for every point."
+            )
     if is_exactly(likelihood, Gaussian):
         mean, covariance = (torch.cat(parts) for parts in zip(*moments, strict=True))
         return _normal(likelihood, mean, covariance)

@@ -15,7 +15,7 @@ from torch import Tensor
 from probml_tp.environment import package_versions
 from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
 from probml_tp.files import atomic_write, tensor_file
-from probml_tp.guide import Guide
+from probml_tp.guide import Guide, check_num_atoms
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.links import Link
 from probml_tp.model import BayesianModel
@@ -321,7 +321,7 @@ class Posterior:
         return self.seed if seed is None else seed
 
     def _num_samples(self, num_samples: int) -> int:
-        return self.guide.num_atoms or num_samples
+        return check_num_atoms(self.guide) or num_samples
 
     def _check_link(self, link: Link | None, *, has_moments: bool) -> None:
         if link is None:

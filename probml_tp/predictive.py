@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from probml_tp.contracts import is_ours, require_shape
 from probml_tp.distribution_functions import has_log_prob_of, independent_parts
 from probml_tp.evaluate import DrawBatch
 from probml_tp.likelihoods import ClassificationLikelihood, Likelihood, RegressionLikelihood
@@ -111,6 +112,7 @@ class ClassificationPredictive(Predictive):
             ValueError: ``y`` is not one label from 0 to C - 1 for each point.
         """
         labels = finite("y", as_tensor("y", y)).to(self.probs.device)
+        labels = labels.long() if labels.dtype == torch.bool else labels
         num_points, num_classes = self.probs.shape
         in_range = (labels >= 0) & (labels < num_classes) & (labels == labels.round())
         if labels.shape != (num_points,) or not bool(in_range.all()):
@@ -446,6 +448,9 @@ class ClassificationAccumulator(Accumulator):
     def add(self, batch: DrawBatch) -> None:
         """Add a chunk."""
         log_probs = self.likelihood.log_probs(batch.outputs)
+        shape = (*batch.outputs.shape[:2], self.likelihood.num_classes)
+        owner = type(self.likelihood).__name__
+        require_shape(owner, "log_probs", log_probs, shape, "(draws, batch, C)")
         probs = log_probs.exp()
         if not hasattr(self, "log_probs"):
             shape = (self.num_points, probs.shape[-1])
@@ -534,6 +539,12 @@ class RegressionAccumulator(Accumulator):
     def add(self, batch: DrawBatch) -> None:
         """Merge a chunk's moments with those so far."""
         loc, noise = self.likelihood.moments(batch.outputs, batch.params)
+        if not is_ours(self.likelihood):
+            event_shape = self.likelihood.distribution(batch.outputs, batch.params).event_shape
+            shape = (*batch.outputs.shape[:2], *(event_shape or (1,)))
+            owner = type(self.likelihood).__name__
+            for name, value in (("mean", loc), ("variance", noise)):
+                require_shape(owner, f"the {name} in moments", value, shape, "(draws, batch, d)")
         if self._kept is not None:
             self._normal.setdefault(batch.draws.start, []).append((loc, noise.sqrt()))
             self._keep_distributions(batch)

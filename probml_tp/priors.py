@@ -282,6 +282,27 @@ class SiteDistribution(nn.Module):
             self.register_buffer(argument, value, persistent=False)
         self.support = distribution.support
         self._check_rebuilds(name)
+        if self._family.__module__.split(".")[0] not in ("torch", "pyro"):
+            self._check_density(name, distribution, like)
+
+    def _check_density(self, name: str, distribution: Any, like: Tensor) -> None:
+        """A family of the user's: its density is one for each element, and survives rebuilding."""
+        places = _probe(like, self.shape, self.support)
+        wanted, found = distribution.log_prob(places), self.base().log_prob(places)
+        shape = getattr(wanted, "shape", None)
+        if shape != places.shape:
+            raise ValueError(
+                f"log_prob of a prior must give one density for each element, of shape (draws, "
+                f"*parameter), here {tuple(places.shape)}; that of {self._family.__name__} for "
+                f"{name!r} gave {type(wanted).__name__ if shape is None else tuple(shape)}. Do "
+                f"not sum over elements."
+            )
+        if not torch.allclose(found.to(wanted), wanted, rtol=0.02, atol=0.02):
+            raise ValueError(
+                f"a prior must be determined by its arg_constraints, {list(self._arguments)}; that "
+                f"for {name!r}, a {self._family.__name__}, has another density when it is made "
+                f"anew from them. List every argument of its constructor there."
+            )
 
     def _check_rebuilds(self, name: str) -> None:
         try:

@@ -27,6 +27,7 @@ NUMERICS = {
     "guide",
     "predictive",
     "target_mixture",
+    "contracts",
     "distribution_functions",
     "layout",
     "metrics",

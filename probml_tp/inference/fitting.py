@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
-from probml_tp.guide import Guide
+from probml_tp.guide import Guide, check_loss
 from probml_tp.inference.autoguide import AutoGuideAdapter
 from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
 from probml_tp.inference.memory import peak_memory_mib
@@ -267,7 +267,7 @@ class _Trainer:
     def _evaluate(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of some points, which is counted."""
         self.info.forward_passes += self.guide.loss_passes * len(x) / len(self.x)
-        return self.guide.loss(x, y, size=len(self.x))
+        return check_loss(self.guide, self.guide.loss(x, y, size=len(self.x)))
 
     def _check_finite(self) -> None:
         if not torch.isfinite(torch.tensor(self.info.losses[-1])):
