@@ -17,7 +17,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from probml_tp.metrics import JUST_BELOW_ONE
+from probml_tp.metrics import binned_error, equal_bins
 from probml_tp.predictive import ClassificationPredictive
 from probml_tp.validation import positive, positive_integer
 
@@ -65,8 +65,8 @@ def reliability(
 ) -> Reliability:
     """Bin the points by confidence and compare it with accuracy.
 
-    The confidence is the probability of the predicted class. Bins are closed on the left, the last
-    on both sides, as in :func:`~probml_tp.metrics.expected_calibration_error`.
+    The confidence is the probability of the predicted class. Bins of equal width are those of
+    :func:`~probml_tp.metrics.expected_calibration_error`, closed on the left.
 
     Args:
         predictive: the predictions at ``N`` points.
@@ -90,11 +90,17 @@ def reliability(
     """
     labels = predictive.check_labels(y)
     predicted = predictive.predicted_class
+    correct, bins = (predicted == labels).cpu().numpy(), positive_integer("num_bins", num_bins)
+    if not adaptive:
+        confidence = predictive.confidence
+        place = equal_bins(confidence, bins).cpu().numpy()
+        return _binned(
+            confidence.double().cpu().numpy(), correct, place, np.arange(bins + 1) / bins
+        )
     log_confidence = predictive.log_probs.gather(1, predicted.unsqueeze(1)).squeeze(1)
-    confidence = log_confidence.exp().clamp_max(1.0).cpu().numpy()
-    bins = positive_integer("num_bins", num_bins)
-    edges = _equal_mass(confidence, bins) if adaptive else np.linspace(0, 1, bins + 1)
-    return _binned(confidence, (predicted == labels).cpu().numpy(), edges)
+    sharp = log_confidence.exp().clamp_max(1.0).cpu().numpy()
+    edges = _equal_mass(sharp, bins)
+    return _binned(sharp, correct, np.searchsorted(edges[:-1], sharp, side="right") - 1, edges)
 
 
 def adaptive_calibration_error(
@@ -139,7 +145,8 @@ def classwise_calibration_error(
 
     over ``B`` bins of equal width in the probability of class ``c``; the "static calibration
     error" of Nixon et al. (2019). It sees all probabilities, those of classes not predicted too:
-    with many classes most are near 0 and the error is small. By torchmetrics.
+    with many classes most are near 0 and the error is small. The bins are those of
+    :func:`~probml_tp.metrics.expected_calibration_error`.
 
     Args:
         predictive: the predictions at ``N`` points.
@@ -158,13 +165,10 @@ def classwise_calibration_error(
         >>> round(classwise_calibration_error(predictive, [0, 1]), 6)
         0.3
     """
-    from torchmetrics.functional.classification import binary_calibration_error
-
     labels = predictive.check_labels(y)
     bins = positive_integer("num_bins", num_bins)
     by_class = [
-        float(binary_calibration_error(p, (labels == c).long(), n_bins=bins, norm="l1"))
-        for c, p in enumerate(predictive.probs.clamp_max(JUST_BELOW_ONE).mT.contiguous())
+        binned_error(p, labels == c, equal_bins(p, bins)) for c, p in enumerate(predictive.probs.mT)
     ]
     return math.fsum(by_class) / len(by_class)
 
@@ -268,9 +272,8 @@ def _equal_mass(confidence: Array, num_bins: int) -> Array:
     return np.append(np.unique(rising[first]), rising[-1])
 
 
-def _binned(confidence: Array, correct: Array, edges: Array) -> Reliability:
+def _binned(confidence: Array, correct: Array, place: Array, edges: Array) -> Reliability:
     bins = len(edges) - 1
-    place = np.searchsorted(edges[:-1], confidence, side="right") - 1
     count = np.bincount(place, minlength=bins)
     used = count > 0
     return Reliability(

@@ -22,18 +22,17 @@ if TYPE_CHECKING:
     from probml_tp.posterior import Posterior
 
 __all__ = [
+    "binned_error",
     "brier_score",
     "classification_metrics",
     "classification_scores",
     "crps",
+    "equal_bins",
     "expected_calibration_error",
     "regression_metrics",
     "regression_scores",
     "total_variation",
 ]
-
-JUST_BELOW_ONE = 1 - 2**-24
-"""The largest float32 below 1."""
 
 MAX_PAIRS = 2_000_000
 """Pairs of mixture components, over points, that are held in memory at once."""
@@ -139,8 +138,7 @@ def expected_calibration_error(
               \left|\mathrm{accuracy}_b - \mathrm{confidence}_b\right|
 
     over ``B`` bins of equal width in the probability of the predicted class, each closed on the
-    left, the last on both sides. By torchmetrics, which would put a confidence of exactly 1 into
-    a bin of its own: it is lowered by less than 1e-7.
+    left, the last on both sides: see :func:`equal_bins`.
 
     Args:
         predictive: the predictions at ``N`` points.
@@ -160,15 +158,54 @@ def expected_calibration_error(
         >>> round(expected_calibration_error(predictive, [0, 1]), 6)  # one bin: |0.5 - 0.99|
         0.49
     """
-    # Torchmetrics takes longer to import than all the rest of this module.
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     labels = predictive.check_labels(y)
-    probs = predictive.probs.clamp_max(JUST_BELOW_ONE)
-    error: Tensor = multiclass_calibration_error(
-        probs, labels, probs.shape[-1], n_bins=positive_integer("num_bins", num_bins), norm="l1"
-    )
-    return float(error)
+    count = positive_integer("num_bins", num_bins)
+    correct = predictive.predicted_class == labels
+    return binned_error(predictive.confidence, correct, equal_bins(predictive.confidence, count))
+
+
+def equal_bins(probability: Tensor, num_bins: int) -> Tensor:
+    r"""The bin of each probability among :math:`[b / B, (b + 1) / B)`, the last one closed.
+
+    A probability is compared as it is, float32 exactly as float64, with the doubles nearest to
+    :math:`b / B`. So the float32 next to 0.7, which is smaller, lies below the edge 7/10.
+
+    Args:
+        probability: from 0 to 1, ``(N,)``.
+        num_bins: ``B``.
+
+    Returns:
+        Numbers from 0 to B - 1, ``(N,)``.
+
+    Example:
+        >>> equal_bins(torch.tensor([0.0, 0.2, 0.21, 0.8, 1.0]), 5)
+        tensor([0, 1, 1, 4, 4])
+    """
+    edges = torch.arange(1, num_bins, dtype=torch.float64, device=probability.device) / num_bins
+    return torch.searchsorted(edges, probability.double().contiguous(), right=True)
+
+
+def binned_error(probability: Tensor, happened: Tensor, bins: Tensor) -> float:
+    r"""How far probability and frequency are apart, bin by bin.
+
+    .. math:: \frac1N \sum_b \Big|\sum_{n \in b} (p_n - [\text{happened}_n])\Big|
+
+    Args:
+        probability: ``p``, ``(N,)``.
+        happened: whether each event came, ``(N,)``.
+        bins: the bin of each, ``(N,)``.
+
+    Returns:
+        The error, between 0 and 1.
+
+    Example:
+        >>> p, bins = torch.tensor([0.5, 0.75, 0.75]), torch.tensor([0, 1, 1])
+        >>> binned_error(p, torch.tensor([True, True, False]), bins)  # (0.5 + 0.5) / 3
+        0.3333333333333333
+    """
+    gap = probability.double() - happened.double()
+    total = torch.zeros(int(bins.max()) + 1, dtype=torch.float64, device=gap.device)
+    return float(total.index_add(0, bins, gap).abs().sum() / len(gap))
 
 
 def regression_metrics(
