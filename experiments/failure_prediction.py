@@ -211,6 +211,8 @@ def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update
         classifiers.network_pass(DROPOUT_OFF, classifiers.validation),
         classifiers.validation.labels,
         epochs=config.confidnet_epochs,
+        start="none",
+        standardize=False,
         lr=config.confidnet_lr,
         cloning_epochs=config.cloning_epochs,
         cloning_lr=config.cloning_lr,

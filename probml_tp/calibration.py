@@ -68,7 +68,7 @@ def reliability(
     """Bin the points by confidence and compare it with accuracy.
 
     The confidence is the probability of the predicted class. Bins of equal width are those of
-    :func:`~probml_tp.metrics.expected_calibration_error`, closed on the right.
+    :func:`~probml_tp.metrics.expected_calibration_error`, closed on the left.
 
     Args:
         predictive: the predictions at ``N`` points.

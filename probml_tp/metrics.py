@@ -142,9 +142,8 @@ def expected_calibration_error(
     .. math:: \mathrm{ECE} = \sum_{b=1}^B \frac{n_b}{N}
               \left|\mathrm{accuracy}_b - \mathrm{confidence}_b\right|
 
-    over ``B`` bins :math:`((b - 1) / B, b / B]` in the probability of the predicted class, as these
-    authors have them; a confidence on an edge is in the bin below it. What counts as on an edge is
-    decided in the type of ``probs``: float32 holds 0.8 a little above 4/5, and is taken for 4/5.
+    over ``B`` bins of equal width in the probability of the predicted class, each closed on the
+    left, the last on both sides: see :func:`equal_bins`.
 
     Args:
         predictive: the predictions at ``N`` points.
@@ -171,13 +170,13 @@ def expected_calibration_error(
 
 
 def equal_bins(probability: Tensor, num_bins: int) -> Tensor:
-    r"""The bin of each probability among :math:`((b - 1) / B, b / B]`, from 0, as integers.
+    r"""The bin of each probability among :math:`[b / B, (b + 1) / B)`, the last one closed.
 
-    The edges are rounded to the type of the probabilities before they are compared: an edge is what
-    that type holds in its place.
+    A probability is compared as it is, float32 exactly as float64, with the doubles nearest to
+    :math:`b / B`. So the float32 next to 0.7, which is smaller, lies below the edge 7/10.
 
     Args:
-        probability: from 0 to 1, ``(N,)``; 0 is in the first bin.
+        probability: from 0 to 1, ``(N,)``.
         num_bins: ``B``.
 
     Returns:
@@ -185,11 +184,10 @@ def equal_bins(probability: Tensor, num_bins: int) -> Tensor:
 
     Example:
         >>> equal_bins(torch.tensor([0.0, 0.2, 0.21, 0.8, 1.0]), 5)
-        tensor([0, 0, 1, 3, 4])
+        tensor([0, 1, 1, 4, 4])
     """
-    edges = torch.arange(1, num_bins + 1, dtype=torch.float64, device=probability.device) / num_bins
-    found = torch.searchsorted(edges.to(probability.dtype), probability.contiguous())
-    return found.clamp_max(num_bins - 1)
+    edges = torch.arange(1, num_bins, dtype=torch.float64, device=probability.device) / num_bins
+    return torch.searchsorted(edges, probability.double().contiguous(), right=True)
 
 
 def binned_error(probability: Tensor, happened: Tensor, bins: Tensor) -> float:

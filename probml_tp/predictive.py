@@ -120,6 +120,7 @@ class ClassificationPredictive(Predictive):
             ValueError: ``y`` is not one label from 0 to C - 1 for each point.
         """
         labels = finite("y", as_tensor("y", y)).to(self.probs.device)
+        labels = labels.long() if labels.dtype == torch.bool else labels
         num_points, num_classes = self.probs.shape
         in_range = (labels >= 0) & (labels < num_classes) & (labels == labels.round())
         if labels.shape != (num_points,) or not bool(in_range.all()):

@@ -5,6 +5,17 @@ methods, whose errors are much the same points, are far better known than each v
 
 A resample only changes how often each point counts. Each method's points are therefore sorted
 once, and its metric on all resamples comes from cumulative sums of integer weights.
+
+The interval of one method is not made of percentiles: near 0 or 1 a metric's distribution is skew,
+and they lie too close to the end (of 400 points, a tenth of them errors, 95 % intervals held the
+AUROC of .96 in 92 % of simulations). It is symmetric on the logit scale,
+
+.. math:: \mathrm{logit}^{-1}\big(\mathrm{logit}(v) \pm z\, \mathrm{sd}_r[\mathrm{logit}(v_r)]\big)
+
+with the value :math:`v` and its resampled values :math:`v_r`, as Pepe (2003) advises for
+AUROC, and Boyd et al. (2013) for average precision. The FPR at 95 % TPR has steps and takes any
+value down to 0; percentiles do well there. ``benchmarks/interval_coverage.py`` counts how often
+each holds the true value.
 """
 
 from __future__ import annotations
@@ -14,6 +25,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import norm
 
 from probml_tp.arguments import checked
 from probml_tp.selective import area_of_generalised_risk, area_of_selective_risk, optimal_aurc
@@ -93,7 +106,11 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Bootstrap:
-    """Percentile intervals of a ranking metric over test points, paired over methods.
+    """Intervals of a ranking metric over test points, paired over methods.
+
+    They are symmetric on the logit scale, of ``"fpr95"`` percentiles of the resamples; a value of
+    0 or 1 exactly (a perfect order) has percentiles too, which may all be that value. They presume
+    some points of each kind: with fewer than about 10 errors no interval is to be trusted.
 
     The metrics are those of :mod:`probml_tp.detection` and :mod:`probml_tp.selective`, ties
     included: ``"auroc"``; ``"aupr"``, average precision of the positives; ``"aupr_negative"``,
@@ -139,9 +156,9 @@ def bootstrap(
     as_is = _by_kind(labels, np.ones_like(labels, dtype=int))
     methods = {}
     for name, ranking in rankings.items():
-        low, high = np.quantile(draws[name], [tails, 1 - tails])
         value = ranking.evaluate(metric, as_is)
-        methods[name] = Estimate(value, float(low), float(high), draws[name])
+        low, high = _interval(metric, value, draws[name], tails, len(labels))
+        methods[name] = Estimate(value, low, high, draws[name])
     return Bootstrap(metric, level, methods)
 
 
@@ -170,6 +187,19 @@ def paired_difference(result: Bootstrap, a: str, b: str) -> Difference:
     tails = (1 - result.level) / 2
     low, high = np.quantile(first.draws - second.draws, [tails, 1 - tails])
     return Difference(first.value - second.value, float(low), float(high))
+
+
+def _interval(
+    metric: RankingMetric, value: float, draws: Array, tail: float, num_points: int
+) -> tuple[float, float]:
+    """The interval that leaves out ``tail`` on either side."""
+    if metric == "fpr95" or not 0 < value < 1:
+        low, high = np.quantile(draws, [tail, 1 - tail])
+        return float(low), float(high)
+    least = min(1 / (8 * num_points), value / 2, (1 - value) / 2)
+    spread = logit(draws.clip(least, 1 - least)).std()
+    ends = expit(logit(value) + norm.ppf([tail, 1 - tail]) * spread)
+    return float(ends[0]), float(ends[1])
 
 
 @dataclass(frozen=True)

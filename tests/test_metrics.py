@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from probml_tp import (
     NormalPrior,
     fit,
 )
+from probml_tp.calibration import classwise_calibration_error, reliability
 from probml_tp.metrics import (
     brier_score,
     classification_metrics,
@@ -95,6 +97,37 @@ def test_points_of_one_bin_balance_each_other():
     predictive = classes([[0.61, 0.39], [0.65, 0.35], [0.62, 0.38]])
     error = expected_calibration_error(predictive, [0, 0, 1])
     assert error == pytest.approx(abs(2 / 3 - (0.61 + 0.65 + 0.62) / 3), abs=1e-6)
+
+
+def rational_error(p: torch.Tensor, happened: torch.Tensor, edges: list[Fraction]):
+    """The calibration error without rounding, and how many points each bin holds."""
+    gaps: dict[int, list[Fraction]] = {}
+    for value, hit in zip(p.tolist(), happened.tolist(), strict=True):
+        bin_ = sum(edge <= Fraction(value) for edge in edges)
+        gaps.setdefault(bin_, []).append(Fraction(value) - hit)
+    error = sum(abs(sum(inside)) for inside in gaps.values()) / len(p)
+    return float(error), [len(gaps[b]) for b in sorted(gaps)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_bins", [3, 7, 10, 15, 20])
+def test_confidences_on_and_beside_edges_are_binned_by_the_definition(dtype, num_bins):
+    """Against rational arithmetic, at the numbers nearest to each edge and their neighbours."""
+    edges = torch.arange(1, num_bins, dtype=torch.float64).div(num_bins).to(dtype)
+    one = torch.ones((), dtype=dtype)
+    p = torch.cat([torch.nextafter(edges, 0 * one), edges, torch.nextafter(edges, one), one[None]])
+    p = p[p > 0.5]
+    right = torch.arange(len(p)) % 3 > 0
+    predictive = classes(torch.stack([1 - p, p], -1))
+    exact = dtype is torch.float32  # in float64 an edge is the double nearest to b / B
+    edges = [Fraction(b, num_bins) if exact else Fraction(b / num_bins) for b in range(1, num_bins)]
+    error, counts = rational_error(p, right, edges)
+    assert expected_calibration_error(predictive, right, num_bins=num_bins) == pytest.approx(error)
+    bins = reliability(predictive, right, num_bins=num_bins)
+    assert (bins.error, bins.count.tolist()) == (pytest.approx(error), counts)
+    by_class = rational_error(1 - p, ~right, edges)[0] + error
+    ours = classwise_calibration_error(predictive, right, num_bins=num_bins)
+    assert ours == pytest.approx(by_class / 2)
 
 
 def test_a_bin_is_closed_on_the_left():

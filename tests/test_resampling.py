@@ -7,6 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
+from scipy.special import logit
+from scipy.stats import binomtest, norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from probml_tp.detection import auroc, average_precision, fpr_at_tpr
@@ -89,12 +92,14 @@ def test_methods_share_their_resamples():
     assert (again.methods["b"].draws != alone.methods["b"].draws).any()
 
 
-def test_intervals_are_percentiles_of_the_draws():
+def test_intervals_are_symmetric_in_the_logit():
     confidence, positive = random_case(4)
     result = bootstrap("aupr", {"a": confidence}, positive, resamples=199, level=0.9)
     estimate = result.methods["a"]
-    assert (estimate.low, estimate.high) == tuple(np.quantile(estimate.draws, [0.05, 0.95]))
-    assert estimate.low < estimate.value < estimate.high
+    low, value, high = logit([estimate.low, estimate.value, estimate.high])
+    assert value - low == pytest.approx(high - value)
+    spread = logit(estimate.draws).std()
+    assert high - value == pytest.approx(1.6448536 * spread, rel=1e-6)
     assert (result.metric, result.level, len(estimate.draws)) == ("aupr", 0.9, 199)
 
 
@@ -109,6 +114,51 @@ def test_an_interval_covers_the_true_value_as_often_as_it_says():
         ).methods["a"]
         hits += estimate.low < truth < estimate.high
     assert abs(hits / 200 - 0.8) < 5 * math.sqrt(0.8 * 0.2 / 200)
+
+
+def test_intervals_of_fpr95_are_percentiles_of_the_draws():
+    confidence, positive = random_case(4)
+    result = bootstrap("fpr95", {"a": confidence}, positive, resamples=199, level=0.9)
+    estimate = result.methods["a"]
+    assert (estimate.low, estimate.high) == tuple(np.quantile(estimate.draws, [0.05, 0.95]))
+    assert estimate.low < estimate.value < estimate.high
+
+
+RATE = 0.1
+"""The share of errors."""
+
+
+def true_value(metric: str, apart: float) -> float:
+    """Of unit normals, the one of right predictions ``apart`` above the other: by quadrature."""
+    if metric == "auroc":
+        return float(norm.cdf(apart / math.sqrt(2)))
+
+    def precision(t: float) -> float:
+        found, missed = RATE * norm.cdf(t), (1 - RATE) * norm.cdf(t - apart)
+        return float(norm.pdf(t) * found / (found + missed))
+
+    return float(quad(precision, -9, 9, limit=200)[0])
+
+
+@pytest.mark.parametrize(("metric", "apart"), [("auroc", 2.5), ("aupr_negative", 1.5)])
+def test_intervals_cover_with_few_errors(metric: RankingMetric, apart: float):
+    """400 points, 40 of them errors on average; percentiles of AUROC fall short."""
+    truth, hits, by_percentiles, runs = true_value(metric, apart), 0, 0, 400
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        right = rng.uniform(size=400) >= RATE
+        confidence = apart * right + rng.normal(size=400)
+        result = bootstrap(metric, {"a": confidence}, right, resamples=100, seed=seed)
+        estimate = result.methods["a"]
+        hits += estimate.low <= truth <= estimate.high
+        low, high = np.quantile(estimate.draws, [0.025, 0.975])
+        by_percentiles += low <= truth <= high
+    share = hits / runs
+    ends = binomtest(hits, runs).proportion_ci(0.95, method="exact")
+    assert ends.low <= 0.95 <= ends.high
+    assert 0.93 <= share <= 0.97
+    if metric == "auroc":
+        assert by_percentiles / runs < 0.93
 
 
 def test_a_paired_difference_is_sharper_than_two_intervals():

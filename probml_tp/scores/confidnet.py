@@ -4,6 +4,15 @@ The probability that a posterior gives to the *true* class, :math:`p^* = \bar p_
 below hits nearly without fault, but needs the label. ConfidNet is a head that regresses it on the
 features of the last layer; :func:`~probml_tp.scores.fit_confidnet` trains it.
 
+**What it needs.** Errors to learn from. A net that fits its training points has :math:`p^*` near 1
+at all of them: a head trained from a random start, as published, then learns a constant, and what
+little it varies by is chosen by the few errors of the validation points. On small data sets of five
+kinds (150 to 400 training points) it ranked errors with an AUROC of .55 to .90, the largest
+probability with .77 to .95. By default the head therefore starts at the largest probability and
+learns what to add to it, and no epoch is kept that does not improve on it by more than the standard
+error on the validation points. With a few dozen errors among the training points, or more, it has
+something to add.
+
 **Why the head has no prior.** For :math:`p^*_n \sim \mathcal N(\sigma(f_n), s^2 / w_n)` the loss is
 :math:`2 s^2 / N` times the negative log likelihood, so that the head is a maximum-likelihood fit,
 or MAP under a flat prior: as published. A proper prior would act through its precision times
@@ -35,12 +44,16 @@ __all__ = [
     "ConfidNet",
     "ConfidNetCriterion",
     "ConfidNetEpoch",
+    "ConfidNetStart",
     "confidence_loss",
     "true_class_probability",
 ]
 
 ConfidNetCriterion = Literal["aupr-error", "loss"]
 """What an epoch is chosen by, on the validation points."""
+
+ConfidNetStart = Literal["max-probability", "none"]
+"""Where the head begins: at the largest probability, or anywhere."""
 
 FORMAT = "probml_tp confidnet 2"
 
@@ -93,15 +106,15 @@ class ConfidNetEpoch:
     """What one epoch of training came to.
 
     Args:
-        step: ``"head"``, on the classifier's features, or ``"cloning"``, with a copy of its
-            encoder.
+        step: ``"start"``, the largest probability itself; ``"head"``, on the classifier's
+            features; or ``"cloning"``, with a copy of its encoder.
         train_loss: the mean loss over the epoch's steps.
         validation_loss: the loss on the validation points after it.
         validation_aupr_error: average precision of finding the errors among these, 0 to 1; ``None``
             where it says nothing: no such point is an error, or all are.
     """
 
-    step: Literal["head", "cloning"]
+    step: Literal["start", "head", "cloning"]
     train_loss: float
     validation_loss: float
     validation_aupr_error: float | None
@@ -164,7 +177,8 @@ class ConfidNet:
         Raises:
             ValueError: the pass has no features, or another number of them.
         """
-        return logsigmoid(self.network.logits(self.network.inputs(run)).double())
+        start = self.network.start(run)
+        return logsigmoid(self.network.logits(self.network.inputs(run), start).double())
 
     @checked()
     def estimate(self, run: NetworkPass) -> Tensor:
@@ -199,6 +213,7 @@ class ConfidNet:
         path = tensor_file(path)
         record = {
             "sizes": self.network.sizes,
+            "from_probability": self.network.from_probability,
             "last": None if self.network.encoder is None else self.network.encoder.last,
             "history": [asdict(epoch) for epoch in self.history],
             "chosen": self.chosen,
@@ -246,7 +261,9 @@ def _network(
     """The network of a saved record."""
     like = torch.empty(0, dtype=next(iter(tensors.values())).dtype, device=model.device)
     with seeded(0):  # its initial weights, which are replaced
-        network = ConfidNetNetwork(record["sizes"], like=like)
+        network = ConfidNetNetwork(
+            record["sizes"], like=like, from_probability=record["from_probability"]
+        )
     if record["last"] is not None:
         network.encoder = ConfidNetEncoder(model, model.initial_params(), record["last"])
     network.load_state_dict(dict(tensors))

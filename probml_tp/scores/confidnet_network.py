@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
+from probml_tp.predictive import ClassificationPredictive
 from probml_tp.scores.features import features_like
 from probml_tp.scores.network_pass import NetworkPass, inputs_of, last_layer
 
-__all__ = ["ConfidNetEncoder", "ConfidNetNetwork"]
+__all__ = ["ConfidNetEncoder", "ConfidNetNetwork", "logit_of_largest"]
 
 BATCH = 1000
+
+LARGEST = 700.0
+"""Logits beyond it have no logistic function in float64."""
 
 
 class ConfidNetEncoder(nn.Module):
@@ -80,11 +84,20 @@ class ConfidNetEncoder(nn.Module):
 
 
 class ConfidNetNetwork(nn.Module):
-    """The head, fully connected with ReLU, on features or after an encoder of its own.
+    r"""The head, fully connected with ReLU, on features or after an encoder of its own.
+
+    .. math:: f_n = \mathrm{head}\big((z_n - m) / s\big) \quad
+              \big[{} + \mathrm{logit} \max_c \bar p_{nc}\big]
 
     Args:
         sizes: widths from the features to the last hidden layer; one output, the logit, follows.
         like: for type and device.
+        from_probability: whether the largest probability is added, in which case the head is 0 at
+            the start.
+
+    Attributes:
+        shift: :math:`m`, 0 unless :meth:`standardize` was called.
+        scale: :math:`s`, 1 unless it was.
 
     Example:
         >>> ConfidNetNetwork((5, 400), like=torch.zeros(1))(torch.zeros(3, 5)).shape
@@ -92,20 +105,47 @@ class ConfidNetNetwork(nn.Module):
     """
 
     encoder: ConfidNetEncoder | None
+    shift: Tensor
+    scale: Tensor
 
-    def __init__(self, sizes: Sequence[int], *, like: Tensor) -> None:
+    def __init__(
+        self, sizes: Sequence[int], *, like: Tensor, from_probability: bool = False
+    ) -> None:
         super().__init__()
-        self.sizes = tuple(sizes)
+        self.sizes, self.from_probability = tuple(sizes), from_probability
+        self.register_buffer("shift", like.new_zeros(sizes[0]))
+        self.register_buffer("scale", like.new_ones(sizes[0]))
         self.head = nn.Sequential()
         for k, m in pairwise(sizes):
             self.head.append(nn.Linear(k, m, dtype=like.dtype)).append(nn.ReLU())
-        self.head.append(nn.Linear(sizes[-1], 1, dtype=like.dtype)).to(like.device)
+        last = nn.Linear(sizes[-1], 1, dtype=like.dtype)
+        if from_probability:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        self.head.append(last).to(like.device)
         self.encoder = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits ``(batch,)``: of features, or of inputs where there is an encoder."""
-        logits: Tensor = self.head(x if self.encoder is None else self.encoder(x))
-        return logits.squeeze(-1)
+    def standardize(self, features: Tensor) -> None:
+        """Take mean and standard deviation of these features, ``(N, d)``, out of all."""
+        spread, self.shift = features.std(0, correction=0), features.mean(0)
+        self.scale = torch.where(spread > 0, spread, 1.0)
+
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        """The logits ``(batch,)``.
+
+        Args:
+            x: features, or inputs where there is an encoder.
+            start: what :meth:`start` gives for these points; default: 0.
+        """
+        features = x if self.encoder is None else self.encoder(x)
+        logits: Tensor = self.head((features - self.shift) / self.scale).squeeze(-1)
+        return logits if start is None else logits + start
+
+    def start(self, run: NetworkPass) -> Tensor:
+        """What is added to the head's outputs at the points of a pass, ``(N,)``, float64."""
+        if self.from_probability:
+            return logit_of_largest(run.predictive)
+        return torch.zeros_like(run.predictive.log_probs[:, 0])
 
     def inputs(self, run: NetworkPass) -> Tensor:
         """What it reads of a pass: the features, or the inputs where there is an encoder.
@@ -118,6 +158,29 @@ class ConfidNetNetwork(nn.Module):
         return features_like(run, self.sizes[0])
 
     @torch.no_grad()
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """The logits of all of ``x``, ``(N,)``, in batches."""
-        return torch.cat([self(part) for part in x.split(BATCH)])
+        logits = torch.cat([self(part) for part in x.split(BATCH)])
+        return logits if start is None else logits + start
+
+
+def logit_of_largest(predictive: ClassificationPredictive) -> Tensor:
+    r""":math:`\log p_k - \log\sum_{c \ne k} p_c` of the predicted class ``k``, ``(N,)``, float64.
+
+    From log probabilities: no ties where ``p`` rounds to 1.
+
+    Args:
+        predictive: the predictions.
+
+    Returns:
+        The logits; 700 at most, where the other probabilities are 0.
+
+    Example:
+        >>> probs = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+        >>> predictive = ClassificationPredictive(1, None, probs, None, None)
+        >>> logit_of_largest(predictive)
+        tensor([  0., 700.], dtype=torch.float64)
+    """
+    log_probs, index = predictive.log_probs, predictive.log_probs.argmax(-1, keepdim=True)
+    others = log_probs.scatter(1, index, -torch.inf).logsumexp(-1)
+    return (log_probs.gather(1, index).squeeze(1) - others).clamp_max(LARGEST)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import nn
 
@@ -20,6 +22,7 @@ from probml_tp import (
     NormalPrior,
     fit,
 )
+from probml_tp.detection import failure_metrics
 from probml_tp.models import lenet, mlp_classifier
 from probml_tp.posterior import Posterior
 from probml_tp.predictive import ClassificationPredictive
@@ -27,11 +30,13 @@ from probml_tp.scores import (
     ConfidNet,
     NetworkPass,
     fit_confidnet,
+    max_probability,
     network_pass,
     true_class_probability,
 )
 
-SMALL = {"hidden": (16, 16), "progress": False}
+PUBLISHED = {"start": "none", "standardize": False}
+SMALL = {"hidden": (16, 16), "progress": False, **PUBLISHED}
 UNTRAINED = {**SMALL, "epochs": 1, "lr": 1e-300}
 """A rate of 0 but for the name: the losses are those of the initial head."""
 
@@ -83,7 +88,7 @@ def learn_known_truth(of_others):
     if of_others:
         passes = [(replace(run, features=run.features.roll(1, 0)), y) for run, y in passes]
     (train, y), (validation, y_validation), (fresh, labels) = passes
-    options = {"hidden": (64, 64), "epochs": 30, "lr": 3e-3, "progress": False}
+    options = {"hidden": (64, 64), "epochs": 30, "lr": 3e-3, "progress": False, **PUBLISHED}
     confidnet = fit_confidnet(train, y, validation, y_validation, **options)
     off = (confidnet.estimate(fresh) - known_truth(fresh.inputs)).abs().mean()
     errors = errors_of(fresh, labels)
@@ -139,7 +144,8 @@ def test_targets_are_the_posteriors_probabilities_and_errors_weigh_more(make, er
 
 def test_the_best_epoch_is_kept_by_validation_aupr_and_is_not_the_last():
     """The bug of published solutions: the best so far forgotten after each epoch."""
-    confidnet = fit_confidnet(*DATA, epochs=25, lr=0.02, batch_size=32, **SMALL)
+    by_aupr = {"select_by": "aupr-error", **SMALL}
+    confidnet = fit_confidnet(*DATA, epochs=25, lr=0.02, batch_size=32, **by_aupr)
     areas = [epoch.validation_aupr_error for epoch in confidnet.history]
     assert len(areas) == 25
     assert confidnet.selected_by == "aupr-error"
@@ -150,24 +156,81 @@ def test_the_best_epoch_is_kept_by_validation_aupr_and_is_not_the_last():
 
 
 def test_the_loss_chooses_if_asked_to():
-    confidnet = fit_confidnet(*DATA, epochs=25, lr=0.02, batch_size=32, select_by="loss", **SMALL)
+    options = {"epochs": 25, "lr": 0.02, "batch_size": 32, **SMALL}
+    confidnet = fit_confidnet(*DATA, **options)
     losses = [epoch.validation_loss for epoch in confidnet.history]
     assert confidnet.selected_by == "loss"
     assert confidnet.chosen == losses.index(min(losses))
-    assert (
-        confidnet.chosen != fit_confidnet(*DATA, epochs=25, lr=0.02, batch_size=32, **SMALL).chosen
-    )
+    assert confidnet.chosen != fit_confidnet(*DATA, select_by="aupr-error", **options).chosen
 
 
 @pytest.mark.parametrize("all_wrong", [False, True])
 def test_without_errors_or_hits_the_validation_loss_chooses_and_the_record_says_so(all_wrong):
     labels = (VALIDATION.predictive.predicted_class + all_wrong) % 3
-    confidnet = fit_confidnet(RUN, Y, VALIDATION, labels, epochs=8, lr=0.02, **SMALL)
+    by_aupr = {"select_by": "aupr-error", **SMALL}
+    confidnet = fit_confidnet(RUN, Y, VALIDATION, labels, epochs=8, lr=0.02, **by_aupr)
     losses = [epoch.validation_loss for epoch in confidnet.history]
     assert confidnet.selected_by == "loss"
     assert confidnet.options["select_by"] == "aupr-error"
     assert {epoch.validation_aupr_error for epoch in confidnet.history} == {None}
     assert confidnet.chosen == losses.index(min(losses))
+
+
+# ------------------------------------------------------------------------- where training starts
+
+
+def digits(size):
+    """The 8x8 digits in three parts, the first of ``size`` points."""
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = torch.from_numpy(x[order] / 16).float(), torch.from_numpy(y[order]).long()
+    ends = (slice(0, size), slice(size, 2 * size), slice(2 * size, 1797))
+    return [(x[part], y[part]) for part in ends]
+
+
+def ranking(confidence, run, y):
+    return failure_metrics(confidence, ~errors_of(run, y))["auroc"]
+
+
+def test_the_defaults_do_not_lose_to_the_largest_probability():
+    """Of an interpolating net, which has no errors to learn from; the published recipe loses."""
+    parts = digits(200)
+    model = mlp_classifier(64, hidden=(30,), num_classes=10, prior=NormalPrior(1.0))
+    posterior = fit(model, Delta, parts[0], epochs=100, lr=0.02, progress=False)
+    (train, y), (held_out, y_held_out), (new, labels) = (
+        (network_pass(posterior, x, features=True), y) for x, y in parts
+    )
+    assert not errors_of(train, y).any()
+    largest = ranking(max_probability(new), new, labels)
+    data, quick = (train, y, held_out, y_held_out), {"epochs": 15, "progress": False}
+    ours = ranking(fit_confidnet(*data, **quick)(new), new, labels)
+    published = fit_confidnet(*data, lr=1e-4, select_by="aupr-error", **quick, **PUBLISHED)
+    assert ours > largest - 0.005
+    assert ranking(published(new), new, labels) < largest - 0.05
+
+
+def test_from_the_start_it_is_the_largest_probability():
+    confidnet = fit_confidnet(*DATA, hidden=(8,), epochs=2, lr=1e-300, progress=False)
+    assert [epoch.step for epoch in confidnet.history] == ["start", "head", "head"]
+    assert confidnet.chosen == 0
+    assert confidnet.best.step == "start"
+    torch.testing.assert_close(confidnet.estimate(VALIDATION), VALIDATION.predictive.confidence)
+    mean, scale = RUN.features.mean(0), RUN.features.std(0, correction=0)
+    torch.testing.assert_close(confidnet.network.shift, mean)
+    torch.testing.assert_close(confidnet.network.scale, torch.where(scale > 0, scale, 1.0))
+
+
+def test_an_epoch_replaces_the_start_only_where_it_improves_beyond_noise():
+    """With errors that the features tell, and not with the features of other points."""
+    (train, y), (validation, y_validation) = known_pass(2000, 0), known_pass(500, 1)
+    options = {"hidden": (64, 64), "epochs": 10, "lr": 3e-3, "progress": False}
+    learnt = fit_confidnet(train, y, validation, y_validation, **options)
+    assert learnt.best.step == "head"
+    assert learnt.best.validation_loss < 0.5 * learnt.history[0].validation_loss
+    others = [replace(run, features=run.features.roll(1, 0)) for run in (train, validation)]
+    nothing = fit_confidnet(others[0], y, others[1], y_validation, **options)
+    start = nothing.history[0].validation_loss
+    assert nothing.best.step == "start" or nothing.best.validation_loss < start
 
 
 # ----------------------------------------------------------------------------------------- cloning
