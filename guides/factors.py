@@ -122,6 +122,10 @@ class Factor(nn.Module, ABC):
     def whiten(self, deviation: Tensor) -> Tensor:
         """The inverse of :meth:`spread`."""
 
+    @abstractmethod
+    def project(self, gradient: Tensor) -> Tensor:
+        r""":math:`C^\top g`, float64: the gradient ``(p,)`` in the coordinates ``epsilon``."""
+
     @property
     @abstractmethod
     def log_det(self) -> Tensor:
@@ -171,6 +175,10 @@ class DenseFactor(Factor):
         """See :meth:`Factor.whiten`."""
         white: Tensor = torch.linalg.solve_triangular(self.scale_tril, deviation.mT, upper=False)
         return white.mT
+
+    def project(self, gradient: Tensor) -> Tensor:
+        """See :meth:`Factor.project`."""
+        return self.scale_tril.double().mT @ gradient.double()
 
     @property
     def log_det(self) -> Tensor:
@@ -232,6 +240,10 @@ class DiagonalFactor(Factor):
     def whiten(self, deviation: Tensor) -> Tensor:
         """See :meth:`Factor.whiten`."""
         return deviation / self.scale
+
+    def project(self, gradient: Tensor) -> Tensor:
+        """See :meth:`Factor.project`."""
+        return self.scale.double() * gradient.double()
 
     @property
     def log_det(self) -> Tensor:
@@ -305,6 +317,12 @@ class KroneckerFactor(Factor):
         """See :meth:`Factor.whiten`."""
         white: Tensor = self.left.mT @ self._matrix(deviation) @ self.right / self.scale
         return white.flatten(-2)
+
+    def project(self, gradient: Tensor) -> Tensor:
+        """See :meth:`Factor.project`."""
+        rotated = self.left.double().mT @ self._matrix(gradient.double()) @ self.right.double()
+        projected: Tensor = rotated * self.scale.double()
+        return projected.flatten(-2)
 
     @property
     def log_det(self) -> Tensor:
