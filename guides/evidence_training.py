@@ -104,7 +104,7 @@ def fit_evidence(
             laplace = tuned
             info.log_evidence.append(laplace.log_evidence())
     with seeded(seed, model.device):
-        laplace.finalize(x, y)
+        laplace.take_curvature(x, y)
     info.log_evidence.append(laplace.log_evidence())
     info.convergence = laplace.convergence(x, y)
     info.seconds = time.perf_counter() - start
