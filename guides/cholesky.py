@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["not_definite", "scale_tril_of_precision", "stable_cholesky"]
+__all__ = ["NotDefiniteError", "not_definite", "scale_tril_of_precision", "stable_cholesky"]
+
+
+class NotDefiniteError(ValueError):
+    """A posterior precision is not positive definite."""
 
 
 def not_definite(name: str, smallest: float) -> str:
@@ -42,11 +46,11 @@ def scale_tril_of_precision(precision: Tensor, name: str) -> Tensor:
     inverse itself is never formed.
 
     Raises:
-        ValueError: ``A`` is not positive definite.
+        NotDefiniteError: ``A`` is not positive definite.
     """
     factor = stable_cholesky(precision.flip(-2, -1))
     if factor is None:
-        raise ValueError(not_definite(name, float(torch.linalg.eigvalsh(precision)[0])))
+        raise NotDefiniteError(not_definite(name, float(torch.linalg.eigvalsh(precision)[0])))
     upper = factor.flip(-2, -1)
     identity = torch.eye(len(precision), dtype=precision.dtype, device=precision.device)
     inverse: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)

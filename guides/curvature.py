@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probml_tp.guides.cholesky import not_definite
+from probml_tp.guides.cholesky import NotDefiniteError, not_definite
 
 __all__ = [
     "Curvature",
@@ -118,8 +118,8 @@ def positive_precision(precision: Tensor, name: str) -> Tensor:
     """Return the eigenvalues of a posterior precision if they are positive.
 
     Raises:
-        ValueError: one is not.
+        NotDefiniteError: one is not.
     """
     if not bool((precision > 0).all()):
-        raise ValueError(not_definite(name, float(precision.min())))
+        raise NotDefiniteError(not_definite(name, float(precision.min())))
     return precision

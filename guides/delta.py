@@ -8,11 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from probml_tp.arguments import checked
+from probml_tp.convergence import Convergence
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
+from probml_tp.guides.newton import mode_convergence
 from probml_tp.guides.sites import point_mass
 from probml_tp.model import BayesianModel
 
 __all__ = ["Delta", "map_loss"]
+
+REMEDY = (
+    "Leave out lr, optimizer and epochs, or train longer. A hierarchical density may have no mode: "
+    "write it without centring."
+)
 
 
 class Delta(Guide):
@@ -39,6 +46,7 @@ class Delta(Guide):
     name: ClassVar[str] = "map"
     no_density: ClassVar[str | None] = "MAP is a point mass: it has no density"
     deterministic_loss: ClassVar[bool] = True
+    seeks_mode: ClassVar[bool] = True
 
     def __init__(self, model: BayesianModel) -> None:
         super().__init__(model)
@@ -95,6 +103,10 @@ class Delta(Guide):
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative log joint in unconstrained space, divided by ``N``."""
         return map_loss(self.model, self.loc, x, y, size=size)
+
+    def convergence(self, x: Tensor, y: Tensor) -> Convergence | None:
+        """The Newton decrement, where it is cheap."""
+        return mode_convergence(self.model, self.loc, x, y, REMEDY)
 
 
 def map_loss(model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor, *, size: int) -> Tensor:

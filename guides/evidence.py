@@ -89,7 +89,7 @@ def maximize_evidence(
         model, found = empirical_model(guide, x, y, precision=precision, noise=noise)
         tuned = type(guide)(model, **guide.options())
         tuned.loc.data = guide.loc.detach().clone()
-        tuned.finalize(x, y)
+        tuned.take_curvature(x, y)
     before = found.pop("log_evidence_before")
     info = FitInfo(
         options={"precision": precision, "noise": noise, **found},
@@ -97,6 +97,7 @@ def maximize_evidence(
         log_evidence=[before, tuned.log_evidence()],
         data=digest([x, y]),
     )
+    info.convergence = tuned.convergence(x, y)
     info.begin_from(posterior.info)
     return Posterior(tuned, seed=posterior.seed, info=info)
 

@@ -103,12 +103,13 @@ def fit_evidence(
                 found, _ = empirical_model(laplace, x, y, precision=precision, noise=noise)
                 tuned = require_laplace(guide(found))
                 tuned.loc.data = laplace.loc.detach().clone()
-                tuned.finalize(x, y)
+                tuned.take_curvature(x, y)
             laplace = tuned
             info.log_evidence.append(laplace.log_evidence())
     with seeded(seed, model.device):
-        laplace.finalize(x, y)
+        laplace.take_curvature(x, y)
     info.log_evidence.append(laplace.log_evidence())
+    info.convergence = laplace.convergence(x, y)
     info.seconds = time.perf_counter() - start
     return Posterior(laplace, seed=seed, info=info)
 

@@ -123,6 +123,10 @@ class Factor(nn.Module, ABC):
     def whiten(self, deviation: Tensor) -> Tensor:
         """The inverse of :meth:`spread`."""
 
+    @abstractmethod
+    def project(self, gradient: Tensor) -> Tensor:
+        r""":math:`C^\top g`, float64: the gradient ``(p,)`` in the coordinates ``epsilon``."""
+
     @property
     @abstractmethod
     def log_det(self) -> Tensor:
@@ -170,6 +174,10 @@ class DenseFactor(Factor):
     def whiten(self, deviation: Tensor) -> Tensor:
         """See :meth:`Factor.whiten`."""
         return _Block(self.scale_tril).whiten(deviation)
+
+    def project(self, gradient: Tensor) -> Tensor:
+        """See :meth:`Factor.project`."""
+        return self.scale_tril.double().mT @ gradient.double()
 
     @property
     def log_det(self) -> Tensor:
@@ -229,6 +237,10 @@ class DiagonalFactor(Factor):
     def whiten(self, deviation: Tensor) -> Tensor:
         """See :meth:`Factor.whiten`."""
         return deviation / self.scale
+
+    def project(self, gradient: Tensor) -> Tensor:
+        """See :meth:`Factor.project`."""
+        return self.scale.double() * gradient.double()
 
     @property
     def log_det(self) -> Tensor:
@@ -304,6 +316,12 @@ class KroneckerFactor(Factor):
         rotated = self.left.mT @ self._matrix(deviation.double()) @ self.right
         white: Tensor = rotated / self.scale
         return white.flatten(-2)
+
+    def project(self, gradient: Tensor) -> Tensor:
+        """See :meth:`Factor.project`."""
+        rotated = self.left.double().mT @ self._matrix(gradient.double()) @ self.right.double()
+        projected: Tensor = rotated * self.scale.double()
+        return projected.flatten(-2)
 
     @property
     def log_det(self) -> Tensor:

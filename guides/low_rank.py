@@ -13,9 +13,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.arguments import checked
+from probml_tp.convergence import Convergence
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
-from probml_tp.guides.mean_field import independent_kl, sampled_kl
+from probml_tp.guides.mean_field import INIT_SCALE, independent_kl, sampled_kl
+from probml_tp.guides.pathfinder import start_on_path
 from probml_tp.guides.sites import LOG_2PI, flat_value, site_distribution
+from probml_tp.inference.settling import normal_convergence
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
@@ -162,8 +165,9 @@ class LowRankNormal(LowRankPlusDiagonal):
     :math:`-\frac1B\sum_{n \in B}\log p(y_n|\theta) + \frac1N\mathrm{KL}`: each data point carries
     1/N of the KL, whatever the batch size. Where ``V`` is 0 this is :class:`MeanFieldNormal`.
 
-    The parameter is :math:`V` in units of ``init_scale``, called ``factor``: a step of Adam then
-    changes ``V`` by ``lr * init_scale``, as it changes ``d`` by ``lr * d``. With ``V`` itself as
+    The parameter is :math:`V` in units of the standard deviations that it starts with, called
+    ``factor``: a step of Adam then changes ``V`` by ``lr`` of these, as it changes ``d`` by
+    ``lr * d``. With ``V`` itself as
     the parameter, steps that suit means throw it about: on two moons the same 1,500 steps of rate
     0.1 end at an ELBO of -905 nats instead of -179. It starts at random, with entries of variance
     ``1 / rank``, so that it has gradients and adds as much variance as the diagonal.
@@ -171,7 +175,8 @@ class LowRankNormal(LowRankPlusDiagonal):
     Args:
         model: the model; means start at the net's own parameters.
         rank: ``r``, the number of columns of ``V``, from 0 to ``P``.
-        init_scale: the initial standard deviation of the diagonal part, in unconstrained units.
+        init_scale: the initial standard deviation of the diagonal part, in unconstrained units;
+            default as for :class:`MeanFieldNormal`.
 
     Raises:
         ValueError: ``rank`` is out of range, or ``init_scale`` is not positive.
@@ -186,14 +191,19 @@ class LowRankNormal(LowRankPlusDiagonal):
 
     name: ClassVar[str] = "low-rank-normal"
 
+    unit: Tensor
+
     @checked()
-    def __init__(self, model: BayesianModel, *, rank: int = 10, init_scale: float = 0.01) -> None:
+    def __init__(
+        self, model: BayesianModel, *, rank: int = 10, init_scale: float | None = None
+    ) -> None:
         super().__init__(model)
-        self.init_scale = positive("init_scale", init_scale)
+        self.init_scale = init_scale if init_scale is None else positive("init_scale", init_scale)
         self.rank = _checked_rank(rank, model)
         loc = model.layout.ravel(model.unconstrain(model.initial_params()))
         self.loc = nn.Parameter(loc)
-        self.log_scale = nn.Parameter(torch.full_like(loc, init_scale).log())
+        self.register_buffer("unit", torch.full_like(loc, init_scale or INIT_SCALE))
+        self.log_scale = nn.Parameter(self.unit.log())
         factor = torch.randn(len(loc), self.rank, dtype=loc.dtype, device=loc.device)
         self.factor = nn.Parameter(factor / max(1, self.rank) ** 0.5)
 
@@ -204,7 +214,32 @@ class LowRankNormal(LowRankPlusDiagonal):
 
     def scale_and_factor(self) -> tuple[Tensor, Tensor]:
         """``d`` and ``V`` from the parameters."""
-        return self.log_scale.exp(), self.init_scale * self.factor
+        return self.log_scale.exp(), self.unit.unsqueeze(-1) * self.factor
+
+    @property
+    def scaled_parameters(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Means and logarithms of ``d``."""
+        return cast("nn.Parameter", self.loc), self.log_scale
+
+    def take_normal(self, loc: Tensor, scale: Tensor) -> None:
+        """Take them as ``m`` and ``d``, and ``V`` in units of ``d``."""
+        self.loc.data, self.log_scale.data = loc.to(self.loc), scale.log().to(self.loc)
+        self.unit = scale.to(self.loc)
+
+    def start_near(self, x: Tensor, y: Tensor) -> None:
+        """Start on the way to the mode, unless a scale was given."""
+        if self.init_scale is None:
+            start_on_path(self, x, y)
+
+    @torch.no_grad()
+    def covariance_times(self, vectors: Tensor) -> Tensor:
+        r""":math:`(\mathrm{diag}(d^2) + VV^\top)v`."""
+        d, factor = (part.to(vectors) for part in self.scale_and_factor())
+        return vectors * d.square() + (vectors @ factor) @ factor.mT
+
+    def convergence(self, x: Tensor, y: Tensor) -> Convergence | None:
+        """The step left, where it is cheap."""
+        return normal_convergence(self, x, y)
 
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The negative ELBO per data point at one fresh draw."""

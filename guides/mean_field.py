@@ -11,13 +11,19 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp.arguments import checked
+from probml_tp.convergence import Convergence
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
+from probml_tp.guides.pathfinder import start_on_path
 from probml_tp.guides.sites import LOG_2PI
 from probml_tp.guides.weight_noise import ExampleNoise, Noise, treatments
+from probml_tp.inference.settling import normal_convergence
 from probml_tp.model import BayesianModel
 from probml_tp.validation import positive
 
-__all__ = ["MeanFieldNormal", "independent_kl", "sampled_kl"]
+__all__ = ["INIT_SCALE", "MeanFieldNormal", "independent_kl", "sampled_kl"]
+
+INIT_SCALE = 0.01
+"""The first standard deviation where nothing tells."""
 
 Estimator = Literal["auto", "shared", "local-reparameterization", "flipout"]
 """Whether a batch shares a step's weight draw, or how its examples get noise of their own."""
@@ -65,7 +71,9 @@ class MeanFieldNormal(Guide):
 
     Args:
         model: the model; means start at the net's own parameters.
-        init_scale: the initial standard deviation of every factor, in unconstrained units.
+        init_scale: the initial standard deviation of every factor, in unconstrained units. Default:
+            where :func:`probml_tp.fit` chooses the rate too, means and standard deviations start
+            at the best normal on a descent to the mode, by the curvature there; else 0.01.
         estimator: how the batch's expected log likelihood is estimated.
         temperature: ``T``, the weight of the KL term; 1 for the posterior.
 
@@ -88,12 +96,12 @@ class MeanFieldNormal(Guide):
         self,
         model: BayesianModel,
         *,
-        init_scale: float = 0.01,
+        init_scale: float | None = None,
         estimator: Estimator = "auto",
         temperature: float = 1.0,
     ) -> None:
         super().__init__(model)
-        self.init_scale = positive("init_scale", init_scale)
+        self.init_scale = init_scale if init_scale is None else positive("init_scale", init_scale)
         self.temperature = positive("temperature", temperature)
         if estimator not in get_args(Estimator):
             raise ValueError(f"estimator must be one of {get_args(Estimator)}; got {estimator!r}.")
@@ -102,7 +110,7 @@ class MeanFieldNormal(Guide):
         self._is_prepared = False
         loc = model.layout.ravel(model.unconstrain(model.initial_params()))
         self.loc = nn.Parameter(loc)
-        self.log_scale = nn.Parameter(torch.full_like(loc, init_scale).log())
+        self.log_scale = nn.Parameter(torch.full_like(loc, init_scale or INIT_SCALE).log())
 
     def site_distributions(self) -> Sites:
         """Normal sites, pushed through the site's bijection where its support is constrained."""
@@ -162,6 +170,28 @@ class MeanFieldNormal(Guide):
     def is_variational_normal(self) -> bool:
         """It is, unless tempered."""
         return self.temperature == 1
+
+    @property
+    def scaled_parameters(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Means and log standard deviations."""
+        return self.loc, self.log_scale
+
+    def take_normal(self, loc: Tensor, scale: Tensor) -> None:
+        """Become it."""
+        self.loc.data, self.log_scale.data = loc.to(self.loc), scale.log().to(self.loc)
+
+    def start_near(self, x: Tensor, y: Tensor) -> None:
+        """Start on the way to the mode, unless a scale was given."""
+        if self.init_scale is None:
+            start_on_path(self, x, y)
+
+    def covariance_times(self, vectors: Tensor) -> Tensor:
+        """The variances times the vectors."""
+        return vectors * (2 * self.log_scale.detach()).exp().to(vectors)
+
+    def convergence(self, x: Tensor, y: Tensor) -> Convergence | None:
+        """The step left, where it is cheap."""
+        return normal_convergence(self, x, y)
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """See which layers can be given noise for each example.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Convergence", "NotConvergedWarning"]
+__all__ = ["Convergence", "NotConvergedWarning", "worst"]
 
 
 class NotConvergedWarning(UserWarning):
@@ -40,3 +42,11 @@ class Convergence:
         """In a few words, such as ``"not settled: R-hat 1.2 > 1.01"``."""
         sign, word = ("<=", "settled") if self.converged else (">", "not settled")
         return f"{word}: {self.measure} {self.value:.3g} {sign} {self.limit:.3g}"
+
+
+def worst(records: Sequence[Convergence | None]) -> Convergence | None:
+    """Of several parts' records the one farthest above its limit; none if a part has none."""
+    known = [record for record in records if record is not None]
+    if not known or len(known) < len(records):
+        return None
+    return max(known, key=lambda own: own.value / own.limit if own.value >= 0 else math.inf)

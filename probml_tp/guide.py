@@ -17,6 +17,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from probml_tp.convergence import Convergence
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.validation import positive_integer
 
@@ -188,6 +189,39 @@ class Guide(nn.Module, ABC):
     deterministic_loss: ClassVar[bool] = False
     """Whether the loss draws no random numbers, as quasi-Newton optimisers need."""
 
+    seeks_mode: ClassVar[bool] = False
+    """Whether its centre is to be the mode of the log joint in unconstrained space."""
+
+    @property
+    def scaled_parameters(self) -> tuple[nn.Parameter, nn.Parameter] | None:
+        """Means and log standard deviations ``(P,)`` if it learns such, of all coordinates."""
+        return None
+
+    def start_near(self, x: Tensor, y: Tensor) -> None:
+        """Before automatic training: choose where to start by all the data."""
+
+    def take_normal(self, loc: Tensor, scale: Tensor) -> None:
+        """Become the normal of these means and standard deviations ``(P,)``, or nearly so.
+
+        Raises:
+            ValueError: it is no such normal.
+        """
+        raise ValueError(
+            f"means and standard deviations are those of a variational normal; got the "
+            f"{self.name} guide. Use MeanFieldNormal or LowRankNormal."
+        )
+
+    def covariance_times(self, vectors: Tensor) -> Tensor:
+        r""":math:`\Sigma v` for vectors ``(S, P)``, of a variational normal.
+
+        Raises:
+            ValueError: it is none.
+        """
+        raise ValueError(
+            f"a covariance to multiply by is that of a variational normal; got the {self.name} "
+            f"guide. Use MeanFieldNormal or LowRankNormal."
+        )
+
     def start_at(self, params: Mapping[str, Tensor]) -> None:
         """Move the centre of the guide to a value of every site, before it is trained.
 
@@ -247,6 +281,10 @@ class Guide(nn.Module, ABC):
 
     def finalize(self, x: Tensor, y: Tensor) -> None:
         """Called once after optimisation, with all the data: curvature, closed forms."""
+
+    def convergence(self, x: Tensor, y: Tensor) -> Convergence | None:
+        """Whether it has settled, on all the data; ``None``: nothing to tell, or not cheaply."""
+        return None
 
     @property
     def is_trainable(self) -> bool:

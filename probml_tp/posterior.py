@@ -51,7 +51,8 @@ class FitInfo:
         forward_passes: of the net over as many points as there are training data, each with its
             gradient where there is one, evaluations on validation data and the closed-form part
             included. Each draw of a variational objective, each member of an ensemble and each step
-            of a line search counts. 0 where they were not counted.
+            of a line search counts; a look at whether the fit has settled does not. 0 where they
+            were not counted.
         start_seconds: wall time of the posterior that the fit started from, its own start included.
         start_passes: passes of that posterior, likewise.
         convergence: whether the fit has settled, by what figure; ``None`` where there is nothing to

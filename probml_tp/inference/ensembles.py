@@ -13,20 +13,19 @@ import torch
 from torch import Tensor
 
 from probml_tp.arguments import checked
+from probml_tp.convergence import worst
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guide import Guide
 from probml_tp.inference.fitting import (
     EarlyStopping,
     GuideFactory,
-    OptimizerFactory,
-    OptimizerName,
     ProgressCallback,
-    ScheduleName,
     fit,
     progress_reporter,
 )
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.mixture import Mixture
+from probml_tp.inference.optimizers import OptimizerFactory, OptimizerName, ScheduleName
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.inference.starts import random_start
 from probml_tp.model import BayesianModel, check_model
@@ -48,11 +47,11 @@ def fit_ensemble(
     data: tuple[object, object],
     *,
     members: int = 5,
-    epochs: int = 1000,
+    epochs: int | None = None,
     batch_size: int | None = None,
-    lr: float = 1e-2,
-    optimizer: OptimizerName | OptimizerFactory = "adam",
-    schedule: ScheduleName = "constant",
+    lr: float | None = None,
+    optimizer: OptimizerName | OptimizerFactory | None = None,
+    schedule: ScheduleName | None = None,
     validation: tuple[object, object] | None = None,
     early_stopping: EarlyStopping | None = None,
     jobs: int | None = None,
@@ -76,9 +75,9 @@ def fit_ensemble(
         guide: a guide class, or a callable making a guide from the model.
         data: inputs ``(N, ...)`` and targets ``(N,)`` or ``(N, d)``.
         members: how many, ``M``.
-        epochs: passes over the data of each member.
+        epochs: passes over the data of each member; left out, as in :func:`fit`.
         batch_size: points a step, drawn without replacement; ``None`` takes all.
-        lr: the learning rate.
+        lr: as in :func:`fit`.
         optimizer: as in :func:`fit`.
         schedule: as in :func:`fit`.
         validation: data whose loss is recorded at each epoch.
@@ -135,11 +134,11 @@ def fit_ensemble(
 
 @dataclass(frozen=True)
 class _Options:
-    epochs: int
+    epochs: int | None
     batch_size: int | None
-    lr: float
-    optimizer: OptimizerName | OptimizerFactory
-    schedule: ScheduleName
+    lr: float | None
+    optimizer: OptimizerName | OptimizerFactory | None
+    schedule: ScheduleName | None
     early_stopping: EarlyStopping | None
 
 
@@ -215,6 +214,7 @@ def _summary(infos: list[FitInfo], seed: int) -> FitInfo:
         stopped_early=any(info.stopped_early for info in infos),
         forward_passes=sum(info.forward_passes for info in infos),
         members=[{name: asdict(info)[name] for name in own} for info in infos],
+        convergence=worst([info.convergence for info in infos]),
     )
 
 

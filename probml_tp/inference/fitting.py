@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import LBFGS, Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from torch.optim import LBFGS
 from tqdm.auto import tqdm
 
 from probml_tp.arguments import checked
+from probml_tp.convergence import Convergence
 from probml_tp.digest import digest
 from probml_tp.evaluate import seeded, substream
 from probml_tp.guide import Guide, check_loss
 from probml_tp.inference.autoguide import AutoGuideAdapter
 from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
+from probml_tp.inference.descent import Wall, guide_in_double
 from probml_tp.inference.memory import peak_memory_mib
+from probml_tp.inference.optimizers import (
+    OptimizerFactory,
+    OptimizerName,
+    ScheduleName,
+    callable_name,
+    default_optimizer,
+    describe_optimizer,
+    make_optimizer,
+    make_schedule,
+)
 from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
@@ -35,20 +47,33 @@ from probml_tp.validation import (
     valid_seed,
 )
 
-__all__ = ["EarlyStopping", "GuideFactory", "ProgressCallback", "fit", "progress_reporter"]
+__all__ = [
+    "EarlyStopping",
+    "GuideFactory",
+    "ProgressCallback",
+    "UnfinishedFitError",
+    "fit",
+    "progress_reporter",
+]
 
 VALIDATION = 3
 MAX_CHUNK = 10_000
+
+DEFAULTS: dict[str, tuple[int, float, ScheduleName, int | None]] = {
+    "adam": (1000, 1e-2, "constant", None),
+    "scaled-adam": (4000, 0.1, "cosine", 1000),
+    "lbfgs": (30, 1e-2, "constant", 1),
+}
+"""Of each optimiser: epochs at most, rate, schedule, and after how many epochs a fit may end."""
+
+SMALL_GAIN, NO_GAIN = 1e-3, 1e-9
+"""Nats that a round of L-BFGS has to gain to go on: without a look at the mode, and at all."""
 
 GuideFactory = Callable[[BayesianModel], Guide | AutoGuide]
 """A guide class, or any callable that makes a guide for a model."""
 
 ProgressCallback = Callable[[int, int, str], None]
 """Called with (epochs done, epochs in all, message)."""
-
-OptimizerName = Literal["adam", "lbfgs"]
-OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
-ScheduleName = Literal["constant", "cosine", "linear"]
 
 
 @checked()
@@ -64,7 +89,7 @@ class EarlyStopping:
         min_delta: the least decrease that counts, in nats per data point.
 
     Raises:
-        ValueError: ``patience`` is below 1 or ``min_delta`` negative.
+        ValueError: ``patience`` is below 1, or ``min_delta`` negative or not finite.
     """
 
     patience: int = 10
@@ -72,8 +97,25 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         positive_integer("EarlyStopping.patience", self.patience)
-        if self.min_delta < 0:
-            raise ValueError(f"EarlyStopping.min_delta must not be negative; got {self.min_delta}.")
+        number = isinstance(self.min_delta, Real) and not isinstance(self.min_delta, bool)
+        if not (number and 0 <= self.min_delta < math.inf):
+            raise ValueError(
+                f"EarlyStopping.min_delta must be a finite number that is not negative; got "
+                f"{self.min_delta!r}. Pass 0.0, say."
+            )
+
+
+class UnfinishedFitError(ValueError):
+    """What follows training in closed form failed; the training is not lost.
+
+    Attributes:
+        posterior: the point mass at the centre that was found. Other options of the guide can be
+            tried around it: ``fit(model, guide, data, init=error.posterior, epochs=0)``.
+    """
+
+    def __init__(self, message: str, posterior: Posterior) -> None:
+        super().__init__(message)
+        self.posterior = posterior
 
 
 @checked()
@@ -82,11 +124,11 @@ def fit(
     guide: Guide | AutoGuide | GuideFactory,
     data: tuple[object, object],
     *,
-    epochs: int = 1000,
+    epochs: int | None = None,
     batch_size: int | None = None,
-    lr: float = 1e-2,
-    optimizer: OptimizerName | OptimizerFactory = "adam",
-    schedule: ScheduleName = "constant",
+    lr: float | None = None,
+    optimizer: OptimizerName | OptimizerFactory | None = None,
+    schedule: ScheduleName | None = None,
     validation: tuple[object, object] | None = None,
     early_stopping: EarlyStopping | None = None,
     init: Posterior | None = None,
@@ -100,18 +142,28 @@ def fit(
     then ``finalize`` does what follows in closed form (the curvature of Laplace; all of Exact).
     The same seed gives the same posterior; torch's global random state is left as it was.
 
+    **Without options** a small problem (parameters times data points up to 10 million, all data in
+    a step) is trained until it has settled. MAP and Laplace go to the mode by L-BFGS, in at most 30
+    rounds of 100 iterations. Mean-field and low-rank normals start from the best normal on the
+    way there and take Adam's steps in units of their own standard deviations, at a rate that
+    falls as a cosine over 1,000 epochs, at most four times. Everything else is trained by Adam at
+    a constant rate of 0.01 for 1,000 epochs. ``posterior.converged`` tells whether it has settled.
+
     Args:
         model: the model.
         guide: a guide class, a callable making a guide from the model, a guide (trained further in
             place), or any Pyro ``AutoGuide`` class or instance.
         data: inputs ``(N, ...)`` and targets ``(N,)`` or ``(N, d)``.
-        epochs: passes over the data; 0 leaves the guide where it starts and only does what follows
-            in closed form: Laplace around a net that is trained already.
+        epochs: passes over the data (of L-BFGS: rounds of up to 100 iterations); 0 leaves the guide
+            where it starts and only does what follows in closed form: Laplace around a net that is
+            trained already. Given alone, MAP and Laplace are trained by Adam.
         batch_size: points a step, drawn without replacement; ``None`` takes all.
-        lr: the learning rate.
-        optimizer: ``"adam"``; ``"lbfgs"``, for full batches of a deterministic objective (MAP,
-            Laplace), which converges to machine precision; or a callable from parameters to a
-            torch optimiser (``lr`` is then yours to set).
+        lr: the learning rate; where it is given, the optimiser is Adam unless another is named.
+        optimizer: ``"adam"``; ``"scaled-adam"``, for mean-field and low-rank normals, whose rate is
+            in standard deviations a step (0.1 by default); ``"lbfgs"``, for full batches of a
+            deterministic objective (MAP, Laplace), which needs no rate and runs in double
+            precision, whatever the net's: the mode is then exact to the rounding of the net's own
+            type; or a callable from parameters to a torch optimiser (``lr`` is then yours to set).
         schedule: the learning rate over steps: constant, or falling to 0 as a cosine or a line.
         validation: data whose loss is recorded at each epoch.
         early_stopping: when to stop before ``epochs``.
@@ -127,44 +179,44 @@ def fit(
         progress: show a bar (on terminals), or a callback ``(done, total, message)``.
 
     Returns:
-        The posterior; ``posterior.info`` has the losses, time, memory and passes of the net.
+        The posterior; ``posterior.info`` has the losses, time, memory, passes of the net and
+        whether it has settled.
 
     Raises:
         ValueError: the data do not fit the model, the guide belongs to another model, options do
             not go together, the loss stops being finite, or the checkpoint is another fit's.
+        UnfinishedFitError: the closed form failed; it holds what was trained.
 
     Example:
         >>> from probml_tp import BayesianModel, Gaussian, MeanFieldNormal, NormalPrior
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
-        >>> posterior = fit(model, MeanFieldNormal, (x, 2 * x), epochs=500, lr=0.05)
-        >>> bool((posterior.predict([[1.0]]).mean - 2).abs() < 0.2)
-        True
+        >>> posterior = fit(model, MeanFieldNormal, (x, 2 * x), epochs=500)
+        >>> bool((posterior.predict([[1.0]]).mean - 2).abs() < 0.2), posterior.converged
+        (True, True)
     """
     x, y = check_model(model).check_data(*data_pair("data", data))
     held_out = None
     if validation is not None:
         held_out = model.check_data(*data_pair("validation", validation))
-    epochs, lr = non_negative_integer("epochs", epochs), positive("lr", lr)
     seed = valid_seed(seed)
-    if batch_size is not None:
-        batch_size = min(positive_integer("batch_size", batch_size), len(x))
     start, earlier = time.perf_counter(), 0.0
     with seeded(seed, model.device):
         built = _build(model, guide)
+        options = _options(
+            built, len(x), epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer,
+            schedule=schedule, early_stopping=early_stopping, checkpoint=checkpoint, seed=seed,
+        )  # fmt: skip
         if init is not None:
             built.start_at(_centre(init, model))
         built.prepare(x, y)
         info = FitInfo()
-        if built.is_trainable and epochs:
-            options = _Options(
-                epochs, batch_size, lr, optimizer, schedule, early_stopping, checkpoint, seed
-            )
-            trainer = _Trainer(built, x, y, held_out, options)
+        if built.is_trainable and options.epochs:
             with progress_reporter(progress, built.name, unit="epoch") as report:
-                info = trainer.run(report)
-            earlier = trainer.earlier_seconds
-        built.finalize(x, y)
+                trainer = _trained(built, x, y, held_out, options, report)
+            info, earlier = trainer.info, trainer.earlier_seconds
+        _finalize(built, x, y, seed=seed, info=info)
+        info.convergence = info.convergence or _convergence(built, x, y)
     info.seconds = earlier + time.perf_counter() - start
     info.peak_memory_mib = peak_memory_mib()
     info.data = digest([x, y])
@@ -184,19 +236,115 @@ class _Options:
     early_stopping: EarlyStopping | None
     checkpoint: str | Path | None
     seed: int
+    period: int | None = None
+    """Epochs after which a fit ends if it has settled; ``None``: it goes on to the last."""
 
     def describe(self) -> dict[str, Any]:
         """The options in plain types."""
         named = isinstance(self.optimizer, str)
-        return {
+        own = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "lr": self.lr,
-            "optimizer": self.optimizer if named else _callable_name(self.optimizer),
+            "optimizer": self.optimizer if named else callable_name(self.optimizer),
             "schedule": self.schedule,
             "early_stopping": self.early_stopping and asdict(self.early_stopping),
             "seed": self.seed,
         }
+        return own if self.period is None else own | {"period": self.period}
+
+
+def _options(
+    guide: Guide,
+    size: int,
+    *,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    optimizer: OptimizerName | OptimizerFactory | None,
+    schedule: ScheduleName | None,
+    early_stopping: EarlyStopping | None,
+    checkpoint: str | Path | None,
+    seed: int,
+) -> _Options:
+    """The options given, and what is chosen in place of the others; see :func:`fit`."""
+    if batch_size is not None:
+        batch_size = min(positive_integer("batch_size", batch_size), size)
+    whole_fit = epochs is None and early_stopping is None
+    optimizer = optimizer or default_optimizer(
+        guide, size, batch_size=batch_size, whole_fit=whole_fit,
+        has_rate=lr is not None or schedule is not None,
+    )  # fmt: skip
+    count, rate, course, period = DEFAULTS.get(str(optimizer), DEFAULTS["adam"])
+    return _Options(
+        count if epochs is None else non_negative_integer("epochs", epochs),
+        batch_size,
+        rate if lr is None else positive("lr", lr),
+        optimizer,
+        schedule or course,
+        early_stopping,
+        checkpoint,
+        seed,
+        period if whole_fit else None,
+    )
+
+
+def _trained(
+    guide: Guide,
+    x: Tensor,
+    y: Tensor,
+    held_out: tuple[Tensor, Tensor] | None,
+    options: _Options,
+    report: ProgressCallback,
+) -> _Trainer:
+    """Train a guide, by L-BFGS on a copy in double precision."""
+    if options.optimizer == "scaled-adam":
+        guide.start_near(x, y)
+    own = guide
+    if options.optimizer == "lbfgs":
+        own, x, y = guide_in_double(guide, x, y)
+        if held_out is not None:
+            held_out = _as(held_out[0], x), _as(held_out[1], x)
+    trainer = _Trainer(own, x, y, held_out, options)
+    trainer.run(report)
+    if own is guide:
+        trainer.info.convergence = trainer.convergence
+    else:
+        guide.load_state_dict(own.state_dict())
+    return trainer
+
+
+def _as(values: Tensor, like: Tensor) -> Tensor:
+    """Real numbers in another tensor's precision; whole ones as they are."""
+    return values.to(like) if values.is_floating_point() and like.is_floating_point() else values
+
+
+def _finalize(guide: Guide, x: Tensor, y: Tensor, *, seed: int, info: FitInfo) -> None:
+    """What follows training in closed form.
+
+    Raises:
+        UnfinishedFitError: it failed; the error holds what was trained.
+    """
+    try:
+        guide.finalize(x, y)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        if not isinstance(getattr(guide, "loc", None), torch.nn.Parameter):
+            raise
+        from probml_tp.guides.delta import Delta
+
+        raise UnfinishedFitError(
+            f"{error} What was trained is not lost: the error's .posterior is the point mass "
+            f"there, to pass as init with other options and epochs=0.",
+            Posterior(Delta.at_centre(guide), seed=seed, info=info),
+        ) from error
+
+
+def _convergence(guide: Guide, x: Tensor, y: Tensor) -> Convergence | None:
+    """Whether a guide has settled; nothing where that cannot be found."""
+    try:
+        return guide.convergence(x, y)
+    except (RuntimeError, ValueError):  # a fit is not lost for want of a figure
+        return None
 
 
 class _Trainer:
@@ -213,13 +361,20 @@ class _Trainer:
         self.guide, self.x, self.y, self.held_out, self.options = guide, x, y, held_out, options
         self.spec = guide.model.spec() if options.checkpoint else {}
         self.initial_values = digest([*guide.model.net.state_dict().values(), *guide.parameters()])
-        self.optimizer = _make_optimizer(guide, options)
-        self.optimizer_identity = _describe_optimizer(self.optimizer)
+        self.optimizer = make_optimizer(
+            guide, options.optimizer, lr=options.lr, batch_size=options.batch_size
+        )
+        self.optimizer_identity = describe_optimizer(self.optimizer)
         size = options.batch_size or len(x)
         self.steps_per_epoch = -(-len(x) // size)
-        self.scheduler = _make_schedule(
-            self.optimizer, options.schedule, options.epochs * self.steps_per_epoch
+        course = options.period or options.epochs
+        self.scheduler = make_schedule(
+            self.optimizer,
+            options.schedule,
+            course * self.steps_per_epoch,
+            repeated=options.period is not None,
         )
+        self.convergence: Convergence | None = None
         self.info = FitInfo(options=options.describe())
         self.best: dict[str, Tensor] | None = None
         self.best_loss, self.best_epoch = torch.inf, 0
@@ -232,6 +387,8 @@ class _Trainer:
             self._restore(load_checkpoint(self.options.checkpoint, identity=identity))
         total = self.options.epochs
         while len(self.info.losses) < total and not self.info.stopped_early:
+            if self._has_settled():
+                break
             self._epoch()
             if self.options.checkpoint:
                 save_checkpoint(self.options.checkpoint, identity=identity, state=self._state())
@@ -240,6 +397,18 @@ class _Trainer:
         if self.best is not None:
             self.guide.load_state_dict(self.best)
         return self.info
+
+    def _has_settled(self) -> bool:
+        """Whether a fit without a fixed number of epochs may end."""
+        losses, period = self.info.losses, self.options.period
+        if period is None or not losses or len(losses) % period:
+            return False
+        if isinstance(self.optimizer, LBFGS):
+            gain = (losses[-2] - losses[-1]) * len(self.x) if len(losses) > 1 else torch.inf
+            if not NO_GAIN < gain < SMALL_GAIN:
+                return gain <= NO_GAIN
+        self.convergence = _convergence(self.guide, self.x, self.y)
+        return self.convergence is None or self.convergence.converged
 
     def _epoch(self) -> None:
         total = sum(self._step(xb, yb) * len(xb) for xb, yb in self._batches())
@@ -268,7 +437,10 @@ class _Trainer:
             loss.backward()
             return loss
 
-        loss: Any = self.optimizer.step(closure)  # type: ignore[arg-type]
+        search: Any = closure
+        if isinstance(self.optimizer, LBFGS):
+            search = Wall(closure, self.guide.parameters())
+        loss: Any = self.optimizer.step(search)
         self.scheduler.step()
         detached: Tensor = loss.detach()
         return detached
@@ -393,44 +565,6 @@ def _centre(posterior: Posterior, model: BayesianModel) -> dict[str, Tensor]:
     return posterior.guide.centre()
 
 
-def _make_optimizer(guide: Guide, options: _Options) -> Optimizer:
-    parameters = [p for p in guide.parameters() if p.requires_grad]
-    if not isinstance(options.optimizer, str):
-        return options.optimizer(parameters)
-    if options.optimizer not in get_args(OptimizerName):
-        raise ValueError(
-            f"optimizer must be one of {get_args(OptimizerName)} or a callable; "
-            f"got {options.optimizer!r}."
-        )
-    if options.optimizer == "adam":
-        return Adam(parameters, lr=options.lr, fused=True)
-    if not guide.deterministic_loss or options.batch_size is not None:
-        raise ValueError(
-            f"lbfgs needs a deterministic objective on all the data; the {guide.name} guide with "
-            f"batch_size={options.batch_size} has none. Use optimizer='adam', or a MAP or Laplace "
-            f"guide without batches."
-        )
-    return LBFGS(
-        parameters,
-        lr=1.0,
-        max_iter=100,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-15,
-        history_size=50,
-        line_search_fn="strong_wolfe",
-    )
-
-
-def _make_schedule(optimizer: Optimizer, schedule: ScheduleName, steps: int) -> LRScheduler:
-    if schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    if schedule == "linear":
-        return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
-    if schedule == "constant":
-        return LambdaLR(optimizer, lambda _: 1.0)
-    raise ValueError(f"schedule must be one of {get_args(ScheduleName)}; got {schedule!r}.")
-
-
 @contextmanager
 def progress_reporter(
     progress: bool | ProgressCallback, name: str, *, unit: str
@@ -447,20 +581,3 @@ def progress_reporter(
             bar.update(done - bar.n)
 
         yield report
-
-
-def _describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """Class and settings of an optimiser, as text: what its name does not tell."""
-    groups = [
-        {key: len(value) if key == "params" else str(value) for key, value in group.items()}
-        for group in optimizer.param_groups
-    ]
-    defaults = {key: str(value) for key, value in optimizer.defaults.items()}
-    return {"class": _callable_name(type(optimizer)), "defaults": defaults, "groups": groups}
-
-
-def _callable_name(function: object) -> str:
-    target = getattr(function, "func", function)
-    name = f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
-    bound = [*getattr(function, "args", ()), *sorted(getattr(function, "keywords", {}).items())]
-    return f"{name}{bound}" if bound else name

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from probml_tp.arguments import checked
 from probml_tp.batching import vmap
+from probml_tp.convergence import Convergence, worst
 from probml_tp.evaluate import is_dense
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.inference.fitting import GuideFactory
@@ -250,6 +251,10 @@ class Mixture(Guide):
         """Each member's own."""
         for guide in self._guides:
             guide.finalize(x, y)
+
+    def convergence(self, x: Tensor, y: Tensor) -> Convergence | None:
+        """That of the member which has settled least."""
+        return worst([guide.convergence(x, y) for guide in self._guides])
 
     def options(self) -> dict[str, Any]:
         """The members' class, by name, and options, and their number."""

@@ -81,4 +81,5 @@ def test_points_and_dropout_have_nothing_to_tell():
     model = BayesianModel(net.double(), NormalPrior(1.0), Gaussian(scale=0.1))
     for guide in (Delta, lambda m: MCDropout(m, rates={"2": 0.1})):
         posterior = fit(model, guide, (X, Y), epochs=2, progress=False)
-        assert record_diagnostics(posterior.to_inference_data(X, Y, num_samples=150)) == {}
+        found = record_diagnostics(posterior.to_inference_data(X, Y, num_samples=150))
+        assert set(found) == ({"unsettled"} if posterior.name == "map" else set())

@@ -18,7 +18,8 @@ from probml_tp import (
     Posterior,
     fit,
 )
-from probml_tp.diagnostics import settling, step_left
+from probml_tp.diagnostics import step_left
+from probml_tp.inference import settling
 from probml_tp.models import dugongs_line
 
 

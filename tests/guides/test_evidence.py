@@ -40,7 +40,7 @@ def checked(name: str) -> Case:
 def at_a_point(case: Case, **options: Any) -> Posterior:
     guide = Laplace(case.model, **options)
     guide.loc.data = random_flat(case.model, seed=2)
-    guide.finalize(case.x, case.y)
+    guide.take_curvature(case.x, case.y)
     return Posterior(guide)
 
 
@@ -48,7 +48,7 @@ def evidence_of(model: BayesianModel, like: Posterior, case: Case) -> float:
     """The evidence of another model at the same parameters, from scratch."""
     guide = Laplace(model, **like.guide.options())
     guide.loc.data = like.guide.loc.detach().clone()
-    guide.finalize(case.x, case.y)
+    guide.take_curvature(case.x, case.y)
     return guide.log_evidence()
 
 
@@ -136,7 +136,7 @@ def test_only_the_random_sites_are_tuned() -> None:
 def test_priors_that_are_not_normal_stay() -> None:
     case = checked("mlp-heavy-tails")
     guide = Laplace(case.model)
-    guide.finalize(case.x, case.y)
+    guide.take_curvature(case.x, case.y)
     tuned = maximize_evidence(Posterior(guide), (case.x, case.y), precision="layer")
     assert tuned.model.sites["fc1.weight"].describe() == case.model.sites["fc1.weight"].describe()
     assert tuned.model.sites["fc2.bias"].describe() != case.model.sites["fc2.bias"].describe()

@@ -34,7 +34,7 @@ def low_rank(case: str = "mlp", *, rank: int = 3, spread: float = 0.3) -> LowRan
     guide.log_scale.data = random_flat(model, seed=2) - 1.5
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(guide.factor.shape, generator=generator, dtype=F64)
-    guide.factor.data = spread / guide.init_scale * noise
+    guide.factor.data = spread / guide.unit.unsqueeze(-1) * noise
     return guide
 
 
@@ -114,7 +114,7 @@ def test_float32_keeps_a_density_whose_factor_dwarfs_its_diagonal() -> None:
     guide.log_scale.data.fill_(-9.0)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(guide.factor.shape, generator=generator)
-    guide.factor.data = noise / guide.init_scale
+    guide.factor.data = noise / guide.unit.unsqueeze(-1)
     draws = guide.sample(20, generator=generator)
     u = model.layout.ravel(draws).double()
     covariance = torch.diag(guide.log_scale.double().exp().square())

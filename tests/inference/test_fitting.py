@@ -785,7 +785,7 @@ def test_no_epochs_leave_the_mode_where_it_is_and_find_the_curvature() -> None:
 def test_a_fit_starts_at_the_centre_of_another(name: str) -> None:
     case = checked("mlp-half-normal")
     data = (case.x, case.y)
-    mode = fit(case.model, Delta, data, epochs=30, lr=0.05, **SILENT)
+    mode = fit(case.model, Delta, data, **SILENT)
     guide = GUIDES[name](case.model)
     fit(case.model, guide, data, init=mode, epochs=0, **SILENT)
     assert torch.equal(guide.loc, mode.guide.loc)
