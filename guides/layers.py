@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
+from probml_tp.net_call import call_net
 
 __all__ = [
     "LINEAR_LAYERS",
@@ -121,4 +121,4 @@ def is_read_elsewhere(
     net.get_submodule(layer).register_forward_hook(lambda *_: outputs)
     values = {name: params[name] for name, _ in net.named_parameters()}
     values |= {site: torch.full_like(values[site], torch.nan) for site in own_sites(net, layer)}
-    return bool(functional_call(net, values, (x,)).isnan().any())
+    return bool(call_net(net, values, x).isnan().any())

@@ -11,7 +11,6 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.func import functional_call
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.guides.layers import (
@@ -24,6 +23,7 @@ from probml_tp.guides.layers import (
 )
 from probml_tp.guides.sites import point_mass
 from probml_tp.model import BayesianModel
+from probml_tp.net_call import call_net
 from probml_tp.validation import probability
 
 __all__ = ["MultiplicativeNoise", "NoiseMode", "NoisyUnits"]
@@ -219,7 +219,7 @@ class MultiplicativeNoise(Guide):
             outputs = self.model.outputs(params, x)
         else:
             own = {n: params[n] for n, _ in self.model.net.named_parameters()}
-            outputs = functional_call(cast("nn.Module", self._noisy_net), own, (x,))
+            outputs = call_net(cast("nn.Module", self._noisy_net), own, x)
         log_likelihood = self.model.likelihood.log_prob(outputs, y, params)
         return self.kl() / size - log_likelihood.mean()
 

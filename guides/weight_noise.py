@@ -31,7 +31,6 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from probml_tp.guides.layers import (
     LINEAR_LAYERS,
@@ -44,6 +43,7 @@ from probml_tp.guides.layers import (
     unit_dim,
 )
 from probml_tp.model import BayesianModel
+from probml_tp.net_call import call_net
 
 __all__ = ["ExampleNoise", "Noise", "treatments"]
 
@@ -94,7 +94,7 @@ class ExampleNoise:
             for site in own_sites(self.net, layer):
                 values[site] = means[site]
                 values[f"{site}_noise"] = noises[kind][site]
-        outputs: Tensor = functional_call(self.net, values, (x,))
+        outputs: Tensor = call_net(self.net, values, x)
         return outputs
 
 

@@ -12,10 +12,10 @@ from typing import Literal, cast, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from probml_tp.batching import vmap
 from probml_tp.guide import Draws, Guide, check_draws, check_num_samples
+from probml_tp.net_call import call_net
 from probml_tp.validation import positive_integer, valid_seed
 
 __all__ = [
@@ -255,7 +255,7 @@ def _stage(children: list[tuple[str, nn.Module]], names: Mapping[int, str]) -> F
 
     def forward(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         own = {name: params[site] for name, site in sites.items()}
-        outputs: Tensor = functional_call(net, own, (x,))
+        outputs: Tensor = call_net(net, own, x)
         return outputs
 
     return forward

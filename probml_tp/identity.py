@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from probml_tp.net_call import call_net
 from probml_tp.net_checks import generic_values, in_double, spread
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _outputs(
     buffers = dict(model.net.named_buffers())
     rows = x.rows().to(model.device)
     tensors = {**(in_double(buffers) if dtype == torch.float64 else buffers), **own}
-    outputs = functional_call(model.net, tensors, (rows.to(dtype) if x.floating else rows,))
+    outputs = call_net(model.net, tensors, rows.to(dtype) if x.floating else rows)
     return outputs.to(dtype), params
 
 

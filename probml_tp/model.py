@@ -21,7 +21,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
-from torch.func import functional_call
 
 from probml_tp.arguments import checked
 from probml_tp.contracts import check_likelihood, check_own_sites, is_ours
@@ -30,8 +29,17 @@ from probml_tp.data_checks import column_names
 from probml_tp.digest import digest
 from probml_tp.identity import Domain, behaves_alike, behaviour, named_functions
 from probml_tp.layout import Layout
-from probml_tp.likelihoods import Gaussian, Likelihood, is_exactly
-from probml_tp.net_checks import NetProbe, blame_for, check_net, freeze, generic_values
+from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, is_exactly
+from probml_tp.net_call import call_net
+from probml_tp.net_checks import (
+    NetProbe,
+    blame_for,
+    check_logits,
+    check_net,
+    freeze,
+    generic_values,
+    plain_net,
+)
 from probml_tp.priors import (
     ConditionalPrior,
     ConditionalSite,
@@ -100,6 +108,7 @@ class BayesianModel(nn.Module):
     ) -> None:
         super().__init__()
         _check_parts(net, likelihood)
+        net = plain_net(net)
         parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
         check_net(net, parameters)
         self.name = name or type(net).__name__
@@ -108,6 +117,8 @@ class BayesianModel(nn.Module):
         for module in self.net.modules():
             if hasattr(module, "inplace"):  # it would write to what other draws still read
                 module.inplace = False  # type: ignore[assignment]
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                module.sparse = False  # gradients that no optimiser here and no vmap takes
         self.likelihood = copy.deepcopy(likelihood).to(device=self.device, dtype=self.dtype)
         check_own_sites(self.likelihood)
         own = self.likelihood.site_distributions()
@@ -318,7 +329,7 @@ class BayesianModel(nn.Module):
     def outputs(self, params: Params, x: Tensor) -> Tensor:
         """The net's outputs ``(batch, k)`` at the given parameters."""
         own = {name: params[name] for name in self._net_sites}
-        outputs: Tensor = functional_call(self.net, own, (x,))
+        outputs: Tensor = call_net(self.net, own, x)
         return outputs
 
     def prior(self, name: str, params: Params) -> TorchDistribution:
@@ -489,8 +500,19 @@ class BayesianModel(nn.Module):
             self.likelihood.check_outputs(shape)
         except ValueError as error:
             raise ValueError(f"{error} (x has shape {tuple(x.shape)}.)") from None
+        if self._domains.get("x") is None and (
+            is_exactly(self.likelihood, Bernoulli) or is_exactly(self.likelihood, Categorical)
+        ):
+            self._check_logits(x)
         self._remember("x", x)
         return shape
+
+    @torch.no_grad()
+    def _check_logits(self, x: Tensor) -> None:
+        places = [self._net_values(generic=True), self._net_values(generic=False)]
+        if not self.transforms:
+            places.append({name: -value for name, value in places[0].items()})
+        check_logits(self.net, [call_net(self.net, place, x[:4]) for place in places])
 
     def _probe(self, x: Tensor) -> torch.Size:
         """Probe the net on ``x``, or see that it has not changed since it was."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,16 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from probml_tp.net_call import call_net
 
 __all__ = [
     "NetProbe",
     "blame_for",
+    "check_logits",
     "check_net",
     "check_output",
     "freeze",
     "generic_values",
     "in_double",
+    "plain_net",
     "spread",
 ]
 
@@ -47,6 +50,28 @@ PER_EXAMPLE = nn.modules.instancenorm._InstanceNorm
 
 
 # ------------------------------------------------------------------------------- before any data
+
+
+def plain_net(net: nn.Module) -> nn.Module:
+    """The net itself, of one that is compiled or spread over devices.
+
+    Raises:
+        ValueError: it is scripted, so that its parameters cannot be exchanged.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> plain_net(nn.DataParallel(net)) is net
+        True
+    """
+    while isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        net = net.module
+    if isinstance(net, torch.jit.ScriptModule):
+        raise ValueError(
+            f"a net must run with other parameters than its own; this {type(net).__name__} is "
+            f"scripted. Pass the module that it was made from."
+        )
+    original = getattr(net, "_orig_mod", net)  # of torch.compile
+    return original if isinstance(original, nn.Module) else net
 
 
 def freeze(net: nn.Module) -> dict[str, Tensor]:
@@ -92,6 +117,12 @@ def check_net(net: nn.Module, parameters: Mapping[str, Tensor]) -> None:
                 else "none."
             )
         )
+    for name, parameter in parameters.items():
+        if nn.parameter.is_lazy(parameter):
+            raise ValueError(
+                f"a net's parameters must have their shapes; {name!r} of this "
+                f"{type(net).__name__} waits for a first input. Run net(x) once beforehand."
+            )
     dtypes = {p.dtype for p in parameters.values()}
     if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
         raise ValueError(
@@ -99,6 +130,12 @@ def check_net(net: nn.Module, parameters: Mapping[str, Tensor]) -> None:
             f"Call net.float() or net.double()."
         )
     for name, module in net.named_modules():
+        if getattr(module, "max_norm", None) is not None:
+            raise ValueError(
+                f"a net must not write to its parameters; layer {name!r} "
+                f"({type(module).__name__}) shortens its rows to max_norm as it runs. Leave "
+                f"max_norm out: the prior keeps weights small."
+            )
         if (
             isinstance(module, STATISTICS)
             and not isinstance(module, PER_EXAMPLE)
@@ -199,6 +236,7 @@ class NetProbe:
         _check_pure(net, given, rows, before, outputs)
         with torch.no_grad():
             _check_rows(net, params, rows, outputs.detach())
+        _check_gradients(net, free, rows, outputs)
         return cls(rows, outputs.detach(), generic)
 
     @torch.no_grad()
@@ -209,7 +247,7 @@ class NetProbe:
             ValueError: the net cannot take that of ``x``, or returns something else than it did.
         """
         with blame_for(net, x):
-            outputs = functional_call(net, dict(params), (torch.cat([self.rows[-1:], x[:1]]),))
+            outputs = call_net(net, params, torch.cat([self.rows[-1:], x[:1]]))
         if not _close(outputs[:1], self.outputs[-1:], times=DRIFT):
             raise ValueError(
                 f"a net must stay the function that it was when its model first ran it; this "
@@ -227,7 +265,7 @@ def _run(net: nn.Module, params: Mapping[str, Tensor], rows: Tensor, *, seed: in
         random.seed(seed)
         np.random.seed(seed)
         try:
-            return functional_call(net, dict(params), (rows,))
+            return call_net(net, params, rows)
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
@@ -274,7 +312,7 @@ def _close(a: Tensor, b: Tensor, *, times: float = 1.0) -> bool:
     if a.shape != b.shape:
         return False
     known = b[b.isfinite()]
-    size = float(known.abs().max()) if known.numel() else 0.0
+    size = float(known.detach().abs().max()) if known.numel() else 0.0
     tolerance = min(0.1, times * _tolerance(b)) * size
     return bool(torch.allclose(a.detach(), b.detach(), rtol=0, atol=tolerance, equal_nan=True))
 
@@ -354,6 +392,103 @@ def _check_pure(
         )
 
 
+def _check_gradients(
+    net: nn.Module, params: Mapping[str, Tensor], rows: Tensor, outputs: Tensor
+) -> None:
+    """Where the output moves with a parameter, so does it by its gradient."""
+    name = type(net).__name__
+    try:
+        found = torch.autograd.grad(
+            outputs.square().sum() + outputs.sum(), list(params.values()), allow_unused=True
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"a net must have gradients with respect to its parameters; those of this {name} "
+            f"fail: {_reason(error)} Leave torch.utils.checkpoint, in-place writes and custom "
+            f"gradients out of forward()."
+        ) from error
+    for (own, value), gradient in zip(params.items(), found, strict=True):
+        if gradient is not None and bool((gradient != 0).any()):
+            continue
+        with torch.no_grad():
+            moved = _run(net, {**params, own: value + 1e-2 * value}, rows)
+        if bool(outputs.isfinite().all()) and not _close(moved, outputs):
+            raise ValueError(
+                f"a net must have gradients with respect to its parameters; this {name} changes "
+                f"with {own!r}, whose gradient is 0: a fit would not see it. Leave "
+                f"torch.no_grad(), detach(), .data, rounding and NumPy out of forward(), or freeze "
+                f"it by requires_grad_(False)."
+            )
+    if not _gradients_agree(net, params, rows):
+        raise ValueError(
+            f"a net's gradients must be those of its output; those of this {name} differ from its "
+            f"differences. Leave torch.utils.checkpoint, detach() and gradients of your own, such "
+            f"as straight-through rounding, out of forward()."
+        )
+
+
+def _gradients_agree(net: nn.Module, params: Mapping[str, Tensor], rows: Tensor) -> bool:
+    """In one direction, in double precision; ``True`` where the net does not take that."""
+    with torch.no_grad():
+        wide = in_double({**dict(net.named_buffers()), **params})
+        (rows,) = in_double({"x": rows}).values()
+        sizes = {name: torch.Size((2 * wide[name].numel(),)) for name in params}
+        spreads = generic_values(sizes, dtype=torch.float64, device=rows.device)
+        steps = {n: s[::2].reshape(wide[n].shape) * wide[n].abs() for n, s in spreads.items()}
+    free = {name: wide[name].detach().clone().requires_grad_() for name in params}
+
+    def f(values: Mapping[str, Tensor]) -> Tensor:
+        outputs: Tensor = _run(net, {**wide, **values}, rows)
+        return outputs
+
+    try:
+        outputs = f(free)
+        weights = spread(outputs.numel()).reshape(outputs.shape).to(outputs)
+        found = torch.autograd.grad((weights * outputs).sum(), list(free.values()), allow_unused=True)
+        if outputs.dtype != torch.float64 or not bool(outputs.isfinite().all()):
+            return True
+        slope = sum(
+            float((g * steps[name]).sum())
+            for name, g in zip(free, found, strict=True)
+            if g is not None
+        )
+        with torch.no_grad():
+            for h in (1e-5, 1e-7):  # a kink lies between points of one of them at most
+                up, down = (
+                    f({n: v + sign * steps[n] for n, v in free.items()}) for sign in (h, -h)
+                )
+                difference = float((weights * (up - down)).sum()) / (2 * h)
+                size = abs(slope) + abs(difference) + float(outputs.abs().max())
+                if abs(slope - difference) <= 1e-3 * size:
+                    return True
+    except Exception:  # whatever it is that such a net does not take
+        return True
+    return False
+
+
+def check_logits(net: nn.Module, outputs: Sequence[Tensor]) -> None:
+    """Check that a classifier's net returns logits.
+
+    Args:
+        net: the net.
+        outputs: what it returns at several parameters, of either sign, each ``(n, k)``.
+
+    Raises:
+        ValueError: wherever it was tried, it returns probabilities.
+    """
+    every = torch.cat([part.detach().double() for part in outputs])
+    if not len(every) or not bool(((every >= 0) & (every <= 1)).all()):
+        return
+    sums_to_one = bool((every.sum(-1) - 1).abs().max() < 1e-3)  # half precision too
+    if every.shape[-1] == 1 or sums_to_one:
+        last = "softmax" if sums_to_one and every.shape[-1] > 1 else "sigmoid"
+        raise ValueError(
+            f"a classifier's net must return logits; this {type(net).__name__} returns "
+            f"probabilities, from {float(every.min()):.3g} to {float(every.max()):.3g} wherever it "
+            f"was tried. Leave the {last} at its end out: the likelihood has it."
+        )
+
+
 def _check_rows(
     net: nn.Module, params: Mapping[str, Tensor], rows: Tensor, outputs: Tensor
 ) -> None:
@@ -375,7 +510,7 @@ def _check_rows(
             )
         if not _agree_in_double(net, params, rows, order):
             _refuse_neighbours(name, "changes when the rows of x are put in another order")
-    for k in {0, len(rows) - 1} if len(rows) > 1 else ():
+    for k in range(len(rows)) if len(rows) > 1 else ():
         one = torch.tensor([k], device=rows.device)
         alone = _run_alone(net, params, rows[one], outputs)
         if not _close(alone, outputs[one]) and not _agree_in_double(net, params, rows, one):

@@ -7,7 +7,6 @@ differ by more than 1e7. So it runs on a temporary copy in double precision.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS
 
+from probml_tp.copying import copy_module
 from probml_tp.guide import Guide
 from probml_tp.model import BayesianModel
 
@@ -28,7 +28,7 @@ ITERATIONS = 100
 HISTORY = 50
 HEIGHT = 1e6
 
-T = TypeVar("T")
+T = TypeVar("T", bound=torch.nn.Module)
 
 
 def make_lbfgs(parameters: Iterable[Parameter]) -> LBFGS:
@@ -94,7 +94,7 @@ def guide_in_double(guide: Guide, x: Tensor, y: Tensor) -> tuple[Guide, Tensor, 
 def _converted(
     what: T, model: BayesianModel, x: Tensor, y: Tensor, convert: Callable[[T], T]
 ) -> tuple[T, Tensor, Tensor]:
-    wide = convert(copy.deepcopy(what))
+    wide = convert(copy_module(what))
     x64, y64 = (t.double() if t.is_floating_point() else t for t in (x, y))
     wide_model: Any = getattr(wide, "model", wide)
     flat = model.layout.ravel(model.unconstrain(model.initial_params())).double()
