@@ -11,6 +11,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probml_tp import (
@@ -51,6 +52,12 @@ class Offset(Gaussian):
     def __init__(self, offset: float) -> None:
         super().__init__(scale=0.1)
         self.offset = offset
+
+    def moments(self, outputs: Tensor, params: Any) -> tuple[Tensor, Tensor]:
+        return super().moments(outputs + self.offset, params)
+
+    def distribution(self, outputs: Tensor, params: Any) -> TorchDistribution:
+        return super().distribution(outputs + self.offset, params)
 
     def log_prob(self, outputs: Tensor, y: Tensor, params: Any) -> Tensor:
         return super().log_prob(outputs + self.offset, y, params)
