@@ -136,6 +136,13 @@ def _guarded(function: Any, own: Mapping[str, Rule | None]) -> Any:
     return functools.wraps(function)(moved)
 
 
+def _model(_: str, value: object) -> None:
+    """A model, or how to make one of a bare net."""
+    from probml_tp.model import check_model  # which imports this module
+
+    check_model(value)
+
+
 def _rule_of(
     parameter: inspect.Parameter, function: Any, own: Mapping[str, Rule | None]
 ) -> Rule | None:
@@ -143,6 +150,8 @@ def _rule_of(
     if own.get(parameter.name, checked) is None:
         return None
     hint = annotated_type(parameter.annotation, function)
+    if getattr(hint, "__name__", "") == "BayesianModel":
+        return _model
     narrow = own.get(parameter.name, SAME_EVERYWHERE.get(parameter.name))
     if narrow is not None:
         if NoneType in get_args(hint):
