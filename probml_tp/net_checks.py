@@ -479,8 +479,9 @@ def check_logits(net: nn.Module, outputs: Sequence[Tensor]) -> None:
     if not len(every) or not bool(((every >= 0) & (every <= 1)).all()):
         return
     sums_to_one = bool((every.sum(-1) - 1).abs().max() < 1e-3)  # half precision too
-    if every.shape[-1] == 1 or sums_to_one:
-        last = "softmax" if sums_to_one and every.shape[-1] > 1 else "sigmoid"
+    single = every.shape[-1] == 1 and bool((every > 0).all())
+    if single or sums_to_one:
+        last = "sigmoid" if single else "softmax"
         raise ValueError(
             f"a classifier's net must return logits; this {type(net).__name__} returns "
             f"probabilities, from {float(every.min()):.3g} to {float(every.max()):.3g} wherever it "

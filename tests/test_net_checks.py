@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from probml_tp import (
     BayesianModel,
     Bernoulli,
+    Categorical,
     Delta,
     Gaussian,
     MeanFieldNormal,
@@ -74,6 +75,22 @@ def without_gradients(net: Any, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
+    "a branch by the batch": (
+        lambda n, x: n.plain(x) if x.sum() > 0 else n.last(n.first(x)), "other rows|another order",
+    ),
+    "a layer hidden from gradients": (
+        lambda n, x: n.last(torch.tanh(n.first(x).detach())), "changes with 'first.weight'",
+    ),
+    "recomputed layers": (
+        lambda n, x: n.last(
+            torch.utils.checkpoint.checkpoint(lambda z: n.first(z).tanh(), x, use_reentrant=False)
+        ),
+        "gradients must be those of its output",
+    ),
+    "straight-through rounding": (
+        lambda n, x: n.plain(x) + (n.plain(x).round(decimals=1) - n.plain(x)).detach(),
+        "gradients must be those of its output",
+    ),
     "functional dropout": (
         lambda n, x: n.last(F.dropout(n.first(x), 0.5)), "draws random numbers. Pass training=self",
     ),
@@ -262,3 +279,77 @@ def test_generic_values_have_full_rank_and_unit_gain() -> None:
     singular = torch.linalg.svdvals(values["w"])
     assert singular.min() > 0.1 * singular.max()
     assert abs(float(values["w"].square().sum(1).mean()) - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("layers", "classes"),
+    [([nn.Linear(3, 4), nn.Softmax(-1)], 4), ([nn.Linear(3, 1), nn.Sigmoid()], 1)],
+)
+def test_a_classifier_that_returns_probabilities_is_refused(
+    layers: list[nn.Module], classes: int
+) -> None:
+    likelihood = Bernoulli() if classes == 1 else Categorical(classes)
+    labels = (Y > 0).long()
+    with pytest.raises(ValueError, match=r"must return logits; .* returns probabilities"):
+        BayesianModel(nn.Sequential(*layers), NormalPrior(1.0), likelihood).check_data(X, labels)
+    for last in (nn.LogSoftmax(-1), nn.ReLU(), nn.Tanh(), nn.Identity()):
+        net = nn.Sequential(layers[0], last)
+        BayesianModel(net, NormalPrior(1.0), likelihood).check_data(X, labels)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(nn.LazyLinear(1)), r"waits for a first input. Run net\(x\) once"),
+        (nn.Sequential(nn.Embedding(5, 2, max_norm=1.0), nn.Flatten()), "Leave max_norm out"),
+        (nn.Linear(3, 1), "is scripted. Pass the module"),
+    ],
+)
+def test_nets_that_cannot_be_run_with_other_parameters_are_refused(
+    net: nn.Module, message: str
+) -> None:
+    if "scripted" in message:
+        with pytest.warns(FutureWarning, match="deprecated"):
+            net = torch.jit.trace(nn.Linear(3, 1), X)
+    with pytest.raises(ValueError, match=message):
+        BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1))
+
+
+def test_compiled_and_parallel_nets_are_the_nets_themselves() -> None:
+    net = nn.Linear(3, 1)
+    for wrapped in (nn.DataParallel(net), torch.compile(net)):
+        model = BayesianModel(wrapped, NormalPrior(1.0), Gaussian(scale=0.1))
+        assert list(model.sites) == ["weight", "bias"]
+        assert not model.differences(BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1)))
+
+
+def test_a_layer_under_two_names_keeps_its_values() -> None:
+    """functional_call would leave those of the last draw in the net."""
+    net = Net(lambda n, x: n.last(n.again(n.first(x).tanh()).tanh()))
+    net.first = net.again = nn.Linear(3, 3)
+    net.last = nn.Linear(3, 1)
+    own = copy.deepcopy(net)(X).detach()
+    model = BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1))
+    fit(model, MeanFieldNormal, (X, Y), epochs=2, progress=False).predict(X, num_samples=3)
+    assert torch.equal(model.net(X), own)
+    assert torch.equal(model.outputs(model.initial_params(), X), own)
+    double = {name: 2 * value for name, value in model.initial_params().items()}
+    first = nn.functional.linear(X, double["first.weight"], double["first.bias"]).tanh()
+    second = nn.functional.linear(first, double["first.weight"], double["first.bias"]).tanh()
+    expected = nn.functional.linear(second, double["last.weight"], double["last.bias"])
+    assert torch.allclose(model.outputs(double, X), expected)
+
+
+def test_sparse_embeddings_are_fitted_as_dense_ones() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(4, 1))
+    x, sparse = torch.randint(5, (20, 2)), copy.deepcopy(net)
+    sparse[0].sparse = True
+    fits = [
+        fit(
+            BayesianModel(n, NormalPrior(1.0), Gaussian(scale=0.1)), Delta, (x, x[:, 0].float()),
+            progress=False,
+        ).predict(x).mean
+        for n in (net, sparse)
+    ]  # fmt: skip
+    assert torch.equal(*fits)
