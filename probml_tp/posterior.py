@@ -20,6 +20,7 @@ from probml_tp.links import Link
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.moments import predict_from_moments
 from probml_tp.predictive import accumulator_for
+from probml_tp.room import check_room
 from probml_tp.tensor_files import read_tensors, tensor_file, write_tensors
 from probml_tp.validation import positive_integer
 
@@ -144,7 +145,11 @@ class Posterior:
 
         Returns:
             ``{site: (S, *shape)}``, in the sites' own (constrained) space.
+
+        Raises:
+            ValueError: they do not fit into memory.
         """
+        self._check_room(f"{num_samples:,} draws", num_samples * self.model.num_params)
         chunks = [d for _, d in draw_chunks(self.guide, num_samples, seed=self._seed(seed))]
         if len(chunks) == 1:
             return dict(chunks[0])
@@ -201,6 +206,9 @@ class Posterior:
             return predict_from_moments(
                 likelihood, moments, link=link or "sampled", num_samples=count, seed=seed
             )
+        if keep_outputs:
+            outputs = self.model.outputs(self.model.initial_params(), inputs[:1])
+            self._check_room(f"{count:,} outputs a point", count * len(inputs) * outputs.numel())
         accumulator = accumulator_for(
             self.model.likelihood,
             len(inputs),
@@ -228,6 +236,7 @@ class Posterior:
             ValueError: the data do not fit the model.
         """
         inputs, targets = self.model.check_data(x, y)
+        self._check_room(f"{num_samples:,} x {len(inputs):,} values", num_samples * len(inputs))
         found = torch.empty(0)
         for batch in draw_batches(
             self.guide, inputs, num_samples=num_samples, seed=self._seed(seed)
@@ -348,6 +357,9 @@ class Posterior:
 
     def _seed(self, seed: int | None) -> int:
         return self.seed if seed is None else seed
+
+    def _check_room(self, what: str, count: int) -> None:
+        check_room(what, count, self.model.dtype, remedy="Take fewer draws, or fewer points.")
 
     def _num_samples(self, num_samples: int) -> int:
         return check_num_atoms(self.guide) or num_samples

@@ -697,3 +697,16 @@ def test_reading_a_posterior_leaves_the_global_random_numbers_alone(tmp_path: Pa
     before = torch.get_rng_state()
     Posterior.load(path, case.model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_has_no_room_in_memory_is_refused_before_it_is_computed() -> None:
+    model = BayesianModel(nn.Linear(2, 1), NormalPrior(1.0), Gaussian(scale=0.1))
+    x = torch.eye(3, 2)
+    posterior = fit(model, MeanFieldNormal, (torch.eye(3, 2), torch.ones(3)), epochs=1)
+    for call in (
+        lambda: posterior.draws(10**12),
+        lambda: posterior.log_likelihood(x, x[:, 0], num_samples=10**12),
+        lambda: posterior.predict(x, num_samples=10**12, keep_outputs=True),
+    ):
+        with pytest.raises(ValueError, match=r"must fit into memory; they take [\d,.]+ GiB"):
+            call()
