@@ -81,7 +81,7 @@ class Laplace(StructuredNormal):
     name: ClassVar[str] = "laplace"
     deterministic_loss: ClassVar[bool] = True
 
-    @checked()
+    @checked(structure=None, curvature=None)
     def __init__(
         self,
         model: BayesianModel,

@@ -182,7 +182,7 @@ class LowRankNormal(LowRankPlusDiagonal):
 
     name: ClassVar[str] = "low-rank-normal"
 
-    @checked()
+    @checked(rank=None, init_scale=None)
     def __init__(self, model: BayesianModel, *, rank: int = 10, init_scale: float = 0.01) -> None:
         super().__init__(model)
         self.init_scale = positive("init_scale", init_scale)

@@ -76,7 +76,7 @@ class EarlyStopping:
             raise ValueError(f"EarlyStopping.min_delta must not be negative; got {self.min_delta}.")
 
 
-@checked()
+@checked(guide=None, optimizer=None)
 def fit(
     model: BayesianModel,
     guide: Guide | AutoGuide | GuideFactory,
@@ -372,7 +372,7 @@ def _centre(posterior: Posterior, model: BayesianModel) -> dict[str, Tensor]:
 
 def _make_optimizer(guide: Guide, options: _Options) -> Optimizer:
     parameters = [p for p in guide.parameters() if p.requires_grad]
-    if not isinstance(options.optimizer, str):
+    if callable(options.optimizer):
         return options.optimizer(parameters)
     if options.optimizer not in get_args(OptimizerName):
         raise ValueError(
