@@ -73,7 +73,7 @@ class MCDropout(MultiplicativeNoise):
         "MC dropout is a discrete distribution over masks: it has no density"
     )
 
-    @checked()
+    @checked(rates=None, masks=None)
     def __init__(
         self,
         model: BayesianModel,

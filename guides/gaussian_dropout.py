@@ -84,7 +84,7 @@ class GaussianDropout(MultiplicativeNoise):
         "Gaussian dropout lies on a line for each input unit: it has no Lebesgue density"
     )
 
-    @checked()
+    @checked(rates=None, noise=None)
     def __init__(
         self,
         model: BayesianModel,

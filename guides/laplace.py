@@ -108,7 +108,7 @@ class Laplace(StructuredNormal):
     deterministic_loss: ClassVar[bool] = True
     seeks_mode: ClassVar[bool] = True
 
-    @checked()
+    @checked(structure=None, curvature=None)
     def __init__(
         self,
         model: BayesianModel,

@@ -193,7 +193,7 @@ class LowRankNormal(LowRankPlusDiagonal):
 
     unit: Tensor
 
-    @checked()
+    @checked(rank=None, init_scale=None)
     def __init__(
         self, model: BayesianModel, *, rank: int = 10, init_scale: float | None = None
     ) -> None:

@@ -91,7 +91,7 @@ class MeanFieldNormal(Guide):
 
     name: ClassVar[str] = "mean-field"
 
-    @checked()
+    @checked(init_scale=None, estimator=None, temperature=None)
     def __init__(
         self,
         model: BayesianModel,

@@ -269,7 +269,9 @@ def _collection(kind: type, parts: tuple[Any, ...]) -> Allowed | None:
     if kind is tuple and parts[-1] is not Ellipsis:
         each = [allowed(part) or Allowed("anything", lambda _: True) for part in parts]
         return Allowed(
-            f"a tuple of {len(each)}",
+            "a pair of inputs and targets"
+            if parts == (object, object)
+            else f"a tuple of {len(each)}",
             lambda v: (
                 isinstance(v, tuple | list)
                 and len(v) == len(each)

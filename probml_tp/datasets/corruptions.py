@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -16,7 +15,7 @@ from probml_tp.arguments import checked
 from probml_tp.datasets import distortions as to
 from probml_tp.datasets.checks import checked_seed
 from probml_tp.datasets.image_dataset import ImageDataset
-from probml_tp.validation import positive_integer
+from probml_tp.validation import is_number, positive_integer
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "noise_images", "rotated"]
 
@@ -121,7 +120,7 @@ def corrupt(data: ImageDataset, corruption: str, severity: int, *, seed: int = 0
     return _changed(data, damaged, done)
 
 
-@checked()
+@checked(degrees=None)
 def rotated(data: ImageDataset, degrees: float) -> ImageDataset:
     """Rotate all images counterclockwise about their centre.
 
@@ -144,7 +143,7 @@ def rotated(data: ImageDataset, degrees: float) -> ImageDataset:
         >>> bool((rotated(digits, 180).images == digits.images.flip(1, 2)).all())
         True
     """
-    if not math.isfinite(degrees):
+    if not is_number(degrees):
         raise ValueError(f"degrees must be finite; got {degrees!r}. Pass for example 30.")
     turned = to.rotate(_on_unit_scale(data.images), degrees)
     return _changed(data, turned, f"rotated counterclockwise by {degrees:g} degrees")

@@ -130,7 +130,9 @@ def load_images(
         data = _from_files(_FAMILIES[name], name, split, _root(root), download)
     if data.is_fallback:
         _LOG.warning(data.source)
-        warnings.warn(data.source, DataFallbackWarning, stacklevel=2)
+        warnings.warn(
+            data.source, DataFallbackWarning, stacklevel=3
+        )  # one for the check of arguments
     return data if max_size is None else data.subset(max_size, seed=seed)
 
 

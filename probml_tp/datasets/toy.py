@@ -14,14 +14,12 @@ import torch
 from sklearn.datasets import make_moons
 from torch import Tensor
 
-from probml_tp.arguments import checked
 from probml_tp.datasets.checks import checked_seed
-from probml_tp.validation import positive, positive_integer
+from probml_tp.validation import is_number, positive, positive_integer
 
 __all__ = ["blobs", "linear_data", "linear_data_with_hole", "sine_data", "two_moons"]
 
 
-@checked()
 def linear_data(
     *, n: int = 25, seed: int = 0, noise: float = 0.2, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -54,7 +52,6 @@ def linear_data(
     return _regression(generator, x, _line, noise, dtype)
 
 
-@checked()
 def linear_data_with_hole(
     *, n_per_side: int = 10, seed: int = 0, noise: float = 0.2, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -88,7 +85,6 @@ def linear_data_with_hole(
     return _regression(generator, torch.cat([left, right]), _line, noise, dtype)
 
 
-@checked()
 def sine_data(
     *, n: int = 50, seed: int = 0, noise: float = 0.2, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -151,7 +147,6 @@ def blobs(
     return x.to(_floating(dtype)), y
 
 
-@checked()
 def two_moons(
     *, n: int = 1000, seed: int = 0, noise: float = 0.05, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -220,7 +215,7 @@ def _standard_normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 def _noise(noise: float) -> float:
     """Return ``noise`` if it is a standard deviation, zero allowed."""
-    if not (isinstance(noise, int | float) and math.isfinite(noise) and noise >= 0):
+    if not (is_number(noise) and noise >= 0):
         raise ValueError(
             f"noise must be a finite standard deviation of at least 0; got {noise!r}. "
             "Pass 0 for data without noise."

@@ -40,7 +40,7 @@ START, TRAINING = 0, 1
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-@checked()
+@checked(guide=None, optimizer=None)
 def fit_ensemble(
     model: BayesianModel,
     guide: GuideFactory,

@@ -118,7 +118,7 @@ class UnfinishedFitError(ValueError):
         self.posterior = posterior
 
 
-@checked()
+@checked(guide=None, optimizer=None)
 def fit(
     model: BayesianModel,
     guide: Guide | AutoGuide | GuideFactory,
