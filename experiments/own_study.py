@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -394,7 +394,9 @@ def _completed(work: _Work, report: GapReport) -> Doubt | None:
     if work.doubt is None:
         return None
     scores = unaided_scores(work.posteriors, report.evidence)
-    near: Iterator[str] = agreement(work.posteriors, work.problem.x, seed=work.seed)
+    near: Iterable[str] = ()
+    if work.clock.left() > 0:
+        near = agreement(work.posteriors, work.problem.x, seed=work.seed)
     return replace(work.doubt, sentences=(*work.doubt.sentences, *near, *scores))
 
 

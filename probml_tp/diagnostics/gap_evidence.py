@@ -14,7 +14,7 @@ from probml_tp.diagnostics.elbo import elbo_of
 from probml_tp.diagnostics.importance import is_proper, joint_ratios
 from probml_tp.diagnostics.iwelbo import LogEvidence, iwelbo_of
 from probml_tp.diagnostics.loo import LEAST_DRAWS, loo
-from probml_tp.diagnostics.psis import k_error, k_threshold, pareto_k
+from probml_tp.diagnostics.psis import k_error, k_threshold, layers_of, pareto_k
 from probml_tp.diagnostics.settling import step_left
 from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
@@ -41,6 +41,9 @@ COLUMNS = (
 MOST_PARAMS = 2000
 """Parameters up to which the step left is found: it takes their covariance."""
 
+TRIED = 2
+"""Draws that tell what one takes."""
+
 Row = dict[str, float]
 
 UNKNOWN = LogEvidence(math.nan, math.nan)
@@ -61,8 +64,9 @@ def evidence_tables(
         data: inputs and targets that they were fitted to.
         num_samples: draws of a posterior that is not a chain.
         seeds: name to the seed of its draws.
-        until: when to stop, by ``time.monotonic()``: what is left then, and what cannot be found
-            whatever the reason, is unknown. By default errors are raised.
+        until: when to stop, by ``time.monotonic()``: what would take longer, by the seconds of a
+            draw, and what cannot be found whatever the reason, is unknown. By default errors are
+            raised.
 
     Returns:
         One row a posterior, NaN where a number is not defined; Pareto k-hat with a column for each
@@ -77,9 +81,12 @@ def evidence_tables(
         rows[name] = dict.fromkeys(COLUMNS, math.nan)
         layers[name] = {}
         k_hat = partial(_k_hat, layers[name])
+        one = 0.0 if until is None else _seconds_of_a_draw(posterior, data)
+        passes = {k_hat: 1 + len(layers_of(posterior.model)), _bounds: 1, _step: 3, _loo: 1}
         for part in (k_hat, _bounds, _step, _loo, _log_evidence):
-            if until is not None and time.monotonic() > until:
-                break
+            needed = one * num_samples * passes.get(part, 0)
+            if until is not None and time.monotonic() + needed > until:
+                continue
             try:
                 rows[name] |= part(posterior, data, num_samples, seeds[name])
             except Exception:  # a user's net may raise anything
@@ -91,6 +98,16 @@ def evidence_tables(
         for name, row in layers.items()
     }
     return _frame(rows), _frame(layers), _frame(errors)
+
+
+def _seconds_of_a_draw(posterior: Posterior, data: tuple[object, object]) -> float:
+    """What a draw takes over all the data; nothing where that cannot be told."""
+    begin = time.monotonic()
+    try:
+        posterior.log_likelihood(*data, num_samples=TRIED)
+    except Exception:  # what is wrong raises again where it is asked for
+        return 0.0
+    return (time.monotonic() - begin) / TRIED
 
 
 def _frame(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
