@@ -20,7 +20,6 @@ PACKAGES = (
     "arviz",
     "numpy",
     "scikit-learn",
-    "torchmetrics",
     "matplotlib",
     "safetensors",
 )

@@ -76,9 +76,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     text, state = record["identity"], record["state"]
     if record["digest"] != _digest([text, state]):
         raise ValueError("its content does not agree with its digest")
-    for tensor in _leaves(state["guide"]):
-        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
-            raise ValueError("the guide's parameters are not finite")
+    if not all(bool(state["guide"][name].isfinite().all()) for name in state["parameters"]):
+        raise ValueError("the guide's parameters are not finite")
     return json.loads(text), state
 
 

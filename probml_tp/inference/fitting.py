@@ -496,6 +496,7 @@ class _Trainer:
         return {
             "model": self.spec,
             "guide": self.guide.state_dict(),
+            "parameters": [name for name, _ in self.guide.named_parameters()],
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.scheduler.last_epoch},
             "lr": [float(g["lr"]) for g in self.optimizer.param_groups],

@@ -46,7 +46,7 @@ from probml_tp import (
     fit,
     sample_nuts,
 )
-from probml_tp.inference import fitting
+from probml_tp.inference.optimizers import callable_name
 from probml_tp.models import mlp
 
 SILENT: dict[str, Any] = {"progress": False}
@@ -761,7 +761,7 @@ def test_guides_of_half_precision_data_can_be_checkpointed(tmp_path: Path) -> No
 
 
 def test_the_names_of_optimisers_tell_their_arguments() -> None:
-    name = fitting._callable_name
+    name = callable_name
     assert name(partial(SGD, lr=0.1)) != name(partial(SGD, lr=0.2))
     assert name(SGD) == "torch.optim.sgd.SGD"
 

@@ -41,12 +41,12 @@ def test_the_logit_goes_through_the_sigmoid_once(make: object) -> None:
     assert abs(float(own - twice)) > 1
 
 
-def test_a_net_that_ends_in_a_sigmoid_cannot_be_sure_of_class_0() -> None:
-    """What the mistake looks like: probabilities of class 1 between 1/2 and sigmoid(1)."""
+def test_a_net_that_ends_in_a_sigmoid_is_refused() -> None:
+    """It could not be sure of class 0: its probabilities lie between 1/2 and sigmoid(1)."""
     net = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()).double()
     squashed = BayesianModel(net, NormalPrior(4.0), Bernoulli())
-    wrong = fit(squashed, Delta, DATA, **OPTIONS).predict(DATA[0]).probs[:, 1]
-    assert 0.5 <= float(wrong.min()) and float(wrong.max()) <= 0.7311
+    with pytest.raises(ValueError, match="must return logits"):
+        fit(squashed, Delta, DATA, **OPTIONS)
     right = logistic_regression(2, prior=NormalPrior(4.0))
     probs = fit(right, Delta, DATA, **OPTIONS).predict(DATA[0]).probs[:, 1]
     assert float(probs.min()) < 0.05 and float(probs.max()) > 0.95
