@@ -42,8 +42,9 @@ LEAST = (1e-3, 1e-6, 1e-9)
 ROUNDS = (100,) * 20
 
 REMEDY = (
-    "Train longer on all the data (without lr, optimizer and epochs a small problem is solved), or "
-    "use net.double() if the inputs are unscaled."
+    "Train longer on all the data (without lr, optimizer and epochs a small problem is solved), "
+    "use net.double() if the inputs are unscaled, or a smooth activation such as tanh: the optimum "
+    "of a relu net may lie on a kink, where no gradient is zero."
 )
 NO_MODE = (
     "No mode was found near: the density of a hierarchical model is often unbounded where a scale "
