@@ -26,6 +26,7 @@ from probml_tp import (
     fit_evidence,
     maximize_evidence,
 )
+from probml_tp.convergence import NotConvergedWarning
 from probml_tp.models import mlp
 
 SILENT: dict[str, Any] = {"progress": False}
