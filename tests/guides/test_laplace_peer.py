@@ -42,7 +42,8 @@ def case_at_a_point(name: str) -> tuple[Case, Tensor]:
 def ours(case: Case, flat: Tensor, **options: Any) -> LinearizedLaplace:
     guide = LinearizedLaplace(case.model, **options)
     guide.loc.data = flat.clone()
-    guide.finalize(case.x, case.y)
+    guide.prepare(case.x, case.y)
+    guide.take_curvature(case.x, case.y)
     return guide
 
 

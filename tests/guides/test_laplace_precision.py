@@ -19,6 +19,7 @@ from probml_tp import (
     HeteroscedasticGaussian,
     LinearizedLaplace,
     NormalPrior,
+    Posterior,
     fit,
 )
 from probml_tp.guides import in_double, kfac
@@ -44,7 +45,7 @@ def laplace(
     guide = LinearizedLaplace(model, structure=structure)  # type: ignore[arg-type]
     if at is not None:
         guide.loc.data = at.loc.detach().to(guide.loc)
-    guide.finalize(*model.check_data(x.to(model.dtype), y))
+    guide.take_curvature(*model.check_data(x.to(model.dtype), y))
     return guide
 
 
@@ -114,8 +115,7 @@ def test_half_precision(structure: str, dtype: torch.dtype) -> None:
         half.covariance().double(), double.covariance(), rtol=0.01, atol=1e-3
     )
     assert half.log_evidence() == pytest.approx(double.log_evidence(), rel=1e-6)
-    posterior = fit(half.model, lambda _: half, (x, y), epochs=0)
-    record = posterior.to_inference_data(x, y, num_samples=3)
+    record = Posterior(half).to_inference_data(x, y, num_samples=3)
     assert record.posterior["0.weight"].dtype == "float32"  # type: ignore[attr-defined]
     assert all(value.dtype == dtype for value in half().values())
 
@@ -133,7 +133,7 @@ def test_a_net_that_makes_single_precision_tensors_is_run_in_it() -> None:
     x = torch.linspace(-1, 1, 10).reshape(5, 2)
     assert in_double.in_double(model, x) is model
     guide = LinearizedLaplace(model)
-    guide.finalize(x, x[:, 0])
+    guide.take_curvature(x, x[:, 0])
     assert torch.isfinite(guide.covariance()).all()
 
 
