@@ -330,12 +330,12 @@ def _finalize(guide: Guide, x: Tensor, y: Tensor, *, seed: int, info: FitInfo) -
     except (ValueError, RuntimeError, MemoryError) as error:
         if not isinstance(getattr(guide, "loc", None), torch.nn.Parameter):
             raise
-        from probml_tp.guides.delta import Delta
-
+        point = Guide.registry["map"](guide.model)
+        point.start_at(guide.centre())
         raise UnfinishedFitError(
             f"{error} What was trained is not lost: the error's .posterior is the point mass "
             f"there, to pass as init with other options and epochs=0.",
-            Posterior(Delta.at_centre(guide), seed=seed, info=info),
+            Posterior(point, seed=seed, info=info),
         ) from error
 
 

@@ -26,6 +26,7 @@ from probml_tp.inference.chain_starts import (
 from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
+from probml_tp.inference.mixing import chains_convergence
 from probml_tp.inference.nuts import Draw, Gradients
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.inference.potential import Potential
@@ -189,6 +190,9 @@ def sample_nuts(
         sampler=_sampler_stats(done),
         data=digest([x, y]),
         forward_passes=float(begin.gradients + sum(chain.gradients for chain in done)),
+        convergence=chains_convergence(
+            model, x, [chain.draws for chain in done], [chain.stats["lp"] for chain in done]
+        ),
     )
     if init is not None:
         info.begin_from(init.info)
