@@ -161,7 +161,7 @@ class SbcResult:
         return shrunk
 
 
-@checked()
+@checked(model=None)
 def simulation_based_calibration(
     model: BayesianModel,
     infer: Infer,
