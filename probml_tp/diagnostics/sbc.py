@@ -161,7 +161,7 @@ class SbcResult:
         return shrunk
 
 
-@checked(model=None)
+@checked(model=None, infer=None)
 def simulation_based_calibration(
     model: BayesianModel,
     infer: Infer,
