@@ -271,7 +271,7 @@ class Posterior:
             total[batch.points] = torch.logaddexp(total[batch.points], chunk)
         return total - torch.tensor(count, dtype=torch.float64).log()
 
-    @checked()
+    @checked(sites=None)
     def to_inference_data(
         self,
         x: object,

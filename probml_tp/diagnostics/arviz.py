@@ -7,7 +7,7 @@ as many draws as data points gives wrong log likelihoods without an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +32,7 @@ MAX_POSTERIOR_ELEMENTS = 50_000_000
 NOISE = 2
 
 
-@checked()
+@checked(sites=None)
 def to_inference_data(
     posterior: Posterior,
     x: object,
@@ -260,7 +260,8 @@ def check_sites(model: BayesianModel, sites: Sequence[str] | None) -> list[str]:
     """
     if sites is None:
         return list(model.sites)
-    if isinstance(sites, str) or not set(sites) <= set(model.sites):
+    is_row = isinstance(sites, Iterable) and not isinstance(sites, str)
+    if not is_row or not set(sites) <= set(model.sites):
         raise ValueError(
             f"sites must be a sequence of the model's site names; got {sites!r}. "
             f"They are {', '.join(model.sites)}."

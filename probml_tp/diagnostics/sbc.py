@@ -160,7 +160,7 @@ class SbcResult:
         return shrunk
 
 
-@checked()
+@checked(model=None, infer=None)
 def simulation_based_calibration(
     model: BayesianModel,
     infer: Infer,

@@ -79,6 +79,7 @@ class WrongCall:
 
 
 PARTS = {
+    "infer": ("a callable",),
     "scale": ("noise_scale",),
     "labels": ("y",),
     "y_train": ("y",),
