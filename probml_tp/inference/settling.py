@@ -40,7 +40,7 @@ SETTLED = 0.3
 CHUNK_WORK = 50_000_000
 """Draws times parameters times points whose gradients are taken at a time, at most."""
 
-MAX_PARAMS, SMALL = 2000, 100_000
+MAX_PARAMS, SMALL = 2000, 500_000
 DRAWS = (400, 3200)
 """First so many, and if they leave it open more, where they are cheap."""
 
