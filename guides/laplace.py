@@ -27,7 +27,7 @@ from probml_tp.guides.fisher import (
 from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.jacobians import gradient_rows, plain_layers
 from probml_tp.guides.layers import own_sites
-from probml_tp.guides.newton import LIMIT, at_a_mode, gradient_of
+from probml_tp.guides.newton import LIMIT, at_a_mode, attainable, gradient_of
 from probml_tp.inference.descent import WORK, descent_path, in_double
 from probml_tp.last_layer import last_called, last_defined
 from probml_tp.model import BayesianModel, check_model
@@ -215,11 +215,15 @@ class Laplace(StructuredNormal):
         return self._settled
 
     def _decrement(self, x: Tensor, y: Tensor) -> float:
-        r""":math:`\tfrac12\|C^\top g\|^2` in nats."""
+        r""":math:`\tfrac12\|C^\top g\|^2` in nats, or what the step gains if that is less."""
         self._passes += 1
         g = gradient_of(self.model, self.loc, x, y)
         white = [factor.project(g[factor.index]) for factor in self.factor_list]
-        return 0.5 * sum(float(part.square().sum()) for part in white)
+        decrement = 0.5 * sum(float(part.square().sum()) for part in white)
+        step = torch.zeros_like(self.loc, dtype=torch.float64)
+        for factor, part in zip(self.factor_list, white, strict=True):
+            step[factor.index] = -factor.spread(part.to(self.loc.dtype)).double()
+        return attainable(decrement, step, self.model, self.loc, x, y)
 
     def _try_curvature(self, x: Tensor, y: Tensor) -> tuple[float, NotDefiniteError | None]:
         """The decrement by the curvature here; infinite where that is not definite, and why."""

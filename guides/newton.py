@@ -43,6 +43,32 @@ def at_a_mode(value: float, remedy: str, *, diagonal: bool = False) -> Convergen
     return Convergence(f"Newton decrement (nats{kind})", value, LIMIT, remedy)
 
 
+def attainable(
+    decrement: float, step: Tensor, model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor
+) -> float:
+    r"""The Newton decrement, or what a line search along the step gains where that is less.
+
+    Where the log joint is smooth the two agree near a mode. On a kink, as of a relu net, no
+    gradient is zero, and yet no step gains anything: that is a mode, too.
+
+    Args:
+        decrement: in nats.
+        step: to the mode, if the log joint were quadratic, ``(P,)``.
+        model: the model.
+        flat: where it is, ``(P,)``.
+        x: all inputs.
+        y: all targets.
+    """
+    if decrement <= LIMIT or model.num_params * len(x) > WORK:
+        return decrement
+    model, x, y = in_double(model, x, y)
+    start, step = flat.detach().to(model.dtype), step.detach().to(model.dtype)
+    with torch.no_grad():
+        now = float(model.log_joint_flat(start, x, y))
+        gains = [float(model.log_joint_flat(start + step / 2**k, x, y)) - now for k in range(12)]
+    return min(decrement, max(0.0, *(gain for gain in gains if gain == gain)))
+
+
 def gradient_of(model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
     r""":math:`-\nabla_u\log p(u, y)` over all the data, ``(P,)``, float64.
 

@@ -51,7 +51,8 @@ def checked(name: str) -> Case:
 def fitted(case: Case, kind: type[Laplace] = Laplace, **options: Any) -> Laplace:
     guide = kind(case.model, **options)
     guide.loc.data = random_flat(case.model, seed=2)
-    guide.finalize(case.x, case.y)
+    guide.prepare(case.x, case.y)
+    guide.take_curvature(case.x, case.y)
     return guide
 
 
@@ -186,7 +187,7 @@ def test_batches_of_points_add_up(structure: str, monkeypatch: pytest.MonkeyPatc
 def test_a_full_size_lenet_fits_and_predicts(structure: str) -> None:
     case = LENET()
     guide = LinearizedLaplace(case.model, structure=structure)
-    guide.finalize(*case.model.check_data(case.x, case.y))
+    guide.take_curvature(*case.model.check_data(case.x, case.y))
     mean, covariance = guide.linearized_moments(case.x)
     assert covariance.shape == (3, 10, 10)
     assert bool((torch.linalg.eigvalsh(covariance) > 0).all())

@@ -51,7 +51,9 @@ def _laplace(kind: type[Laplace], **options: Any) -> Callable[[Case], Guide]:
     def build(case: Case) -> Guide:
         guide = kind(case.model, **options)
         guide.loc.data = random_flat(case.model, seed=13)
-        guide.finalize(*case.model.check_data(case.x, case.y))
+        data = case.model.check_data(case.x, case.y)
+        guide.prepare(*data)
+        guide.take_curvature(*data)  # there, wherever the mode is
         return guide
 
     return build
