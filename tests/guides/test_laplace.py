@@ -244,7 +244,7 @@ def test_the_curvature_is_a_sum_over_points() -> None:
 
 
 def test_batches_do_not_change_the_curvature() -> None:
-    case = checked("classifier-3")
+    case = checked("softmax")
     mode = fit(case.model, Delta, (case.x, case.y), progress=False)
     options = {"epochs": 2, "progress": False, "lr": 1e-9, "init": mode}
     whole, batched = (
