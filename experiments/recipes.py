@@ -7,6 +7,7 @@ curvature.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from probml_tp.convergence import NotConvergedWarning
 from probml_tp.experiment import Update
 from probml_tp.guides import (
     SWAG,
@@ -169,7 +171,9 @@ class Recipes:
         if guide == "exact":
             return cast("Posterior", run(Exact))
         if guide in LAPLACE:
-            return cast("Posterior", run(LAPLACE[guide], init=done["map"], epochs=0))
+            with warnings.catch_warnings():  # tables show how far each is from its mode
+                warnings.simplefilter("ignore", NotConvergedWarning)
+                return cast("Posterior", run(LAPLACE[guide], init=done["map"], epochs=0))
         if guide in ("swag", "multi-swag"):
             return self._fit_swag(run, done[STARTS[guide]])
         if guide == "map" and self.rounds is not None:
