@@ -32,7 +32,6 @@ __all__ = [
     "Likelihood",
     "LocScaleGaussian",
     "RegressionLikelihood",
-    "is_exactly",
 ]
 
 Params = Mapping[str, Tensor]

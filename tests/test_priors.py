@@ -23,8 +23,8 @@ from probml_tp import (
     MCDropout,
     MeanFieldNormal,
     NormalPrior,
+    Posterior,
     StudentTPrior,
-    fit,
     maximize_evidence,
 )
 from probml_tp.priors import SiteDistribution, resolve_priors
@@ -314,7 +314,7 @@ def test_laplaces_precision_of_a_hierarchical_model_is_the_hessian_of_its_log_jo
     y = torch.linspace(-3, 3, 12, dtype=torch.float64)
     guide = Laplace(model, curvature="hessian")
     guide.loc.data = torch.tensor([0.1, 0.4, -1.0, 0.0, 1.0, 0.5], dtype=torch.float64)
-    guide.finalize(x, y)
+    guide.take_curvature(x, y)
     hessian = torch.autograd.functional.hessian(lambda u: -model.log_joint_flat(u, x, y), guide.loc)
     torch.testing.assert_close(guide.covariance(), torch.linalg.inv(hessian).detach())
 
@@ -330,7 +330,9 @@ def test_what_takes_priors_to_be_independent_refuses_others() -> None:
         MeanFieldNormal(model).kl()
     with pytest.raises(ValueError, match="normal or flat priors"):
         Exact(model)
-    laplace = fit(model, Laplace, (x, y), epochs=0)
+    guide = Laplace(model)
+    guide.take_curvature(*model.check_data(x, y))  # at no mode: there is none
+    laplace = Posterior(guide)
     with pytest.raises(ValueError, match="inferred already"):
         maximize_evidence(laplace, (x, y))
 

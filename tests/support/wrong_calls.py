@@ -24,10 +24,11 @@ from valid_calls import RECORDS, World
 import probml_tp
 
 INTERNAL = {
-    "arguments", "cli", "click_options", "config", "digest", "environment", "evaluate",
-    "experiment", "experiments", "files", "guide", "layout", "model", "moments", "plots",
-    "posterior", "progress", "process", "report", "results", "schema", "staging",
-    "tensor_files", "validation",
+    "arguments", "batching", "cli", "click_options", "config", "contracts", "convergence",
+    "copying", "data_checks", "digest", "distribution_functions", "environment", "evaluate",
+    "experiment", "experiments", "files", "guide", "identity", "last_layer", "layout", "model",
+    "moments", "net_call", "net_checks", "plots", "posterior", "progress", "process", "report",
+    "results", "room", "schema", "staging", "target_mixture", "tensor_files", "validation",
 }  # fmt: skip
 """Parts that the others share, the command line, and what draws or prints results."""
 
