@@ -23,12 +23,10 @@ if TYPE_CHECKING:
     from probml_tp.posterior import Posterior
 
 __all__ = [
-    "binned_error",
     "brier_score",
     "classification_metrics",
     "classification_scores",
     "crps",
-    "equal_bins",
     "expected_calibration_error",
     "regression_metrics",
     "regression_scores",

@@ -37,7 +37,8 @@ RECORDS = {
     "ParetoK", "PosteriorPage", "Predictive", "RankUniformity", "ReferencePosterior",
     "RegressionPredictive", "Reliability", "RiskCoverage", "SbcResult", "SelectiveThreshold",
     "SiteDistribution", "StepLeft", "TrustScore", "ViM",
-    "Basis", "Guide", "Likelihood", "ClassificationLikelihood", "RegressionLikelihood", "Delta",
+    "Convergence", "Doubt", "MissingDataError", "NoBridgeError", "NotConvergedWarning",
+    "UnfinishedFitError", "Basis", "Guide", "Likelihood", "ClassificationLikelihood", "RegressionLikelihood", "Delta",
 }  # fmt: skip
 """Classes whose instances the package makes: users read them. And abstract ones."""
 
