@@ -292,7 +292,7 @@ def regression_scores(
     }
 
 
-@checked()
+@checked(num_draws=positive_integer)
 def crps(predictive: RegressionPredictive, y: object, *, num_draws: int = NUM_DRAWS) -> Tensor:
     r"""The continuous ranked probability score of each prediction (Gneiting & Raftery 2007).
 

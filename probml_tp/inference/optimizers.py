@@ -118,7 +118,7 @@ def make_optimizer(
         ValueError: its name is unknown, or it does not suit the guide.
     """
     parameters = [p for p in guide.parameters() if p.requires_grad]
-    if not isinstance(optimizer, str):
+    if callable(optimizer):
         return optimizer(parameters)
     if optimizer not in get_args(OptimizerName):
         raise ValueError(

@@ -38,7 +38,8 @@ RECORDS = {
     "RegressionPredictive", "Reliability", "RiskCoverage", "SbcResult", "SelectiveThreshold",
     "SiteDistribution", "StepLeft", "TrustScore", "ViM",
     "Convergence", "Doubt", "MissingDataError", "NoBridgeError", "NotConvergedWarning",
-    "UnfinishedFitError", "Basis", "Guide", "Likelihood", "ClassificationLikelihood", "RegressionLikelihood", "Delta",
+    "UnfinishedFitError", "Basis", "Guide", "Likelihood", "ClassificationLikelihood",
+    "RegressionLikelihood", "Delta",
 }  # fmt: skip
 """Classes whose instances the package makes: users read them. And abstract ones."""
 
