@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import FitInfo, Posterior
 from probml_tp.validation import (
     data_pair,
+    non_negative,
     non_negative_integer,
     positive,
     positive_integer,
@@ -97,12 +96,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         positive_integer("EarlyStopping.patience", self.patience)
-        number = isinstance(self.min_delta, Real) and not isinstance(self.min_delta, bool)
-        if not (number and 0 <= self.min_delta < math.inf):
-            raise ValueError(
-                f"EarlyStopping.min_delta must be a finite number that is not negative; got "
-                f"{self.min_delta!r}. Pass 0.0, say."
-            )
+        non_negative("EarlyStopping.min_delta", self.min_delta)
 
 
 class UnfinishedFitError(ValueError):
