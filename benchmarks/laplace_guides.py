@@ -22,7 +22,7 @@ from setups import Digits, check_close, lenet_model, load_digits, wide_model
 from timing import Comparison, Contender, added_mib, compare, fresh_process_mib, markdown
 from torch import Tensor
 
-from probml_tp import BayesianModel, Delta, LinearizedLaplace, Posterior, fit
+from probml_tp import BayesianModel, LinearizedLaplace, Posterior
 from probml_tp.evaluate import seeded
 
 OURS = "ours"
@@ -118,13 +118,15 @@ class Ours:
     """
 
     def __init__(self, model: BayesianModel, *, structure: str, sites: str) -> None:
-        self.model, self.mode = model, Posterior(Delta(model))
+        self.model = model
         self.guide = partial(LinearizedLaplace, structure=structure, sites=sites)
 
     def fit(self, x: Tensor, y: Tensor) -> Posterior:
-        """The posterior, from one pass over the data."""
-        data, options = (x, y), {"epochs": 0, "progress": False}
-        return fit(self.model, self.guide, data, init=self.mode, **options)
+        """The posterior, from the curvature where the weights are, be it a mode or not."""
+        guide, data = self.guide(self.model), self.model.check_data(x, y)
+        guide.prepare(*data)
+        guide.take_curvature(*data)
+        return Posterior(guide)
 
     def predict(self, fitted: Posterior, x: Tensor) -> Tensor:
         """Class probabilities by the probit approximation ``(N, k)``."""

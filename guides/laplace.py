@@ -223,7 +223,9 @@ class Laplace(StructuredNormal):
         step = torch.zeros_like(self.loc, dtype=torch.float64)
         for factor, part in zip(self.factor_list, white, strict=True):
             step[factor.index] = -factor.spread(part.to(self.loc.dtype)).double()
-        return attainable(decrement, step, self.model, self.loc, x, y)
+        decrement, passes = attainable(decrement, step, self.model, self.loc, x, y)
+        self._passes += passes
+        return decrement
 
     def _try_curvature(self, x: Tensor, y: Tensor) -> tuple[float, NotDefiniteError | None]:
         """The decrement by the curvature here; infinite where that is not definite, and why."""

@@ -29,6 +29,7 @@ LIMIT = 0.01
 
 DENSE_PARAMS, DENSE_WORK = 500, 100_000_000
 BATCH = 1000
+HALVINGS = 12
 
 
 def at_a_mode(value: float, remedy: str, *, diagonal: bool = False) -> Convergence:
@@ -45,7 +46,7 @@ def at_a_mode(value: float, remedy: str, *, diagonal: bool = False) -> Convergen
 
 def attainable(
     decrement: float, step: Tensor, model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor
-) -> float:
+) -> tuple[float, int]:
     r"""The Newton decrement, or what a line search along the step gains where that is less.
 
     Where the log joint is smooth the two agree near a mode. On a kink, as of a relu net, no
@@ -58,15 +59,19 @@ def attainable(
         flat: where it is, ``(P,)``.
         x: all inputs.
         y: all targets.
+
+    Returns:
+        That, and the passes of the net over the data that it took.
     """
     if decrement <= LIMIT or model.num_params * len(x) > WORK:
-        return decrement
+        return decrement, 0
     model, x, y = in_double(model, x, y)
     start, step = flat.detach().to(model.dtype), step.detach().to(model.dtype)
     with torch.no_grad():
         now = float(model.log_joint_flat(start, x, y))
-        gains = [float(model.log_joint_flat(start + step / 2**k, x, y)) - now for k in range(12)]
-    return min(decrement, max(0.0, *(gain for gain in gains if gain == gain)))
+        moved = (start + step / 2**k for k in range(HALVINGS))
+        gains = [float(model.log_joint_flat(flat, x, y)) - now for flat in moved]
+    return min(decrement, max(0.0, *(gain for gain in gains if gain == gain))), 1 + HALVINGS
 
 
 def gradient_of(model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -370,7 +370,7 @@ def _check_pure(
     before: Mapping[str, Tensor],
     outputs: Tensor,
 ) -> None:
-    """It neither writes to its inputs or buffers, nor hides its parameters from gradients."""
+    """It writes neither to its inputs nor to its buffers."""
     name = type(net).__name__
     if not _same(given, rows):
         raise ValueError(
@@ -385,11 +385,6 @@ def _check_pure(
                 f"to its buffer {own!r} whenever it runs. Update it elsewhere, or only where "
                 f"self.training is true."
             )
-    if not outputs.requires_grad:
-        raise ValueError(
-            f"a net's output must have gradients with respect to its parameters; that of this "
-            f"{name} has none. Leave torch.no_grad(), detach(), .data and NumPy out of forward()."
-        )
 
 
 def _check_gradients(
@@ -397,10 +392,12 @@ def _check_gradients(
 ) -> None:
     """Where the output moves with a parameter, so does it by its gradient."""
     name = type(net).__name__
+    found: Sequence[Tensor | None] = [None] * len(params)
     try:
-        found = torch.autograd.grad(
-            outputs.square().sum() + outputs.sum(), list(params.values()), allow_unused=True
-        )
+        if outputs.requires_grad:
+            found = torch.autograd.grad(
+                outputs.square().sum() + outputs.sum(), list(params.values()), allow_unused=True
+            )
     except RuntimeError as error:
         raise ValueError(
             f"a net must have gradients with respect to its parameters; those of this {name} "
@@ -446,6 +443,8 @@ def _gradients_agree(net: nn.Module, params: Mapping[str, Tensor], rows: Tensor)
     except Exception:  # whatever it is that such a net does not take
         return True
     if outputs.dtype != torch.float64 or not bool(outputs.isfinite().all()):
+        return True
+    if not outputs.requires_grad:  # of no parameter, as was seen before
         return True
     weights = spread(outputs.numel()).reshape(outputs.shape).to(outputs)
     total = (weights * outputs).sum()

@@ -161,6 +161,29 @@ def say(stream):
     stream.flush()
 
 
+ONE_TASK = """
+import time
+from functools import partial
+from probml_tp.inference.parallel import run_tasks
+run_tasks([partial(time.sleep, 60)], jobs=2, done=print)
+"""
+
+
+@LINUX
+def test_workers_without_work_end_with_their_parent_too(checkout: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ONE_TASK], cwd=checkout)
+    tasks = Path(f"/proc/{parent.pid}/task")
+    workers: list[str] = []
+    while len(workers) < 2:
+        children = [n for task in tasks.iterdir() for n in _read(task / "children").split()]
+        workers = [n for n in children if "LokyProcess" in _read(Path(f"/proc/{n}/cmdline"))]
+        workers = [n for n in workers if "torch" in _read(Path(f"/proc/{n}/maps"))]
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    await_end([int(n) for n in workers])
+
+
 @contextmanager
 def as_a_command_with(out, err):
     """A command with other standard streams."""

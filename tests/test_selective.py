@@ -194,7 +194,7 @@ def test_the_guarantee_holds_over_calibration_sets(levels):
         ([0.5, 0.6], [1, 2], "from 1 to 2. Pass a boolean"),
         ([[0.5, 0.6]], [1], r"one number for each point; got shape \(1, 2\)"),
         ([], [], "at least one data point"),
-        (["a", "b"], [1, 0], "numeric"),
+        (["a", "b"], [1, 0], "real numbers"),
     ],
 )
 @pytest.mark.parametrize(

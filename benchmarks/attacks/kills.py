@@ -251,7 +251,7 @@ def _after(code: int, sent: signal.Signals, workers: set[int], place: Path) -> s
     errors = (place / "stderr").read_text()
     left = [path.name for pattern in LEFTOVERS for path in place.rglob(pattern)]
     if alive or left:
-        return f"lost: {len(alive)} workers and {left} stay behind"
+        return f"lost: {len(alive)} workers and {left} stay behind; it ended with {code}"
     if "Traceback" in errors:
         return f"traceback: {errors[-200:]!r}"
     return "refused" if code in SIGNALS[sent] else f"lost: it ended with {code}"

@@ -12,7 +12,7 @@ import torch
 
 from attacks.subjects import data, regressor
 from probml_tp import experiments, sample_nuts
-from probml_tp.cli import cli
+from probml_tp.cli import main
 from probml_tp.experiment import Entry, Experiment, ExperimentConfig, Progress, Registry, Results
 from probml_tp.results import staging
 
@@ -49,4 +49,5 @@ EXPERIMENT = Experiment(
 if __name__ == "__main__":
     entry = Entry("attacks.long_run:EXPERIMENT", "Computes until it is stopped.")
     experiments.EXPERIMENTS = Registry({"long-run": entry})
-    cli(["run", "long-run", "--results", sys.argv[-1]], prog_name="probml-tp")
+    sys.argv[1:] = ["run", "long-run", "--results", sys.argv[-1]]
+    main()

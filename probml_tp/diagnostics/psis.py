@@ -217,7 +217,7 @@ def smoothed_weights(log_ratios: Array, *, reff: float = 1.0) -> tuple[Array, Ar
         Ratios that are equal have equal weights, and k-hat minus infinity.
     """
     equal = np.ptp(log_ratios, axis=-1) < EQUAL
-    with np.errstate(over="ignore", under="ignore"):  # of weights that are 0
+    with np.errstate(all="ignore"):  # weights that are 0, and ratios that are equal
         weights, k = az.psislw(log_ratios, reff)  # type: ignore[no-untyped-call]
     weights = np.where(equal[..., None], -np.log(log_ratios.shape[-1]), weights)
     return weights, np.where(equal, -np.inf, k)

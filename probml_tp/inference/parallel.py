@@ -25,9 +25,6 @@ T = TypeVar("T")
 Task = Callable[[], T]
 """A call without arguments that can be sent to another process."""
 
-_watched = False
-
-
 def number_of_jobs(jobs: int | None, runs: int) -> int:
     """The processes for so many runs: as asked, else one a run and at most one a core.
 
@@ -73,12 +70,12 @@ def run_tasks(
         [2, 4, 8]
     """
     return_as = "generator" if order == "given" else "generator_unordered"
-    pool = Parallel(n_jobs=jobs, return_as=return_as, mmap_mode=mmap_mode)
-    parent = os.getpid()
+    start = {"initializer": _end_with, "initargs": (os.getpid(),)} if jobs > 1 else {}
+    pool = Parallel(n_jobs=jobs, return_as=return_as, mmap_mode=mmap_mode, **start)
     results: Any = iter(())
     try:
         with _no_interruption_of_children() if jobs > 1 else nullcontext():
-            results = pool(delayed(_run)(task, parent) for task in tasks)
+            results = pool(delayed(task)() for task in tasks)
         for result in results:
             done(result)
     except TerminatedWorkerError as error:
@@ -110,20 +107,16 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(task: Task[Any], parent: int) -> Any:
-    """Run a task, in whatever process."""
-    global _watched
-    if os.getpid() != parent and not _watched:
-        _watched = True
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    return task()
-
-
 def _end_with(parent: int) -> None:
-    """End this process once its parent is gone."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+    """This process ends once its parent is gone, at work or not."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    if os.getpid() != parent:  # not in threads, where one's own joblib settings ask for them
+        threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

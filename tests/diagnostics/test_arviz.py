@@ -161,7 +161,7 @@ def test_attributes_say_where_the_record_comes_from() -> None:
     assert attrs["model"] == case.model.name
     assert json.loads(attrs["model_spec"]) == case.model.spec()
     assert attrs["guide"] == "mean-field"
-    options = {"init_scale": 0.01, "estimator": "auto", "temperature": 1.0}
+    options = {"init_scale": None, "estimator": "auto", "temperature": 1.0}
     assert json.loads(attrs["guide_options"]) == options
     assert attrs["likelihood"] == "Gaussian(scale=0.3)"
     assert attrs["seed"] == 6

@@ -108,7 +108,7 @@ def test_without_data_there_is_no_evidence():
 def test_passes_of_the_net_are_among_the_costs():
     passes = report().costs["forward_passes"]
     assert passes["mean-field"] == 400
-    assert passes["exact"] == 8
+    assert passes["exact"] == 13
     assert np.isnan(passes["nuts"])
     assert passes["map"] >= 5
 

@@ -73,7 +73,8 @@ def test_the_step_left_is_the_distance_from_the_optimum_in_closed_form(covarianc
     guide.log_scale.data = scale.log() + stretch * direction
     found = step_left(Posterior(guide, seed=0), classic.data)
     newton = abs(1 - torch.tensor(2 * stretch).exp().item()) / 2
-    assert abs(found.value - max(shift, newton)) < 5 * found.se
+    unit = 5 * shift / 4000**0.5  # the standard deviation it is measured in is that of draws
+    assert abs(found.value - max(shift, newton)) < 5 * found.se + unit
     assert found.se < 0.05
 
 

@@ -50,7 +50,7 @@ def ensemble(model: BayesianModel) -> Guide:
 def linearized(model: BayesianModel) -> Guide:
     """A linearised Laplace approximation at the net's own values."""
     guide = LinearizedLaplace(model, structure="diagonal")
-    guide.finalize(*model.check_data(X, Y % model.likelihood.num_classes))
+    guide.take_curvature(*model.check_data(X, Y % model.likelihood.num_classes))
     return guide
 
 
