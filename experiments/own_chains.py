@@ -94,7 +94,7 @@ def overdispersed_starts(
         Values of every site, for each chain.
     """
     modes = iter(_modes(fits))
-    count = int(np.clip(TRIED_WORK // (model.num_params * len(data[0])), *TRIES))
+    count = int(np.clip(TRIED_WORK // (model.work(len(data[0]))), *TRIES))
     starts = []
     for chain in range(chains):
         mode = None if chain % 2 else next(modes, None)

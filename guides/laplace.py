@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import repeat
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
@@ -39,7 +40,9 @@ Structure = Literal["full", "kronecker", "diagonal"]
 LEAST = (1e-3, 1e-6, 1e-9)
 """Nats that a hundred iterations of L-BFGS have to gain, in one try after another."""
 
-ROUNDS = (100,) * 20
+ROUND, EFFORT = 100, 2e10
+"""Iterations until it is seen what they gained, and the multiply-adds of all passes over the data.
+"""
 
 REMEDY = (
     "Train longer on all the data (without lr, optimizer and epochs a small problem is solved), "
@@ -69,8 +72,8 @@ class Laplace(StructuredNormal):
 
     **It checks that it is at a mode**, by the Newton decrement :math:`\tfrac12 g^\top A^{-1}g` of
     the random sites. Above 0.01 nats it goes on to the mode by L-BFGS in double precision, if
-    parameters times data points are at most 10 million; a larger problem stays where it is, with
-    a :class:`~probml_tp.NotConvergedWarning`. The figure is in ``posterior.info.convergence``.
+    a pass over the data takes at most 10 million multiply-adds; a larger problem stays where it is,
+    with a :class:`~probml_tp.NotConvergedWarning`. The figure is in ``posterior.info.convergence``.
 
     Of a hierarchical model the prior's exact second derivatives are taken, a full matrix that need
     not be positive definite; full structure and all sites are all there is for it.
@@ -175,9 +178,10 @@ class Laplace(StructuredNormal):
         self.prepare(x, y)
         self._passes = 0
         decrement, error = self._try_curvature(x, y)
-        if decrement > LIMIT and self.model.num_params * len(x) <= WORK:
+        work = self.model.work(len(x))
+        if decrement > LIMIT and work <= WORK:
             for least in LEAST:
-                self._descend(x, y, least)
+                self._descend(x, y, least, rounds=int(EFFORT / len(LEAST) / work / ROUND))
                 decrement, error = self._try_curvature(x, y)
                 if decrement <= LIMIT:
                     break
@@ -235,12 +239,12 @@ class Laplace(StructuredNormal):
             return torch.inf, error
         return self._decrement(x, y), None
 
-    def _descend(self, x: Tensor, y: Tensor, least: float) -> None:
+    def _descend(self, x: Tensor, y: Tensor, least: float, *, rounds: int) -> None:
         """Go on towards a mode in the random sites, by L-BFGS in double precision."""
         wide, x, y = in_double(self.model, x, y)
         free = torch.cat([factor.index for factor in self.factor_list])
         *_, (point, passes) = descent_path(
-            wide, self.loc, x, y, free=free, rounds=ROUNDS, least=least
+            wide, self.loc, x, y, free=free, rounds=repeat(ROUND, min(rounds, 20)), least=least
         )
         self.loc.data = point.to(self.loc)
         self._passes += passes

@@ -63,7 +63,7 @@ def attainable(
     Returns:
         That, and the passes of the net over the data that it took.
     """
-    if decrement <= LIMIT or model.num_params * len(x) > WORK:
+    if decrement <= LIMIT or model.work(len(x)) > WORK:
         return decrement, 0
     model, x, y = in_double(model, x, y)
     start, step = flat.detach().to(model.dtype), step.detach().to(model.dtype)
@@ -79,7 +79,7 @@ def gradient_of(model: BayesianModel, flat: Tensor, x: Tensor, y: Tensor) -> Ten
 
     It is found in double precision where the problem is small, else in the model's own.
     """
-    if model.num_params * len(x) <= WORK:
+    if model.work(len(x)) <= WORK:
         model, x, y = in_double(model, x, y)
     flat = flat.detach().to(model.dtype)
 
@@ -131,7 +131,7 @@ def mode_convergence(
     """
     size, dense = model.num_params, model.num_params <= DENSE_PARAMS
     dense = dense and size**2 * len(x) <= DENSE_WORK
-    if not dense and size * len(x) > WORK:
+    if not dense and model.work(len(x)) > WORK:
         return None
     g = gradient_of(model, flat, x, y)
     try:

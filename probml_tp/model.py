@@ -461,6 +461,15 @@ class BayesianModel(nn.Module):
         self._remember("y", targets)
         return inputs, targets
 
+    def work(self, points: int) -> int:
+        """Multiply-adds of a pass over so many points; at least the parameters times these.
+
+        Args:
+            points: how many, like those that were checked before.
+        """
+        known = max((probe.multiply_adds for probe in self._probes.values()), default=0)
+        return points * max(known, self.num_params)
+
     def _checked_inputs(self, x: object) -> tuple[Tensor, torch.Size]:
         """The inputs as the net takes them, and the shape of its outputs at the first two."""
         tensor = as_tensor("x", x).to(self.device)

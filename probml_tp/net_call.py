@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["call_net"]
+__all__ = ["call_net", "multiply_adds"]
 
 _aliases: WeakKeyDictionary[nn.Module, dict[str, list[str]]] = WeakKeyDictionary()
 
@@ -44,6 +46,32 @@ def call_net(net: nn.Module, params: Mapping[str, Tensor], *inputs: Tensor) -> A
         if first in params:
             values |= dict.fromkeys(names, params[first])
     return functional_call(net, values, inputs, tie_weights=False)
+
+
+def multiply_adds(net: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> int:
+    """Multiplications and additions of one row's pass through matrix products and convolutions.
+
+    Args:
+        net: the net.
+        params: its parameters by name.
+        x: some rows, ``(n, ...)``.
+
+    Returns:
+        Their number; 0 where they cannot be counted.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(3, 2)
+        >>> multiply_adds(net, dict(net.named_parameters()), torch.ones(4, 3))
+        6
+    """
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            call_net(net, params, x)
+    except Exception:  # whatever a net does that the counter does not take
+        return 0
+    return int(counter.get_total_flops()) // (2 * len(x))
 
 
 def _shared(net: nn.Module) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probml_tp.net_call import call_net
+from probml_tp.net_call import call_net, multiply_adds
 
 __all__ = [
     "NetProbe",
@@ -208,11 +208,13 @@ class NetProbe:
         rows: the rows that it was probed on, ``(n, ...)``.
         outputs: what it returned, ``(n, k)``.
         generic: whether that was at generic parameters, not at its own.
+        multiply_adds: of one row.
     """
 
     rows: Tensor
     outputs: Tensor
     generic: bool
+    multiply_adds: int
 
     @classmethod
     @torch.inference_mode(False)
@@ -237,7 +239,7 @@ class NetProbe:
         with torch.no_grad():
             _check_rows(net, params, rows, outputs.detach())
         _check_gradients(net, free, rows, outputs)
-        return cls(rows, outputs.detach(), generic)
+        return cls(rows, outputs.detach(), generic, multiply_adds(net, params, rows))
 
     @torch.no_grad()
     def check_again(self, net: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> None:

@@ -22,7 +22,7 @@ from probml_tp.model import BayesianModel
 __all__ = ["WORK", "Wall", "descent_path", "guide_in_double", "in_double", "make_lbfgs"]
 
 WORK = 10_000_000
-"""Parameters times data points up to which a problem is small: passes over it are cheap."""
+"""Multiply-adds of a pass over the data up to which a problem is small."""
 
 ITERATIONS = 100
 HISTORY = 50

@@ -136,8 +136,8 @@ def fit(
     then ``finalize`` does what follows in closed form (the curvature of Laplace; all of Exact).
     The same seed gives the same posterior; torch's global random state is left as it was.
 
-    **Without options** a small problem (parameters times data points up to 10 million, all data in
-    a step) is trained until it has settled. MAP and Laplace go to the mode by L-BFGS, in at most 30
+    **Without options** a small problem (passes of at most 10 million multiply-adds, all data in a
+    step) is trained until it has settled. MAP and Laplace go to the mode by L-BFGS, in at most 30
     rounds of 100 iterations. Mean-field and low-rank normals start from the best normal on the
     way there and take Adam's steps in units of their own standard deviations, at a rate that
     falls as a cosine over 1,000 epochs, at most four times. Everything else is trained by Adam at

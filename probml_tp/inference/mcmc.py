@@ -149,7 +149,7 @@ def sample_nuts(
         positive_integer(name, value) for name, value in counts.items()
     )
     if chains_per_batch is None:
-        chains_per_batch = 2 if model.num_params * len(x) <= BATCHED_WORK else 1
+        chains_per_batch = 2 if model.work(len(x)) <= BATCHED_WORK else 1
     positive_integer("chains_per_batch", chains_per_batch)
     seed = valid_seed(seed)
     positive("init_scale", init_scale)

@@ -98,7 +98,7 @@ def default_optimizer(
         On all data of a small problem L-BFGS for a mode, and Adam in units of the standard
         deviations for a normal; else Adam.
     """
-    if has_rate or batch_size is not None or guide.model.num_params * size > WORK:
+    if has_rate or batch_size is not None or guide.model.work(size) > WORK:
         return "adam"
     if guide.seeks_mode and whole_fit:
         return "lbfgs"

@@ -25,6 +25,7 @@ T = TypeVar("T")
 Task = Callable[[], T]
 """A call without arguments that can be sent to another process."""
 
+
 def number_of_jobs(jobs: int | None, runs: int) -> int:
     """The processes for so many runs: as asked, else one a run and at most one a core.
 

@@ -70,7 +70,7 @@ def normal_convergence(guide: Guide, x: Tensor, y: Tensor) -> Convergence | None
 
     The limit is 0.3 and three standard errors of the figure, but at most 0.6.
     """
-    work = guide.model.num_params * len(x)
+    work = guide.model.work(len(x))
     if not guide.is_variational_normal or guide.model.num_params > MAX_PARAMS or work > WORK // 5:
         return None
     for num_samples in DRAWS if work <= SMALL else DRAWS[:1]:
