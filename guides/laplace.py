@@ -183,7 +183,7 @@ class Laplace(StructuredNormal):
             for least in LEAST:
                 self._descend(x, y, least, rounds=int(EFFORT / len(LEAST) / work / ROUND))
                 decrement, error = self._try_curvature(x, y)
-                if decrement <= LIMIT:
+                if decrement <= LIMIT or error is not None:
                     break
         if error is not None:
             raise NotDefiniteError(f"{error} {NO_MODE}") from error

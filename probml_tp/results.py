@@ -315,10 +315,20 @@ def _write_figures(figures: Iterable[Figure], folder: Path) -> list[dict[str, st
     entries = []
     for figure in figures:
         check_file_name(figure.name)
+        _lay_out(figure.figure)
         figure.figure.savefig(folder / f"{figure.name}.png", dpi=DPI)
         plt.close(figure.figure)
         entries.append({"name": figure.name, "title": figure.title, "caption": figure.caption})
     return entries
+
+
+def _lay_out(figure: Any) -> None:
+    """Arrange a figure once: with a layout engine, saving it draws it twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.set_dpi(DPI)
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def _write_posteriors(results: Results[Any], folder: Path) -> None:

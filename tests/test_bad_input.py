@@ -331,11 +331,18 @@ def test_a_single_point_is_a_data_set() -> None:
         ("precision", lambda v: Gaussian.from_precision(v)),
         ("min_scale", lambda v: HeteroscedasticGaussian(min_scale=v)),
         ("scale", lambda v: GaussianBasis(centers=[0.0], scale=v)),
-        ("init_scale", lambda v: MeanFieldNormal(regression(), init_scale=v)),
     ],
 )
 def test_scales_must_be_positive(name: str, build: Callable[[Any], object], value: object) -> None:
     refused(lambda: build(value), name, "positive finite number", repr(value), "above 0")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "one", True])
+def test_an_initial_scale_must_be_positive(value: object) -> None:
+    refused(
+        lambda: MeanFieldNormal(regression(), init_scale=value),
+        "init_scale", "positive finite number", repr(value), "above 0",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [0.0, -0.3, math.nan, math.inf])
