@@ -200,7 +200,7 @@ def _cost(
 def _curvature(
     factory: GuideFactory, model: BayesianModel, data: tuple[Tensor, Tensor], start: Posterior
 ) -> Posterior:
-    """A Laplace guide where ``start`` is, be it a mode or not: its cost is that of the curvature."""
+    """A Laplace guide where ``start`` is, a mode or not: the cost is that of the curvature."""
     guide = cast("Laplace", factory(model))
     guide.loc.data = cast("Tensor", start.guide.loc).detach().clone()
     x, y = model.check_data(*data)

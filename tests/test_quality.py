@@ -98,7 +98,7 @@ def quick_run(tmp_path_factory) -> Path:
 def test_a_quick_run_saves_every_experiment(quick_run):
     for name in EXPERIMENTS:
         saved = read_results(quick_run / name)
-        assert saved.preset == "quick preset"
+        assert saved.preset.startswith("quick preset with ")
         assert saved.metrics
         assert saved.findings
         assert saved.figures
