@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from probml_tp.net_call import call_net
-from probml_tp.net_checks import generic_values, in_double, spread
+from probml_tp.net_checks import generic_values, spread, widened
 
 if TYPE_CHECKING:
     from probml_tp.model import BayesianModel
@@ -141,7 +141,7 @@ def _outputs(
     own = {name: params[name] for name, _ in model.net.named_parameters()}
     buffers = dict(model.net.named_buffers())
     rows = x.rows().to(model.device)
-    tensors = {**(in_double(buffers) if dtype == torch.float64 else buffers), **own}
+    tensors = {**(widened(buffers) if dtype == torch.float64 else buffers), **own}
     outputs = call_net(model.net, tensors, rows.to(dtype) if x.floating else rows)
     return outputs.to(dtype), params
 

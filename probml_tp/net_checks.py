@@ -30,9 +30,9 @@ __all__ = [
     "check_output",
     "freeze",
     "generic_values",
-    "in_double",
     "plain_net",
     "spread",
+    "widened",
 ]
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -429,8 +429,8 @@ def _check_gradients(
 def _gradients_agree(net: nn.Module, params: Mapping[str, Tensor], rows: Tensor) -> bool:
     """In one direction, in double precision; ``True`` where the net does not take that."""
     with torch.no_grad():
-        wide = in_double({**dict(net.named_buffers()), **params})
-        (rows,) = in_double({"x": rows}).values()
+        wide = widened({**dict(net.named_buffers()), **params})
+        (rows,) = widened({"x": rows}).values()
         sizes = {name: torch.Size((2 * wide[name].numel(),)) for name in params}
         spreads = generic_values(sizes, dtype=torch.float64, device=rows.device)
         steps = {n: s[::2].reshape(wide[n].shape) * wide[n].abs() for n, s in spreads.items()}
@@ -545,8 +545,8 @@ def _agree_in_double(
     net: nn.Module, params: Mapping[str, Tensor], rows: Tensor, index: Tensor
 ) -> bool:
     """Whether a difference was one of rounding: in double precision it is gone."""
-    wide = in_double({**dict(net.named_buffers()), **params})
-    (rows,) = in_double({"x": rows}).values()
+    wide = widened({**dict(net.named_buffers()), **params})
+    (rows,) = widened({"x": rows}).values()
     try:
         whole, part = _run(net, wide, rows), _run(net, wide, rows[index])
     except Exception:  # whatever it is that such a net does not take
@@ -554,7 +554,7 @@ def _agree_in_double(
     return whole.dtype == torch.float64 and _close(part, whole[index])
 
 
-def in_double(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same with floating types widened."""
     return {n: t.double() if t.is_floating_point() else t for n, t in tensors.items()}
 

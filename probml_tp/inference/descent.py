@@ -18,6 +18,7 @@ from torch.optim import LBFGS
 from probml_tp.copying import copy_module
 from probml_tp.guide import Guide
 from probml_tp.model import BayesianModel
+from probml_tp.net_checks import widened
 
 __all__ = ["WORK", "Wall", "descent_path", "guide_in_double", "in_double", "make_lbfgs"]
 
@@ -95,7 +96,7 @@ def _converted(
     what: T, model: BayesianModel, x: Tensor, y: Tensor, convert: Callable[[T], T]
 ) -> tuple[T, Tensor, Tensor]:
     wide = convert(copy_module(what))
-    x64, y64 = (t.double() if t.is_floating_point() else t for t in (x, y))
+    x64, y64 = widened({"x": x, "y": y}).values()
     wide_model: Any = getattr(wide, "model", wide)
     flat = model.layout.ravel(model.unconstrain(model.initial_params())).double()
     try:
