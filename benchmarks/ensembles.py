@@ -21,8 +21,8 @@ from timing import Comparison, Contender, compare, markdown
 from torch import Tensor
 
 from probml_tp import BayesianModel, Delta, Mixture, Posterior, fit, fit_ensemble
-from probml_tp.evaluate import is_dense, seeded
 from probml_tp.inference.parallel import single_thread
+from probml_tp.predictions.draws import is_dense, seeded
 
 JOBS = 2
 

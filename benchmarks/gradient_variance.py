@@ -23,9 +23,9 @@ from torch import Tensor
 
 from probml_tp import BayesianModel, MeanFieldNormal, fit
 from probml_tp.environment import describe_environment
-from probml_tp.evaluate import seeded
 from probml_tp.guides.weight_noise import ExampleNoise, treatments
 from probml_tp.plots.style import figure, house_style, shared_legend
+from probml_tp.predictions.draws import seeded
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, FIGURE = DOCS / "benchmarks.md", DOCS / "figures" / "gradient-variance.png"

@@ -15,9 +15,9 @@ from typing import NamedTuple, get_args
 import numpy as np
 from scipy.stats import binomtest
 
-from probml_tp.detection import auroc, average_precision, fpr_at_tpr
-from probml_tp.resampling import RankingMetric, bootstrap
-from probml_tp.selective import augrc, aurc, excess_aurc
+from probml_tp.metrics.bootstrap import RankingMetric, bootstrap
+from probml_tp.metrics.detection import auroc, average_precision, fpr_at_tpr
+from probml_tp.metrics.selective import augrc, aurc, excess_aurc
 
 SINGLE = {
     "auroc": auroc,

@@ -13,12 +13,12 @@ from timing import Comparison, Contender, compare
 from torch import Tensor
 
 from probml_tp import BayesianModel
-from probml_tp.evaluate import seeded
-from probml_tp.inference.mcmc import drive
-from probml_tp.inference.metric import DiagonalMetric
-from probml_tp.inference.nuts import Gradients, leapfrog, with_momentum
+from probml_tp.inference.nuts.metric import DiagonalMetric
+from probml_tp.inference.nuts.potential import Potential
+from probml_tp.inference.nuts.sample import drive
+from probml_tp.inference.nuts.transition import Gradients, leapfrog, with_momentum
 from probml_tp.inference.parallel import single_thread
-from probml_tp.inference.potential import Potential
+from probml_tp.predictions.draws import seeded
 
 __all__ = ["leapfrog_step"]
 

@@ -12,8 +12,8 @@ from timing import Comparison, Contender, added_mib, compare, fresh_process_mib
 from torch import Tensor, nn
 
 from probml_tp import BayesianModel, MCDropout, MeanFieldNormal, Posterior
-from probml_tp.evaluate import seeded
 from probml_tp.models import LENET_DROPOUT
+from probml_tp.predictions.draws import seeded
 
 __all__ = ["MEMORY_OF", "dropout_prediction", "loop_or_vmap", "memory_of", "peak_memory"]
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from probml_tp import BayesianModel, MCDropout, MeanFieldNormal
-from probml_tp.evaluate import seeded
 from probml_tp.models import LENET_DROPOUT
+from probml_tp.predictions.draws import seeded
 
 __all__ = ["dropout_step", "mean_field_step"]
 

@@ -3,7 +3,7 @@
 from probml_tp.guides.concrete_dropout import ConcreteDropout
 from probml_tp.guides.delta import Delta
 from probml_tp.guides.dropout import MCDropout, implied_prior_precision
-from probml_tp.guides.evidence import maximize_evidence
+from probml_tp.guides.empirical_bayes import maximize_evidence
 from probml_tp.guides.evidence_training import fit_evidence
 from probml_tp.guides.exact import Exact
 from probml_tp.guides.gaussian_dropout import GaussianDropout

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from probml_tp.checks.values import positive
 from probml_tp.guides.dropout import MCDropout
 from probml_tp.guides.multiplicative import NoiseMode, NoisyUnits
 from probml_tp.model import BayesianModel
-from probml_tp.validation import positive
 
 __all__ = ["ConcreteDropout", "RelaxedUnits"]
 

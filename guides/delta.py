@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.convergence import Convergence
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.guides.newton import mode_convergence

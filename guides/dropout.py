@@ -8,11 +8,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive, positive_integer, probability
 from probml_tp.guides.multiplicative import MultiplicativeNoise, NoiseMode, NoisyUnits, noise_mode
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution
-from probml_tp.validation import positive, positive_integer, probability
 
 __all__ = ["MCDropout", "MaskedUnits", "implied_prior_precision"]
 

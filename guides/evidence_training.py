@@ -6,16 +6,22 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import data_pair, non_negative_integer, positive_integer, valid_seed
 from probml_tp.digest import digest
-from probml_tp.evaluate import seeded, substream
+from probml_tp.fit_info import FitInfo
 from probml_tp.guides.delta import Delta
-from probml_tp.guides.evidence import HYPERPARAMETERS, Precision, empirical_model, require_laplace
+from probml_tp.guides.empirical_bayes import (
+    HYPERPARAMETERS,
+    Precision,
+    empirical_model,
+    require_laplace,
+)
 from probml_tp.guides.laplace import Laplace
 from probml_tp.inference import ProgressCallback, fit
 from probml_tp.model import BayesianModel, check_model
-from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import data_pair, non_negative_integer, positive_integer, valid_seed
+from probml_tp.posterior import Posterior
+from probml_tp.predictions.draws import seeded, substream
 
 __all__ = ["fit_evidence"]
 

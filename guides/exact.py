@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.guides.cholesky import stable_cholesky
 from probml_tp.guides.curvature import DenseCurvature
 from probml_tp.guides.factors import DenseFactor

@@ -10,7 +10,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.guides.multiplicative import MultiplicativeNoise, NoiseMode, NoisyUnits, noise_mode
 from probml_tp.model import BayesianModel
 from probml_tp.priors import SiteDistribution

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.convergence import Convergence, NotConvergedWarning
 from probml_tp.guide import Draws
 from probml_tp.guides.cholesky import NotDefiniteError

@@ -12,7 +12,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive
 from probml_tp.convergence import Convergence
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.guides.mean_field import INIT_SCALE, independent_kl, sampled_kl
@@ -20,7 +21,6 @@ from probml_tp.guides.pathfinder import start_on_path
 from probml_tp.guides.sites import LOG_2PI, flat_value, site_distribution
 from probml_tp.inference.settling import normal_convergence
 from probml_tp.model import BayesianModel
-from probml_tp.validation import positive
 
 __all__ = ["LowRankNormal", "LowRankPlusDiagonal"]
 

@@ -12,6 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probml_tp.checks.values import probability
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.guides.layers import (
     LINEAR_LAYERS,
@@ -24,7 +25,6 @@ from probml_tp.guides.layers import (
 from probml_tp.guides.sites import point_mass
 from probml_tp.model import BayesianModel
 from probml_tp.net_call import call_net
-from probml_tp.validation import probability
 
 __all__ = ["MultiplicativeNoise", "NoiseMode", "NoisyUnits"]
 

@@ -13,10 +13,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from probml_tp.evaluate import seeded
 from probml_tp.guide import Guide
 from probml_tp.guides.newton import precision_diagonal
 from probml_tp.inference.descent import descent_path, in_double
+from probml_tp.predictions.draws import seeded
 
 __all__ = ["start_on_path"]
 

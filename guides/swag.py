@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import non_negative_integer, positive_integer
 from probml_tp.guides.delta import map_loss
 from probml_tp.guides.low_rank import LowRankPlusDiagonal
 from probml_tp.model import BayesianModel
-from probml_tp.validation import non_negative_integer, positive_integer
 
 __all__ = ["SWAG"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence, Sized
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
-from probml_tp.validation import positive, positive_integer
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive, positive_integer
 
 __all__ = ["Basis", "GaussianBasis", "LinearBasis", "PolynomialBasis"]
 

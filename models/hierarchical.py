@@ -6,7 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.likelihoods import Gaussian, LocScaleGaussian
 from probml_tp.model import BayesianModel
 from probml_tp.models.classic import (
@@ -19,7 +20,6 @@ from probml_tp.models.classic import (
     parameter,
 )
 from probml_tp.priors import ConditionalPrior, NormalPrior, Prior
-from probml_tp.validation import positive_integer
 
 __all__ = ["eight_schools", "funnel", "rats"]
 

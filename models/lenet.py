@@ -7,11 +7,11 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.likelihoods import Categorical
 from probml_tp.model import BayesianModel
 from probml_tp.priors import PriorSpec
-from probml_tp.validation import positive_integer
 
 __all__ = ["LENET_DROPOUT", "lenet", "lenet_net"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.likelihoods import Gaussian, Likelihood
 from probml_tp.model import BayesianModel
 from probml_tp.models.basis import Basis

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.likelihoods import Bernoulli, Categorical, Likelihood
 from probml_tp.model import BayesianModel
 from probml_tp.priors import PriorSpec
-from probml_tp.validation import positive_integer
 
 __all__ = ["logistic_regression"]
 

@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from probml_tp.model import BayesianModel
 from probml_tp.priors import PriorSpec
-from probml_tp.validation import positive_integer
 
 __all__ = ["mlp", "mlp_classifier", "mlp_regressor"]
 

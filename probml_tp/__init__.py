@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probml_tp.choosing import which_posterior
     from probml_tp.convergence import Convergence, NotConvergedWarning
     from probml_tp.diagnostics import elbo, to_inference_data
+    from probml_tp.gap.choosing import which_posterior
     from probml_tp.guide import Guide
     from probml_tp.guides import (
         SWAG,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from probml_tp.model import BayesianModel
     from probml_tp.posterior import Posterior
-    from probml_tp.predictive import ClassificationPredictive, RegressionPredictive
+    from probml_tp.predictions.predictive import ClassificationPredictive, RegressionPredictive
     from probml_tp.priors import (
         ConditionalPrior,
         FanInNormalPrior,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "probml_tp.choosing": ("which_posterior",),
+    "probml_tp.gap.choosing": ("which_posterior",),
     "probml_tp.convergence": ("Convergence", "NotConvergedWarning"),
     "probml_tp.diagnostics": ("elbo", "to_inference_data"),
     "probml_tp.guide": ("Guide",),
@@ -77,7 +77,7 @@ _MODULES = {
     ),
     "probml_tp.model": ("BayesianModel",),
     "probml_tp.posterior": ("Posterior",),
-    "probml_tp.predictive": ("ClassificationPredictive", "RegressionPredictive"),
+    "probml_tp.predictions.predictive": ("ClassificationPredictive", "RegressionPredictive"),
     "probml_tp.priors": (
         "ConditionalPrior",
         "FanInNormalPrior",

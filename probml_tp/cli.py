@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from probml_tp import experiments
-from probml_tp.click_options import config_option, given_values
-from probml_tp.config import ExperimentConfig, Size
-from probml_tp.experiment import Experiment, Progress, run_experiment
-from probml_tp.process import Ended, as_a_command
+from probml_tp.harness.click_options import config_option, given_values
+from probml_tp.harness.config import ExperimentConfig, Size
+from probml_tp.harness.experiment import Experiment, Progress, run_experiment
+from probml_tp.harness.process import Ended, as_a_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from probml_tp.results import SavedResults
+    from probml_tp.harness.results import SavedResults
 
 __all__ = ["cli", "main"]
 
@@ -278,7 +278,7 @@ def _run_chosen(settings: _Settings, jobs: list[_Job], /, **_options: object) ->
 
 
 def _print_all(saved: list[SavedResults]) -> None:
-    from probml_tp.report import print_results
+    from probml_tp.harness.report import print_results
 
     console = _console(sys.stdout)
     for results in saved:
@@ -297,8 +297,8 @@ def _check_jobs(jobs: list[_Job], settings: _Settings) -> None:
 
 
 def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[SavedResults]:
-    from probml_tp.progress import show_progress, without_repeats
-    from probml_tp.results import require_writable
+    from probml_tp.harness.progress import show_progress, without_repeats
+    from probml_tp.harness.results import require_writable
 
     require_writable(settings.results)
     plan = without_repeats(
@@ -316,7 +316,7 @@ def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[SavedResults]:
 
 
 def _run_job(job: _Job, folder: Path, progress: Progress, console: Console) -> SavedResults:
-    from probml_tp.results import read_results, write_results
+    from probml_tp.harness.results import read_results, write_results
 
     results = run_experiment(job.experiment, job.config, progress=progress)
     if results.data_is_fallback:
@@ -336,7 +336,7 @@ def _console(stream: TextIO) -> Console:
 
 
 def _report(folder: Path) -> Path:
-    from probml_tp.report import build_report
+    from probml_tp.harness.report import build_report
 
     return build_report(folder, order=list(experiments.EXPERIMENTS))
 

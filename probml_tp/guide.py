@@ -17,9 +17,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from probml_tp.checks.values import positive_integer
 from probml_tp.convergence import Convergence
 from probml_tp.model import BayesianModel, check_model
-from probml_tp.validation import positive_integer
 
 __all__ = [
     "Draws",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from probml_tp.checks.nets import generic_values, spread, widened
 from probml_tp.net_call import call_net
-from probml_tp.net_checks import generic_values, spread, widened
 
 if TYPE_CHECKING:
     from probml_tp.model import BayesianModel

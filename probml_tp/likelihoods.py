@@ -19,9 +19,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import plain, positive, positive_integer
 from probml_tp.priors import SiteDistribution
-from probml_tp.validation import plain, positive, positive_integer
 
 __all__ = [
     "Bernoulli",

@@ -22,16 +22,9 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
-from probml_tp.arguments import checked
-from probml_tp.contracts import check_likelihood, check_own_sites, is_ours
-from probml_tp.copying import copy_module
-from probml_tp.data_checks import column_names
-from probml_tp.digest import digest
-from probml_tp.identity import Domain, behaves_alike, behaviour, named_functions
-from probml_tp.layout import Layout
-from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, is_exactly
-from probml_tp.net_call import call_net
-from probml_tp.net_checks import (
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.data import column_names
+from probml_tp.checks.nets import (
     NetProbe,
     blame_for,
     check_logits,
@@ -40,6 +33,14 @@ from probml_tp.net_checks import (
     generic_values,
     plain_net,
 )
+from probml_tp.checks.values import as_tensor, finite, paired
+from probml_tp.contracts import check_likelihood, check_own_sites, is_ours
+from probml_tp.copying import copy_module
+from probml_tp.digest import digest
+from probml_tp.identity import Domain, behaves_alike, behaviour, named_functions
+from probml_tp.layout import Layout
+from probml_tp.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, is_exactly
+from probml_tp.net_call import call_net
 from probml_tp.priors import (
     ConditionalPrior,
     ConditionalSite,
@@ -48,7 +49,6 @@ from probml_tp.priors import (
     SiteDistribution,
     resolve_priors,
 )
-from probml_tp.validation import as_tensor, finite, paired
 
 __all__ = ["BayesianModel", "check_model"]
 
@@ -96,6 +96,11 @@ class BayesianModel(nn.Module):
         >>> model.log_joint(params, torch.zeros(3, 1), torch.zeros(3)).shape
         torch.Size([])
     """
+
+    @staticmethod
+    def argument_rule(_: str, value: object) -> None:
+        """What :func:`probml_tp.checks.arguments.checked` asks of an argument that is a model."""
+        check_model(value)
 
     @checked(prior=None)
     def __init__(

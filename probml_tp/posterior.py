@@ -3,95 +3,35 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
-from probml_tp.convergence import Convergence
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.room import check_room
+from probml_tp.checks.values import positive_integer
 from probml_tp.environment import package_versions
-from probml_tp.evaluate import Vectorize, draw_batches, draw_chunks, seeded
+from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide, check_num_atoms
 from probml_tp.likelihoods import ClassificationLikelihood
-from probml_tp.links import Link
 from probml_tp.model import BayesianModel, check_model
-from probml_tp.moments import predict_from_moments
-from probml_tp.predictive import accumulator_for
-from probml_tp.room import check_room
-from probml_tp.tensor_files import read_tensors, tensor_file, write_tensors
-from probml_tp.validation import positive_integer
+from probml_tp.predictions.draws import Vectorize, draw_batches, draw_chunks, seeded
+from probml_tp.predictions.links import Link
+from probml_tp.predictions.normal_outputs import predict_from_moments
+from probml_tp.predictions.predictive import accumulator_for
+from probml_tp.storage.tensor_files import read_tensors, tensor_file, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import arviz as az
 
-__all__ = ["FitInfo", "Posterior"]
+__all__ = ["Posterior"]
 
 FORMAT = "probml_tp posterior 2"
-
-
-@dataclass
-class FitInfo:
-    """How a posterior was found.
-
-    Args:
-        options: the runner's arguments.
-        losses: the training objective at each epoch, in nats per data point.
-        validation_losses: the same on the validation data, if any.
-        seconds: wall time of the fit, resumed parts included.
-        peak_memory_mib: the process's peak resident memory so far, in MiB.
-        stopped_early: whether early stopping ended the fit.
-        sampler: diagnostics of a Markov chain, by name.
-        members: losses, seconds and the like of each member of an ensemble.
-        log_evidence: after each update of prior or noise by the evidence, in nats.
-        data: digest of the training data, which tells whether two posteriors are of the same.
-        forward_passes: of the net over as many points as there are training data, each with its
-            gradient where there is one, evaluations on validation data and the closed-form part
-            included. Each draw of a variational objective, each member of an ensemble and each step
-            of a line search counts; a look at whether the fit has settled does not. 0 where they
-            were not counted.
-        start_seconds: wall time of the posterior that the fit started from, its own start included.
-        start_passes: passes of that posterior, likewise.
-        convergence: whether the fit has settled, by what figure; ``None`` where there is nothing to
-            tell (the exact posterior, dropout) or where telling would cost too much.
-    """
-
-    options: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    validation_losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    peak_memory_mib: float = 0.0
-    stopped_early: bool = False
-    sampler: dict[str, Any] = field(default_factory=dict)
-    members: list[dict[str, Any]] = field(default_factory=list)
-    log_evidence: list[float] = field(default_factory=list)
-    data: str = ""
-    forward_passes: float = 0.0
-    start_seconds: float = 0.0
-    start_passes: float = 0.0
-    convergence: Convergence | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.convergence, dict):  # as a file has it
-            self.convergence = Convergence(**self.convergence)
-
-    def begin_from(self, start: FitInfo) -> None:
-        """Remember what another posterior cost that this fit started from."""
-        self.start_seconds, self.start_passes = start.total_seconds, start.total_passes
-
-    @property
-    def total_seconds(self) -> float:
-        """Wall time of the fit and of those that it started from."""
-        return self.seconds + self.start_seconds
-
-    @property
-    def total_passes(self) -> float:
-        """Passes of the fit and of those that it started from; 0 where its own are unknown."""
-        return self.forward_passes + self.start_passes if self.forward_passes else 0.0
 
 
 class Posterior:
@@ -185,7 +125,7 @@ class Posterior:
             link: how class probabilities follow from normal outputs: ``"sampled"`` (the default)
                 averages over ``num_samples`` draws of each point's outputs, whose random numbers
                 are the same at all points; ``"probit"`` and ``"laplace-bridge"`` are closed forms,
-                see :mod:`probml_tp.links`.
+                see :mod:`probml_tp.predictions.links`.
             seed: determines the draws; default: the posterior's.
 
         Returns:
@@ -281,8 +221,8 @@ class Posterior:
         sites: Sequence[str] | None = None,
         seed: int | None = None,
     ) -> az.InferenceData:
-        """The posterior as an ArviZ record; see :func:`probml_tp.diagnostics.to_inference_data`."""
-        from probml_tp.diagnostics import to_inference_data
+        """The posterior as an ArviZ record; see :func:`probml_tp.to_inference_data`."""
+        from probml_tp.records import to_inference_data  # ArviZ takes a second
 
         return to_inference_data(self, x, y, num_samples=num_samples, sites=sites, seed=seed)
 

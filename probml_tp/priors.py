@@ -23,9 +23,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution, biject_to
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import plain, positive
 from probml_tp.layout import Layout
-from probml_tp.validation import plain, positive
 
 __all__ = [
     "ConditionalPrior",

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from probml_tp import experiments
 from probml_tp.cli import cli
-from probml_tp.experiment import Entry, Registry
-from probml_tp.results import read_results, saved_experiments
+from probml_tp.harness.experiment import Entry, Registry
+from probml_tp.harness.results import read_results, saved_experiments
 
 REGISTRY = Registry(
     {
@@ -266,7 +266,7 @@ def test_damaged_results_are_one_line(command, tmp_path):
 
 SCRIPT = """
 from probml_tp import experiments
-from probml_tp.experiment import Entry, Registry
+from probml_tp.harness.experiment import Entry, Registry
 experiments.EXPERIMENTS = Registry({"demo": Entry("demo_experiment:EXPERIMENT", "Shows.")})
 from probml_tp.cli import main
 main()

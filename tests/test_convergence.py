@@ -7,7 +7,7 @@ import torch
 
 from probml_tp import BayesianModel, Convergence, Delta, Gaussian, NormalPrior, Posterior
 from probml_tp.diagnostics.record import record_diagnostics
-from probml_tp.posterior import FitInfo
+from probml_tp.fit_info import FitInfo
 
 FAR = Convergence("R-hat", 1.2, 1.01, "Draw more samples.")
 

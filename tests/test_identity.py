@@ -25,7 +25,7 @@ from probml_tp import (
     sample_nuts,
 )
 from probml_tp.diagnostics import annealed_importance_sampling
-from probml_tp.diagnostics.gap_checks import checked_inputs
+from probml_tp.gap.checks import checked_inputs
 from probml_tp.identity import Domain
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))

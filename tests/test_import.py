@@ -37,7 +37,7 @@ import probml_tp
 for name in probml_tp.__all__:
     getattr(probml_tp, name)
 import probml_tp.models, probml_tp.guides, probml_tp.diagnostics, probml_tp.inference
-import probml_tp.plots, probml_tp.datasets, probml_tp.results, probml_tp.report
+import probml_tp.plots, probml_tp.datasets, probml_tp.harness.results, probml_tp.harness.report
 after = json.dumps(state(), default=str)
 if before != after:
     for a, b in zip(json.loads(before), json.loads(after)):

@@ -41,10 +41,10 @@ from probml_tp import (
     fit,
     sample_nuts,
 )
-from probml_tp import evaluate as evaluate_module
-from probml_tp.evaluate import draw_batches
 from probml_tp.guides.gaussian import StructuredNormal
-from probml_tp.tensor_files import write_tensors
+from probml_tp.predictions import draws as evaluate_module
+from probml_tp.predictions.draws import draw_batches
+from probml_tp.storage.tensor_files import write_tensors
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 S = 5

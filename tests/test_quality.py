@@ -13,7 +13,7 @@ import pytest
 from web_page import page_facts
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.results import read_results
+from probml_tp.harness.results import read_results
 
 FOLDERS = ("probml_tp", "models", "guides", "experiments")
 LONGEST = 80

@@ -22,8 +22,8 @@ from attacks.outcomes import Tally, in_children, judged
 from attacks.subjects import CHECKPOINTED, fit_part, interrupted, regressor, resumed, state_of
 from probml_tp import Posterior, scores
 from probml_tp.datasets import load_images
-from probml_tp.report import build_report
-from probml_tp.results import read_results, write_results
+from probml_tp.harness.report import build_report
+from probml_tp.harness.results import read_results, write_results
 
 __all__ = ["fuzz"]
 
@@ -195,7 +195,7 @@ def _read_results(place: Path) -> str:
 
 
 def _quiet() -> object:
-    from probml_tp.experiment import NullProgress
+    from probml_tp.harness.experiment import NullProgress
 
     return NullProgress()
 

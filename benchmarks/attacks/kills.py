@@ -20,8 +20,8 @@ import torch
 from attacks.outcomes import Tally, in_children, judged
 from attacks.subjects import CHECKPOINTED, fit_part, regressor, resumed, state_of
 from probml_tp import Posterior
-from probml_tp.experiment import NullProgress
-from probml_tp.results import read_results, require_writable, write_results
+from probml_tp.harness.experiment import NullProgress
+from probml_tp.harness.results import read_results, require_writable, write_results
 
 __all__ = ["full_disks", "kill_fits", "kill_writers", "send_signals"]
 

@@ -13,8 +13,15 @@ import torch
 from attacks.subjects import data, regressor
 from probml_tp import experiments, sample_nuts
 from probml_tp.cli import main
-from probml_tp.experiment import Entry, Experiment, ExperimentConfig, Progress, Registry, Results
-from probml_tp.results import staging
+from probml_tp.harness.experiment import (
+    Entry,
+    Experiment,
+    ExperimentConfig,
+    Progress,
+    Registry,
+    Results,
+)
+from probml_tp.harness.results import staging
 
 
 @dataclass(frozen=True, kw_only=True)

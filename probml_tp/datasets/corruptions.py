@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import is_number, positive_integer
 from probml_tp.datasets import distortions as to
 from probml_tp.datasets.checks import checked_seed
 from probml_tp.datasets.image_dataset import ImageDataset
-from probml_tp.validation import is_number, positive_integer
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "noise_images", "rotated"]
 

@@ -16,9 +16,9 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from probml_tp.checks.values import positive_integer
 from probml_tp.datasets.checks import checked_seed
 from probml_tp.datasets.image_dataset import ImageDataset, stratified_order
-from probml_tp.validation import positive_integer
 
 __all__ = ["embedded_digits", "letters"]
 

@@ -9,9 +9,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive, positive_integer
 from probml_tp.datasets.checks import checked_seed
-from probml_tp.validation import positive, positive_integer
 
 __all__ = ["NORMALIZATION", "ImageDataset", "stratified_order"]
 

@@ -9,10 +9,10 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.datasets.embedded import embedded_digits, letters
 from probml_tp.datasets.image_dataset import ImageDataset
-from probml_tp.validation import positive_integer
 
 __all__ = [
     "IMAGE_DATASETS",

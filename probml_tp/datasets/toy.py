@@ -14,8 +14,8 @@ import torch
 from sklearn.datasets import make_moons
 from torch import Tensor
 
+from probml_tp.checks.values import is_number, positive, positive_integer
 from probml_tp.datasets.checks import checked_seed
-from probml_tp.validation import is_number, positive, positive_integer
 
 __all__ = ["blobs", "linear_data", "linear_data_with_hole", "sine_data", "two_moons"]
 

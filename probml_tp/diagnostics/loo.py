@@ -10,16 +10,16 @@ import xarray as xr
 from arviz.stats.stats import ELPDData  # type: ignore[attr-defined]
 from torch import Tensor
 
-from probml_tp.arguments import checked
-from probml_tp.diagnostics.arviz import InOrder
-from probml_tp.diagnostics.importance import check_density, importance_ratios
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer, valid_seed
+from probml_tp.diagnostics.evidence.importance import check_density, importance_ratios
 from probml_tp.diagnostics.psis import k_threshold, smoothed_weights
-from probml_tp.diagnostics.quiet_arviz import az
-from probml_tp.evaluate import draw_batches
+from probml_tp.empirical import Empirical
 from probml_tp.guide import Guide
-from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
-from probml_tp.validation import positive_integer, valid_seed
+from probml_tp.predictions.draws import draw_batches
+from probml_tp.quiet_arviz import az
+from probml_tp.records import InOrder
 
 __all__ = ["elpd_of", "loo"]
 

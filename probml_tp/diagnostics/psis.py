@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
-from probml_tp.diagnostics.importance import check_density, importance_ratios
-from probml_tp.diagnostics.quiet_arviz import az
-from probml_tp.evaluate import substream
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer, valid_seed
+from probml_tp.diagnostics.evidence.importance import check_density, importance_ratios
 from probml_tp.guide import Guide, Sites
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.validation import positive_integer, valid_seed
+from probml_tp.predictions.draws import substream
+from probml_tp.quiet_arviz import az
 
 __all__ = ["ParetoK", "k_error", "k_threshold", "layers_of", "pareto_k", "smoothed_weights"]
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from probml_tp.diagnostics.loo import LEAST_DRAWS, elpd_of
 from probml_tp.diagnostics.psis import smoothed_weights
-from probml_tp.diagnostics.quiet_arviz import az
+from probml_tp.quiet_arviz import az
 
 __all__ = ["divergences", "pit_values", "record_diagnostics", "worst_convergence"]
 

@@ -24,12 +24,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
-from probml_tp.diagnostics.quiet_arviz import az
-from probml_tp.evaluate import draw_chunks
+from probml_tp.checks.arguments import checked
+from probml_tp.empirical import Empirical
 from probml_tp.guide import check_num_samples
-from probml_tp.inference.empirical import Empirical
 from probml_tp.posterior import Posterior
+from probml_tp.predictions.draws import draw_chunks
+from probml_tp.quiet_arviz import az
 
 __all__ = ["ReferencePosterior", "moment_errors", "reference_names", "reference_posterior"]
 

@@ -1,17 +1,15 @@
 """The runners: ``fit`` for guides, ``fit_ensemble`` for several, ``sample_nuts`` for chains."""
 
 from probml_tp.inference.autoguide import AutoGuideAdapter
-from probml_tp.inference.empirical import Empirical
 from probml_tp.inference.ensembles import fit_ensemble
 from probml_tp.inference.fitting import EarlyStopping, GuideFactory, ProgressCallback, fit
-from probml_tp.inference.mcmc import sample_nuts
 from probml_tp.inference.mixture import Mixture
+from probml_tp.inference.nuts.sample import sample_nuts
 from probml_tp.inference.starts import random_start
 
 __all__ = [
     "AutoGuideAdapter",
     "EarlyStopping",
-    "Empirical",
     "GuideFactory",
     "Mixture",
     "ProgressCallback",

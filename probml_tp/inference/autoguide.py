@@ -14,11 +14,11 @@ from pyro.infer import Trace_ELBO
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
-from probml_tp.arguments import checked
-from probml_tp.evaluate import seeded
+from probml_tp.checks.arguments import checked
+from probml_tp.empirical import Empirical
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
-from probml_tp.inference.empirical import Empirical
 from probml_tp.model import BayesianModel
+from probml_tp.predictions.draws import seeded
 
 __all__ = ["AutoGuideAdapter"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from probml_tp.digest import digest
-from probml_tp.files import atomic_write
+from probml_tp.storage.files import atomic_write
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS
 
+from probml_tp.checks.nets import widened
 from probml_tp.copying import copy_module
 from probml_tp.guide import Guide
 from probml_tp.model import BayesianModel
-from probml_tp.net_checks import widened
 
 __all__ = ["WORK", "Wall", "descent_path", "guide_in_double", "in_double", "make_lbfgs"]
 

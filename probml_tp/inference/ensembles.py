@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import data_pair, valid_seed
 from probml_tp.convergence import worst
-from probml_tp.evaluate import seeded, substream
+from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide
 from probml_tp.inference.fitting import (
     EarlyStopping,
@@ -29,8 +30,8 @@ from probml_tp.inference.optimizers import OptimizerFactory, OptimizerName, Sche
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.inference.starts import random_start
 from probml_tp.model import BayesianModel, check_model
-from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import data_pair, valid_seed
+from probml_tp.posterior import Posterior
+from probml_tp.predictions.draws import seeded, substream
 
 __all__ = ["fit_ensemble"]
 

@@ -15,10 +15,18 @@ from torch import Tensor
 from torch.optim import LBFGS
 from tqdm.auto import tqdm
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import (
+    data_pair,
+    non_negative,
+    non_negative_integer,
+    positive,
+    positive_integer,
+    valid_seed,
+)
 from probml_tp.convergence import Convergence
 from probml_tp.digest import digest
-from probml_tp.evaluate import seeded, substream
+from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide, check_loss
 from probml_tp.inference.autoguide import AutoGuideAdapter
 from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
@@ -36,15 +44,8 @@ from probml_tp.inference.optimizers import (
 )
 from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel, check_model
-from probml_tp.posterior import FitInfo, Posterior
-from probml_tp.validation import (
-    data_pair,
-    non_negative,
-    non_negative_integer,
-    positive,
-    positive_integer,
-    valid_seed,
-)
+from probml_tp.posterior import Posterior
+from probml_tp.predictions.draws import seeded, substream
 
 __all__ = [
     "EarlyStopping",

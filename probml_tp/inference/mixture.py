@@ -12,15 +12,15 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from probml_tp.arguments import checked
 from probml_tp.batching import vmap
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.convergence import Convergence, worst
-from probml_tp.evaluate import is_dense
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.inference.fitting import GuideFactory
 from probml_tp.inference.starts import random_start
 from probml_tp.model import BayesianModel
-from probml_tp.validation import positive_integer
+from probml_tp.predictions.draws import is_dense
 
 __all__ = ["Mixture", "MixtureOf"]
 

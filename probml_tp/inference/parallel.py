@@ -16,7 +16,7 @@ import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from probml_tp.validation import positive_integer
+from probml_tp.checks.values import positive_integer
 
 __all__ = ["number_of_jobs", "run_tasks", "single_thread"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.copying import copy_module
-from probml_tp.evaluate import seeded, substream
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
+from probml_tp.predictions.draws import seeded, substream
 
 __all__ = ["check_same_model", "random_start"]
 

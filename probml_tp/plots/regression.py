@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from probml_tp.plots.style import DATA_COLOR, TRAINING_RANGE_COLOR, GuideStyle, house_style
 
 if TYPE_CHECKING:
-    from probml_tp.predictive import RegressionPredictive
+    from probml_tp.predictions.predictive import RegressionPredictive
 
 __all__ = [
     "Band",

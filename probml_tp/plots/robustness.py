@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from probml_tp.calibration import Reliability
-    from probml_tp.comparison import CriticalDifference
-    from probml_tp.selective import RiskCoverage
+    from probml_tp.metrics.calibration import Reliability
+    from probml_tp.metrics.over_runs import CriticalDifference
+    from probml_tp.metrics.selective import RiskCoverage
 
 __all__ = [
     "Panel",
@@ -64,7 +64,8 @@ def plot_reliability(
     """Draw accuracy against confidence; on the diagonal predictions are calibrated.
 
     Args:
-        bins: method to its bins, as :func:`probml_tp.calibration.reliability` gives them. The
+        bins: method to its bins, as :func:`probml_tp.metrics.calibration.reliability` gives them.
+        The
             area of a marker grows with the share of the points in its bin.
         ax: where to draw.
         style: a method's colour, line and label.
@@ -93,7 +94,7 @@ def plot_risk_coverage(
     """Draw the error rate among the points answered against the share answered.
 
     Args:
-        curves: method to its curve, as :func:`probml_tp.selective.risk_coverage` gives it.
+        curves: method to its curve, as :func:`probml_tp.metrics.selective.risk_coverage` gives it.
         ax: where to draw. The scale fits what lies above a coverage of 2 %.
         style: a method's colour, line and label.
 
@@ -224,7 +225,7 @@ def plot_critical_difference(
     0.12 more per method.
 
     Args:
-        result: of :func:`probml_tp.comparison.critical_difference`.
+        result: of :func:`probml_tp.metrics.over_runs.critical_difference`.
         ax: where to draw.
         style: a method's colour and label.
 

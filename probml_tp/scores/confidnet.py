@@ -33,12 +33,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from probml_tp.arguments import checked
-from probml_tp.evaluate import seeded
+from probml_tp.checks.arguments import checked
 from probml_tp.model import BayesianModel
+from probml_tp.predictions.draws import seeded
 from probml_tp.scores.confidnet_network import ConfidNetEncoder, ConfidNetNetwork
 from probml_tp.scores.network_pass import NetworkPass
-from probml_tp.tensor_files import read_tensors, tensor_file, write_tensors
+from probml_tp.storage.tensor_files import read_tensors, tensor_file, write_tensors
 
 __all__ = [
     "ConfidNet",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
-from probml_tp.predictive import ClassificationPredictive
+from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.scores.features import features_like
 from probml_tp.scores.network_pass import NetworkPass, inputs_of, last_layer
 

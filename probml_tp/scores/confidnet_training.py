@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.optim import Adam, Optimizer
 
-from probml_tp.arguments import checked
-from probml_tp.evaluate import seeded, substream
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import non_negative_integer, positive, positive_integer, valid_seed
 from probml_tp.inference.fitting import ProgressCallback, progress_reporter
+from probml_tp.predictions.draws import seeded, substream
 from probml_tp.scores.confidnet import (
     ConfidNet,
     ConfidNetCriterion,
@@ -28,7 +29,6 @@ from probml_tp.scores.confidnet import (
 )
 from probml_tp.scores.confidnet_network import ConfidNetEncoder, ConfidNetNetwork
 from probml_tp.scores.network_pass import NetworkPass
-from probml_tp.validation import non_negative_integer, positive, positive_integer, valid_seed
 
 __all__ = ["fit_confidnet"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probml_tp.checks.values import positive_integer, valid_seed
 from probml_tp.scores.network_pass import NetworkPass
-from probml_tp.validation import positive_integer, valid_seed
 
 __all__ = ["features_like", "labelled_features", "subsample"]
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.scores.features import features_like, labelled_features
 from probml_tp.scores.network_pass import NetworkPass
 

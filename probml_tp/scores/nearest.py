@@ -12,10 +12,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer, probability
 from probml_tp.scores.features import features_like, labelled_features, subsample
 from probml_tp.scores.network_pass import NetworkPass
-from probml_tp.validation import positive_integer, probability
 
 __all__ = ["NearestNeighbours", "TrustScore"]
 

@@ -17,14 +17,14 @@ from typing import TypeAlias, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from probml_tp.arguments import checked
-from probml_tp.evaluate import DrawBatch, draw_batches
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.last_layer import last_called
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictive import ClassificationPredictive, accumulator_for
-from probml_tp.validation import positive_integer
+from probml_tp.predictions.draws import DrawBatch, draw_batches
+from probml_tp.predictions.predictive import ClassificationPredictive, accumulator_for
 
 __all__ = ["NetworkPass", "Score", "inputs_of", "last_layer", "network_pass"]
 

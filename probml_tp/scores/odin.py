@@ -27,13 +27,13 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked, real_tensor
-from probml_tp.evaluate import draw_batches, draw_chunks, split_net
+from probml_tp.checks.arguments import checked, real_tensor
+from probml_tp.checks.values import positive, positive_integer
 from probml_tp.likelihoods import ClassificationLikelihood
-from probml_tp.predictive import ClassificationPredictive, accumulator_for
+from probml_tp.predictions.draws import draw_batches, draw_chunks, split_net
+from probml_tp.predictions.predictive import ClassificationPredictive, accumulator_for
 from probml_tp.scores.network_pass import NetworkPass
 from probml_tp.scores.outputs import log_max_probability
-from probml_tp.validation import positive, positive_integer
 
 __all__ = [
     "Odin",

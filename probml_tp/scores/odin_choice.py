@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
 from probml_tp.scores.network_pass import NetworkPass
 from probml_tp.scores.odin import Odin
 

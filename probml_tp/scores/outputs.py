@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked, real_tensor
+from probml_tp.checks.arguments import checked, real_tensor
+from probml_tp.checks.values import positive
 from probml_tp.scores.network_pass import NetworkPass, Score
-from probml_tp.validation import positive
 
 __all__ = [
     "OUTPUT_SCORES",

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from probml_tp.checks.values import positive
 from probml_tp.scores.network_pass import NetworkPass
 from probml_tp.scores.outputs import log_max_probability
-from probml_tp.validation import positive
 
 __all__ = ["Tempered"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probml_tp.arguments import checked
+from probml_tp.checks.arguments import checked
+from probml_tp.checks.values import positive_integer
 from probml_tp.posterior import Posterior
 from probml_tp.scores.features import features_like
 from probml_tp.scores.network_pass import NetworkPass, last_layer
 from probml_tp.scores.outputs import energy
-from probml_tp.validation import positive_integer
 
 __all__ = ["ViM"]
 

@@ -30,9 +30,9 @@ from probml_tp import (
     sample_nuts,
 )
 from probml_tp.diagnostics import annealed_importance_sampling, bridge_sampling, iwelbo
-from probml_tp.diagnostics.bridge import _bridge, log_joints
-from probml_tp.diagnostics.iwelbo import log_mean_exp
-from probml_tp.inference.empirical import Empirical
+from probml_tp.diagnostics.evidence.bridge import _bridge, log_joints
+from probml_tp.diagnostics.evidence.iwelbo import log_mean_exp
+from probml_tp.empirical import Empirical
 from probml_tp.models import PolynomialBasis, linear_regression, logistic_regression
 
 Data = tuple[Tensor, Tensor]

@@ -24,7 +24,7 @@ from probml_tp import (
 )
 from probml_tp.diagnostics import loo
 from probml_tp.diagnostics.loo import elpd_of
-from probml_tp.inference.empirical import Empirical
+from probml_tp.empirical import Empirical
 from probml_tp.models import LinearBasis, linear_regression
 
 NOISE = 0.3

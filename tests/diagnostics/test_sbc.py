@@ -22,7 +22,7 @@ from probml_tp import (
     sample_nuts,
 )
 from probml_tp.diagnostics import SbcResult, simulation_based_calibration
-from probml_tp.inference.empirical import Empirical
+from probml_tp.empirical import Empirical
 from probml_tp.models import LinearBasis, linear_regression
 
 F64 = torch.float64

@@ -24,9 +24,9 @@ from probml_tp import (
     fit,
     fit_ensemble,
 )
-from probml_tp.evaluate import seeded, substream
 from probml_tp.inference import random_start
 from probml_tp.inference.ensembles import MEMBERS, START, TRAINING
+from probml_tp.predictions.draws import seeded, substream
 
 OPTIONS = {"members": 3, "epochs": 8, "batch_size": 4, "seed": 2, "progress": False}
 

@@ -18,7 +18,8 @@ from probml_tp import (
     fit,
     sample_nuts,
 )
-from probml_tp.inference import EarlyStopping, Mixture, fit_ensemble, mcmc
+from probml_tp.inference import EarlyStopping, Mixture, fit_ensemble
+from probml_tp.inference.nuts import sample as mcmc
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).unsqueeze(-1)
 Y = X.squeeze(-1) + 0.1 * torch.cos(9 * X.squeeze(-1))

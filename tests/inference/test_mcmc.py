@@ -26,7 +26,7 @@ from probml_tp import (
     fit,
     sample_nuts,
 )
-from probml_tp.inference import Empirical
+from probml_tp.empirical import Empirical
 
 SHORT: dict[str, Any] = {
     "num_samples": 12,

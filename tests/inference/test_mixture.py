@@ -32,9 +32,9 @@ from probml_tp import (
     Posterior,
     fit,
 )
-from probml_tp.evaluate import is_dense, seeded
 from probml_tp.inference import random_start
 from probml_tp.inference.mixture import MixtureOf
+from probml_tp.predictions.draws import is_dense, seeded
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

@@ -16,10 +16,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor, nn
 
 from probml_tp import BayesianModel, Delta, Exact, Gaussian, NormalPrior, fit, sample_nuts
-from probml_tp.inference import nuts as nuts_module
-from probml_tp.inference.chain import Chain, ChainSettings, sample_chain
-from probml_tp.inference.chain_starts import find_starts
-from probml_tp.inference.hmc_adaptation import (
+from probml_tp.inference.nuts.adaptation import (
     CovarianceEstimator,
     DualAveraging,
     MetricEstimator,
@@ -27,10 +24,19 @@ from probml_tp.inference.hmc_adaptation import (
     find_step_size,
     windows,
 )
-from probml_tp.inference.mcmc import drive
-from probml_tp.inference.metric import DenseMetric, DiagonalMetric
-from probml_tp.inference.nuts import Gradients, Point, Transition, leapfrog, with_momentum
-from probml_tp.inference.potential import Potential
+from probml_tp.inference.nuts.chain import Chain, ChainSettings, sample_chain
+from probml_tp.inference.nuts.metric import DenseMetric, DiagonalMetric
+from probml_tp.inference.nuts.potential import Potential
+from probml_tp.inference.nuts.sample import drive
+from probml_tp.inference.nuts.starts import find_starts
+from probml_tp.inference.nuts.transition import (
+    Gradients,
+    Point,
+    Transition,
+    leapfrog,
+    with_momentum,
+)
+from probml_tp.inference.nuts import transition as nuts_module
 
 Target = Callable[[np.ndarray], tuple[float, np.ndarray]]
 

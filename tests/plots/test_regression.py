@@ -22,7 +22,7 @@ from probml_tp.plots.regression import (
     plot_weight_density,
 )
 from probml_tp.plots.style import figure, guide_style, house_style
-from probml_tp.predictive import RegressionPredictive
+from probml_tp.predictions.predictive import RegressionPredictive
 
 Z95 = 1.959963984540054
 X = torch.linspace(-1, 1, 11, dtype=torch.float64).unsqueeze(-1)

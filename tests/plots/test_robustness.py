@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from probml_tp.calibration import Reliability
-from probml_tp.comparison import critical_difference
+from probml_tp.metrics.calibration import Reliability
+from probml_tp.metrics.over_runs import critical_difference
+from probml_tp.metrics.selective import RiskCoverage
 from probml_tp.plots.robustness import (
     Panel,
     interval_panels,
@@ -19,7 +20,6 @@ from probml_tp.plots.robustness import (
     plot_risk_coverage,
 )
 from probml_tp.plots.style import GuideStyle, guide_style
-from probml_tp.selective import RiskCoverage
 
 BINS = Reliability(
     low=np.array([0.4, 0.8]),

@@ -22,10 +22,10 @@ from probml_tp import (
     NormalPrior,
     fit,
 )
-from probml_tp.detection import failure_metrics
+from probml_tp.metrics.detection import failure_metrics
 from probml_tp.models import lenet, mlp_classifier
 from probml_tp.posterior import Posterior
-from probml_tp.predictive import ClassificationPredictive
+from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.scores import (
     ConfidNet,
     NetworkPass,

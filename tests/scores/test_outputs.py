@@ -11,7 +11,7 @@ from scipy.stats import entropy as scipy_entropy
 from probml_tp import Delta, MCDropout, NormalPrior
 from probml_tp.models import mlp_classifier
 from probml_tp.posterior import Posterior
-from probml_tp.predictive import ClassificationPredictive
+from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.scores import (
     OUTPUT_SCORES,
     NetworkPass,

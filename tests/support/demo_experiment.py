@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 from safetensors.numpy import save_file
 
-from probml_tp.experiment import (
+from probml_tp.harness.experiment import (
     Experiment,
     ExperimentConfig,
     Figure,

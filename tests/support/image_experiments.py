@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from probml_tp.datasets import DataFallbackWarning
-from probml_tp.experiment import Experiment, Results, run_experiment
-from probml_tp.experiments import image_classifiers
+from probml_tp.experiments.images import kit as image_classifiers
+from probml_tp.harness.experiment import Experiment, Results, run_experiment
 
 TINY = {
     "train_size": 1000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from probml_tp.experiments.posterior_checks import CHECK_FIGURES
+from probml_tp.kit.posterior_checks import CHECK_FIGURES
 
 
 def own_figures(figures: Iterable[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from probml_tp import (
 from probml_tp.guide import Guide
 from probml_tp.models import mlp_classifier
 from probml_tp.posterior import Posterior
-from probml_tp.predictive import ClassificationPredictive
+from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.scores import NetworkPass
 
 NUM_CLASSES = 3

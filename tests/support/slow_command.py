@@ -17,7 +17,7 @@ import demo_experiment as demo
 
 from probml_tp import experiments
 from probml_tp.cli import main
-from probml_tp.experiment import Entry, Registry, Results, option
+from probml_tp.harness.experiment import Entry, Registry, Results, option
 
 
 @dataclass(frozen=True, kw_only=True)

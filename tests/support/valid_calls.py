@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 import probml_tp as tp
 from probml_tp import datasets, diagnostics, scores
-from probml_tp.calibration import TemperatureScaling
-from probml_tp.choosing import PosteriorPage
+from probml_tp.gap.choosing import PosteriorPage
+from probml_tp.metrics.bootstrap import bootstrap
+from probml_tp.metrics.calibration import TemperatureScaling
 from probml_tp.models import (
     LinearBasis,
     PolynomialBasis,
@@ -25,7 +26,6 @@ from probml_tp.models import (
     mlp_classifier,
     mlp_regressor,
 )
-from probml_tp.resampling import bootstrap
 
 F64 = torch.float64
 

@@ -1,0 +1,1 @@
+"""Images of digits: uncertainty, failures, foreign images, calibration, shift."""

@@ -1,0 +1,244 @@
+r"""Calibration and selection: can a posterior's probabilities be acted on?
+
+Every posterior is judged by how far its confidence is from its accuracy, before and after
+temperature scaling; by the share of images it may decide alone at a promised risk; and by the size
+of the prediction sets that hold the true class as often as promised. Temperatures, thresholds and
+conformal quantiles are found on validation images that no fit has seen, and judged on test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.calibration_figures import figures, findings
+from probml_tp.experiments.images.kit import (
+    TITLES,
+    ImageClassifiers,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    pass_seconds,
+    records_stage,
+    seeds,
+)
+from probml_tp.harness.experiment import Experiment, Progress, Results, Table, option
+from probml_tp.kit.common import (
+    CLASSIFICATION_COLUMNS,
+    Array,
+    Rows,
+    over_seeds,
+    percent,
+)
+from probml_tp.metrics.accuracy import classification_scores
+from probml_tp.metrics.calibration import (
+    TemperatureScaling,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    reliability,
+)
+from probml_tp.metrics.conformal import Method, conformal_sets, set_metrics
+from probml_tp.metrics.selective import selective_threshold
+from probml_tp.predictions.predictive import ClassificationPredictive
+from probml_tp.scores import max_probability
+
+__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+
+NAME = "calibration"
+METHODS: tuple[Method, ...] = ("lac", "aps")
+SET_COLUMNS = {
+    "coverage": "Coverage",
+    "size": "Mean size ↓",
+    "empty": "Empty sets ↓",
+    "singleton": "Singletons",
+    "size_stratified_coverage": "Coverage of the worst size ↑",
+}
+COLUMNS = {
+    **CLASSIFICATION_COLUMNS,
+    "adaptive_ece": "Adaptive ECE ↓",
+    "classwise_ece": "Classwise ECE ↓",
+    "temperature": "Temperature T",
+    "nll_tempered": "NLL at T (nats) ↓",
+    "ece_tempered": "ECE at T ↓",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ImageConfig):
+    """Options of the experiment."""
+
+    coverages: tuple[float, ...] = option(
+        (0.9, 0.95, 0.99), "Coverages promised by the prediction sets.", minimum=0.5, maximum=0.999
+    )
+    risks: tuple[float, ...] = option(
+        (0.01, 0.02, 0.05),
+        "Risks promised by selection.",
+        quick=(0.05, 0.1),
+        full=(0.002, 0.005, 0.01),
+        minimum=1e-4,
+        maximum=0.5,
+    )
+    delta: float = option(
+        0.05, "Probability with which the promised risk may fail.", minimum=1e-6, maximum=0.5
+    )
+
+
+def stages(config: Config) -> dict[str, float]:
+    """Seconds expected of each stage on 2 cores."""
+    images = round(config.validation_share * config.train_size)
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, config.guides, seed)
+        for guide in config.guides:
+            seconds = pass_seconds(config, guide, images) + 1.0
+            plan[f"judge {guide}, seed {seed}"] = seconds
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What one guide of one seed came to."""
+
+    calibration: dict[str, float]
+    selection: dict[str, float]
+    sets: dict[str, dict[str, float]]
+    diagrams: dict[str, Array]
+
+
+def run(config: Config, progress: Progress) -> Results[Config]:
+    """Fit the classifiers of each seed, and judge their probabilities."""
+    judged: list[dict[str, _Judged]] = []
+    classifiers = []
+    for seed in seeds(config):
+        classifiers.append(fit_all(config, config.guides, seed, progress))
+        judged.append({})
+        for guide in config.guides:
+            with progress.stage(f"judge {guide}, seed {seed}"):
+                judged[-1][guide] = _judge(config, classifiers[-1], guide)
+    first = classifiers[0]
+    metrics, intervals = over_seeds([{g: j.calibration for g, j in one.items()} for one in judged])
+    with progress.stage(records_stage(config)):
+        records = first.records(config.guides)
+    results = Results(
+        experiment=NAME,
+        title=f"Calibration and selection on {TITLES[config.dataset]}",
+        config=config,
+        metrics=metrics,
+        intervals=intervals,
+        columns=COLUMNS,
+        tables=[_selection_table(config, judged), *_set_tables(config, judged)],
+        findings=[],
+        data_source=first.data_source,
+        data_is_fallback=first.is_fallback,
+        arrays={
+            f"{guide}.{name}": values
+            for guide, one in judged[0].items()
+            for name, values in one.diagrams.items()
+        },
+        posteriors={guide: first.posterior(guide) for guide in config.guides},
+        inference_data=records,
+    )
+    results.findings = findings(results, size=len(first.test))
+    return results
+
+
+def _judge(config: Config, classifiers: ImageClassifiers, guide: str) -> _Judged:
+    validation = classifiers.network_pass(guide, classifiers.validation)
+    test = classifiers.network_pass(guide, classifiers.test)
+    y_validation, y = classifiers.validation.labels, classifiers.test.labels
+    scaling = TemperatureScaling.fit(validation.predictive, y_validation)
+    tempered = scaling.apply(test.predictive)
+    after = classification_scores(tempered, y)
+    calibration = classification_scores(test.predictive, y) | {
+        "adaptive_ece": adaptive_calibration_error(test.predictive, y),
+        "classwise_ece": classwise_calibration_error(test.predictive, y),
+        "temperature": scaling.temperature,
+        "nll_tempered": after["nll"],
+        "ece_tempered": after["ece"],
+    }
+    selection: dict[str, float] = {}
+    known = validation.predictive.predicted_class == y_validation
+    correct = test.predictive.predicted_class == y
+    sure_of_known, sure = max_probability(validation), max_probability(test)
+    for risk in config.risks:
+        chosen = selective_threshold(sure_of_known, known, risk=risk, delta=config.delta)
+        kept = sure > chosen.threshold
+        selection[f"coverage {risk:g}"] = float(kept.double().mean())
+        if kept.any():
+            selection[f"risk {risk:g}"] = float((~correct[kept]).double().mean())
+    sets = {}
+    for coverage in config.coverages:
+        for method in METHODS:
+            made = conformal_sets(
+                validation.predictive,
+                y_validation,
+                test.predictive,
+                coverage=coverage,
+                method=method,
+                seed=classifiers.seed,
+            )
+            sets[f"{method} {coverage:g}"] = set_metrics(made, y)
+    return _Judged(calibration, selection, sets, _diagrams(test.predictive, tempered, y))
+
+
+def _diagrams(
+    plain: ClassificationPredictive, tempered: ClassificationPredictive, y: Tensor
+) -> dict[str, Array]:
+    """Reliability before and after temperature scaling, over bins of equal mass."""
+    arrays: dict[str, Array] = {}
+    for name, predictive in (("plain", plain), ("tempered", tempered)):
+        bins = reliability(predictive, y, adaptive=True)
+        arrays |= {f"{name}.{part}": values for part, values in vars(bins).items()}
+    return arrays
+
+
+def _selection_table(config: Config, judged: list[dict[str, _Judged]]) -> Table:
+    metrics, intervals = over_seeds([{g: j.selection for g, j in one.items()} for one in judged])
+    columns = {}
+    for risk in config.risks:
+        columns[f"coverage {risk:g}"] = f"Coverage at risk {percent(risk)} ↑"
+        columns[f"risk {risk:g}"] = f"Risk on test, promised {percent(risk)}"
+    return Table(
+        title=(
+            f"Selection by the maximum probability, risk promised with probability "
+            f"{percent(1 - config.delta, 0)}"
+        ),
+        row_heading="Posterior",
+        metrics=metrics,
+        columns=columns,
+        intervals=intervals,
+    )
+
+
+def _set_tables(config: Config, judged: list[dict[str, _Judged]]) -> Iterator[Table]:
+    """One table of prediction sets for each coverage promised."""
+    for coverage in config.coverages:
+        rows: list[Rows] = [
+            {
+                f"{guide}, {method.upper()}": j.sets[f"{method} {coverage:g}"]
+                for guide, j in one.items()
+                for method in METHODS
+            }
+            for one in judged
+        ]
+        metrics, intervals = over_seeds(rows)
+        yield Table(
+            title=f"Prediction sets that promise to hold the true class in {percent(coverage, 0)}",
+            row_heading="Posterior, method",
+            metrics=metrics,
+            columns=SET_COLUMNS,
+            intervals=intervals,
+        )
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    summary=EXPERIMENTS.summary(NAME),
+    config=Config,
+    stages=stages,
+    run=run,
+    figures=figures,
+)

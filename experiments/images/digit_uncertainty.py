@@ -1,0 +1,243 @@
+"""Which images a posterior is least sure of, by each measure, and how far the measures agree.
+
+All of it works on the measures of the test images, plain arrays of ``N`` numbers, whichever
+posterior they are of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy import stats
+
+from probml_tp.kit.common import Array
+from probml_tp.predictions.predictive import ClassificationPredictive
+
+__all__ = [
+    "LEAST",
+    "MEASURES",
+    "MOST",
+    "PAIRS",
+    "Measure",
+    "between_guides",
+    "by_certainty",
+    "choose",
+    "extremes",
+    "lead_guide",
+    "measures_of",
+    "rank_correlation",
+    "shared_least",
+]
+
+MOST, LEAST = 8, 16
+"""How many of the most and the least certain images are shown."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a measure of uncertainty is called in figures and sentences.
+
+    Args:
+        label: its name.
+        unit: of its values.
+    """
+
+    label: str
+    unit: str
+
+
+MEASURES: Mapping[str, Measure] = {
+    "variation_ratio": Measure("Variation ratio", "share of draws"),
+    "entropy": Measure("Predictive entropy", "nats"),
+    "mutual_information": Measure("Mutual information", "nats"),
+}
+"""Name of a measure, as of its array, to what it is called; larger is less certain."""
+
+PAIRS: Mapping[str, tuple[str, str]] = {
+    "rank_entropy_mi": ("entropy", "mutual_information"),
+    "rank_entropy_ratio": ("entropy", "variation_ratio"),
+    "rank_mi_ratio": ("mutual_information", "variation_ratio"),
+}
+"""Metric to the two measures whose ranks it correlates."""
+
+
+def lead_guide(guides: Iterable[str]) -> str | None:
+    """The guide whose draws are looked at image by image.
+
+    Args:
+        guides: their names.
+
+    Returns:
+        MC dropout if it is there, else the first that has draws; ``None`` if none has.
+
+    Example:
+        >>> lead_guide(["map", "swag", "mc-dropout"]), lead_guide(["map", "swag"])
+        ('mc-dropout', 'swag')
+    """
+    with_draws = [guide for guide in guides if guide != "map"]
+    return "mc-dropout" if "mc-dropout" in with_draws else next(iter(with_draws), None)
+
+
+def measures_of(predictive: ClassificationPredictive) -> dict[str, Array]:
+    """The measures of uncertainty at each point.
+
+    Args:
+        predictive: the predictions at ``N`` points.
+
+    Returns:
+        Measure to values ``(N,)``, for :data:`MEASURES`; a single draw has an entropy only.
+    """
+    entropy = {"entropy": predictive.predictive_entropy.numpy()}
+    if predictive.num_samples == 1:
+        return entropy
+    return entropy | {
+        "mutual_information": predictive.mutual_information.numpy(),
+        "variation_ratio": predictive.variation_ratio.numpy(),
+    }
+
+
+def by_certainty(measure: Array, entropy: Array) -> Array:
+    """Order points from the most to the least certain.
+
+    Args:
+        measure: larger is less certain, ``(N,)``.
+        entropy: predictive entropy, which decides between equals, ``(N,)``.
+
+    Returns:
+        Indices ``(N,)``.
+
+    Example:
+        >>> by_certainty(np.array([0.5, 0.0, 0.0]), np.array([0.1, 0.4, 0.3])).tolist()
+        [2, 1, 0]
+    """
+    return np.lexsort((entropy, measure))
+
+
+def extremes(measures: Mapping[str, Array]) -> dict[str, Array]:
+    """The most and the least certain points by each measure.
+
+    Args:
+        measures: measure to values ``(N,)``, predictive entropy among them.
+
+    Returns:
+        ``"<measure>.certain"`` to the indices of the :data:`MOST` most certain, the most certain
+        first, and ``"<measure>.uncertain"`` to those of the :data:`LEAST` least certain, the least
+        certain first.
+    """
+    found: dict[str, Array] = {}
+    for name, values in measures.items():
+        order = by_certainty(values, measures["entropy"])
+        found[f"{name}.certain"] = order[:MOST]
+        found[f"{name}.uncertain"] = order[::-1][:LEAST]
+    return found
+
+
+def choose(
+    measures: Mapping[str, Array], correct: Array, *, digit: int | None = None
+) -> dict[int, str]:
+    """Choose a few points to look at closely.
+
+    These are the least certain by variation ratio (or the one asked for), and by predictive
+    entropy the most certain mistake, the least certain hit and the most certain hit.
+
+    Args:
+        measures: measure to values ``(N,)``, variation ratio and predictive entropy among them.
+        correct: whether the predicted class is the true one, ``(N,)``.
+        digit: the index of the one asked for, instead of the least certain.
+
+    Returns:
+        Index to the rules that chose it: a point may meet several. No mistake, no such point.
+
+    Example:
+        >>> ratio, entropy = np.array([0.0, 0.4, 0.0]), np.array([0.0, 0.9, 0.1])
+        >>> measures = {"variation_ratio": ratio, "entropy": entropy}
+        >>> choose(measures, np.array([True, True, False]))
+        {1: 'least certain, least certain hit', 2: 'most confident mistake', 0: 'most certain hit'}
+    """
+    entropy = measures["entropy"]
+    least = by_certainty(measures["variation_ratio"], entropy)[-1]
+    rules = [("least certain", least) if digit is None else ("chosen", digit)]
+    mistakes, hits = np.flatnonzero(~correct), np.flatnonzero(correct)
+    if len(mistakes):
+        rules.append(("most confident mistake", mistakes[entropy[mistakes].argmin()]))
+    if len(hits):
+        rules.append(("least certain hit", hits[entropy[hits].argmax()]))
+        rules.append(("most certain hit", hits[entropy[hits].argmin()]))
+    chosen: dict[int, list[str]] = {}
+    for rule, index in rules:
+        chosen.setdefault(int(index), []).append(rule)
+    return {index: ", ".join(names) for index, names in chosen.items()}
+
+
+def rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's rank correlation; ties have the mean of their ranks.
+
+    Args:
+        a: values ``(N,)``.
+        b: other values of the same points, ``(N,)``.
+
+    Returns:
+        From -1 to 1; not a number if all values of one are equal.
+
+    Example:
+        >>> rank_correlation(np.array([0.0, 1.0, 2.0]), np.array([1.0, 5.0, 40.0]))
+        1.0
+    """
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(stats.spearmanr(a, b).statistic)
+
+
+def shared_least(measures: Iterable[Array], share: float) -> float:
+    """The share of the least certain points that all measures name, equal values in random order.
+
+    Of the ``m`` points whose value is equal to the one at the cut, each is among the least certain
+    with the same probability, independently of the other measures; the share is the expected one.
+
+    Args:
+        measures: values ``(N,)`` of each measure, larger is less certain.
+        share: which share of all points counts as the least certain.
+
+    Returns:
+        From 0 to 1.
+
+    Example:
+        >>> shared_least([np.array([0, 1, 2, 3]), np.array([0, 3, 1, 2])], 0.5)
+        0.5
+        >>> shared_least([np.array([0, 1, 2, 3]), np.array([5, 5, 5, 5])], 0.5)
+        0.5
+    """
+    values = [np.asarray(measure) for measure in measures]
+    k = max(round(share * len(values[0])), 1)
+    named = [_among_least(one, k) for one in values]
+    return float(np.prod(named, axis=0).sum() / k)
+
+
+def _among_least(values: Array, k: int) -> Array:
+    """The probability of each point to be among the ``k`` with the largest values."""
+    cut = np.partition(values, -k)[-k]
+    above, tied = values > cut, values == cut
+    found: Array = above + tied * (k - above.sum()) / tied.sum()
+    return found
+
+
+def between_guides(values: Mapping[str, Array], guides: Iterable[str]) -> Array:
+    """Rank correlations of one measure between guides.
+
+    Args:
+        values: guide to the measure ``(N,)``, for the guides that have it.
+        guides: the rows and columns.
+
+    Returns:
+        A symmetric matrix with 1 on its diagonal; not a number where a guide lacks the measure.
+    """
+    rows = list(guides)
+    matrix = np.full((len(rows), len(rows)), np.nan)
+    for i, j in combinations(range(len(rows)), 2):
+        if rows[i] in values and rows[j] in values:
+            matrix[i, j] = matrix[j, i] = rank_correlation(values[rows[i]], values[rows[j]])
+    matrix[np.diag_indices(len(rows))] = [1.0 if row in values else np.nan for row in rows]
+    return matrix

@@ -1,0 +1,355 @@
+r"""LeNet on images that are not like those it was trained on: corrupted ever more, and rotated.
+
+Every guide judges the same test images clean, under each corruption at each severity, and at each
+angle. Asked are how accuracy, likelihood and calibration fall (after Ovadia et al. 2019), and which
+guide notices: whether its uncertainty tells corrupted images from clean ones, and whether it is
+higher under the corruptions that cost more accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from probml_tp.datasets import CORRUPTIONS, ImageDataset, corrupt, rotated
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.distribution_shift_figures import UNCERTAINTIES, figures, findings
+from probml_tp.experiments.images.kit import (
+    TITLES,
+    ImageClassifiers,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    pass_seconds,
+    records_stage,
+    seeds,
+)
+from probml_tp.harness.experiment import Experiment, Progress, Results, Table, Update, option
+from probml_tp.kit.common import Array, Rows, derived_seed, over_seeds
+from probml_tp.metrics.accuracy import classification_scores
+from probml_tp.metrics.detection import auroc
+from probml_tp.plots.style import guide_style
+from probml_tp.scores import (
+    NetworkPass,
+    negative_entropy,
+    negative_mutual_information,
+    network_pass,
+)
+
+__all__ = ["EXPERIMENT", "Config", "run", "stages"]
+
+NAME = "distribution-shift"
+QUICK_CORRUPTIONS = ("impulse-noise", "gaussian-blur", "contrast", "rotate")
+JUDGED = ("accuracy", "nll", "ece")
+
+TURNED, SHEET = 1, 3
+"""Classes of the image that is turned and of the one on the contact sheet: a 1 and a 3."""
+
+TURNED_DRAWS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ImageConfig):
+    """Options of the experiment."""
+
+    corruptions: tuple[str, ...] = option(
+        tuple(CORRUPTIONS),
+        "Which corruptions.",
+        quick=QUICK_CORRUPTIONS,
+        choices=tuple(CORRUPTIONS),
+    )
+    severities: tuple[int, ...] = option(
+        (1, 3, 5), "How severe, from 1 to 5.", full=(1, 2, 3, 4, 5), minimum=1, maximum=5
+    )
+    angle_step: int = option(
+        15, "Degrees from one rotation to the next, up to 180.", quick=45, full=10, minimum=1
+    )
+    shift_size: int = option(
+        200,
+        "Test images under each corruption and rotation, at most; a stratified subset.",
+        quick=100,
+        full=500,
+        minimum=20,
+    )
+    shift_samples: int = option(
+        30, "Draws for each prediction of them.", quick=10, full=50, minimum=2
+    )
+
+
+def stages(config: Config) -> dict[str, float]:
+    """Seconds expected of each stage on 2 cores."""
+    conditions = 1 + len(config.corruptions) * len(_severities(config)) + len(_angles(config))
+    size = conditions * config.shift_size
+    draws = replace(config, num_samples=config.shift_samples)
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, config.guides, seed, predict=False)
+    plan["shift images"] = 0.5 + 2e-4 * size
+    for seed in seeds(config):
+        for guide in config.guides:
+            plan[_stage(config, guide, seed)] = 0.03 * conditions + pass_seconds(draws, guide, size)
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
+
+
+def run(config: Config, progress: Progress) -> Results[Config]:
+    """Fit the guides, shift the test images, and judge every guide on every shift."""
+    fitted = [
+        fit_all(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
+    ]
+    with progress.stage("shift images"):
+        shifts = _Shifts.of(config, fitted[0].test)
+    arrays = shifts.arrays()
+    judged: dict[str, list[dict[str, Array]]] = {guide: [] for guide in config.guides}
+    for classifiers in fitted:
+        for guide in config.guides:
+            with progress.stage(_stage(config, guide, classifiers.seed)) as update:
+                judged[guide].append(_judge(guide, classifiers, shifts, config, update))
+    for guide, parts in judged.items():
+        arrays |= {f"{guide}.{name}": np.stack([part[name] for part in parts]) for name in parts[0]}
+        arrays |= _shown(guide, fitted[0], shifts)
+    rows, intervals = over_seeds(
+        [{guide: _row(parts[k]) for guide, parts in judged.items()} for k in range(config.seeds)]
+    )
+    with progress.stage(records_stage(config)):
+        records = fitted[0].records(config.guides)
+    results = Results(
+        experiment=NAME,
+        title=f"{TITLES[config.dataset]} under distribution shift",
+        config=config,
+        metrics=rows,
+        columns=_columns(config),
+        findings=[],
+        data_source=f"{fitted[0].data_source}; {len(shifts.clean):,} of them shifted",
+        data_is_fallback=fitted[0].is_fallback,
+        arrays=arrays,
+        posteriors={guide: fitted[0].posterior(guide) for guide in config.guides},
+        inference_data=records,
+        intervals=intervals,
+        tables=[_detection_table(judged, config), _corruption_table(judged, config)],
+    )
+    return replace(results, findings=findings(results))
+
+
+def _stage(config: Config, guide: str, seed: int) -> str:
+    return f"judge {guide}, seed {seed}" if config.seeds > 1 else f"judge {guide}"
+
+
+def _severities(config: Config) -> list[int]:
+    return sorted(set(config.severities))
+
+
+def _angles(config: Config) -> list[int]:
+    return list(range(0, 181, config.angle_step))
+
+
+# ---------------------------------------------------------------------------------------- shifts
+
+
+@dataclass(frozen=True)
+class _Shifts:
+    """The clean test images and what became of them."""
+
+    clean: ImageDataset
+    corrupted: Mapping[str, Mapping[int, ImageDataset]]
+    turned: Mapping[int, ImageDataset]
+
+    @classmethod
+    def of(cls, config: Config, test: ImageDataset) -> _Shifts:
+        """Shift the test images; the same way for every seed of the fits."""
+        clean = test.subset(config.shift_size, seed=config.seed)
+        damage = partial(corrupt, clean, seed=derived_seed(config.seed, "corruptions"))
+        severities = _severities(config)
+        return cls(
+            clean,
+            {name: {s: damage(name, s) for s in severities} for name in config.corruptions},
+            {angle: rotated(clean, angle) for angle in _angles(config)},
+        )
+
+    def __len__(self) -> int:
+        return 1 + sum(map(len, self.corrupted.values())) + len(self.turned)
+
+    def first_of(self, label: int) -> int:
+        """The index of the first image of a class."""
+        return int((self.clean.labels == label).nonzero()[0])
+
+    def arrays(self) -> dict[str, Array]:
+        """What the figures need of the images."""
+        sheet, turned = self.first_of(SHEET), self.first_of(TURNED)
+        sheets = [
+            [self.clean.images[sheet], *(data.images[sheet] for data in steps.values())]
+            for steps in self.corrupted.values()
+        ]
+        turns = [data.images[turned] for data in self.turned.values()]
+        return {
+            "corruptions": np.array(list(self.corrupted)),
+            "severities": np.array(list(next(iter(self.corrupted.values())))),
+            "angles": np.array(list(self.turned)),
+            "classes": np.array(self.clean.classes),
+            "size": np.array(len(self.clean)),
+            "sheet.images": torch.stack([torch.stack(row) for row in sheets]).numpy(),
+            "sheet.label": np.array(SHEET),
+            "turned.images": torch.stack(turns).numpy(),
+            "turned.label": np.array(TURNED),
+        }
+
+
+# --------------------------------------------------------------------------------------- judging
+
+
+def _judge(
+    guide: str, classifiers: ImageClassifiers, shifts: _Shifts, config: Config, update: Update
+) -> dict[str, Array]:
+    """Metric to array: ``(corruptions, 1 + severities)``, clean first; of rotation ``(angles,)``.
+
+    ``share_right`` is, for each image, the share of corruptions under which it is still read right
+    at the highest severity.
+    """
+    posterior, steps = classifiers.posterior(guide), iter(range(1, len(shifts) + 1))
+
+    def look(data: ImageDataset) -> _Look:
+        x = classifiers.normalized(data)
+        seen = _Look.at(network_pass(posterior, x, num_samples=config.shift_samples), data.labels)
+        update(next(steps), len(shifts))
+        return seen
+
+    clean = look(shifts.clean)
+    damaged = [[clean, *map(look, row.values())] for row in shifts.corrupted.values()]
+    cells = [[seen.metrics(clean) for seen in row] for row in damaged]
+    turned = [look(data).metrics(clean) for data in shifts.turned.values()]
+    found = {name: np.array([[cell[name] for cell in row] for row in cells]) for name in turned[0]}
+    found |= {f"rotation.{name}": np.array([cell[name] for cell in turned]) for name in turned[0]}
+    return {**found, "share_right": np.mean([row[-1].correct for row in damaged], axis=0)}
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a guide says of one set of images: which it gets right, scores, and uncertainty."""
+
+    correct: Array
+    scores: Mapping[str, float]
+    uncertainty: Mapping[str, Array]
+
+    @classmethod
+    def at(cls, seen: NetworkPass, labels: Tensor) -> _Look:
+        """Judge a pass by the labels; a single draw has no mutual information."""
+        correct = (seen.predictive.predicted_class == labels).numpy()
+        scores = classification_scores(seen.predictive, labels)
+        uncertainty = {"entropy": -negative_entropy(seen).numpy()}
+        if seen.predictive.num_samples > 1:
+            uncertainty["mutual_information"] = -negative_mutual_information(seen).numpy()
+        return cls(correct, {name: scores[name] for name in JUDGED}, uncertainty)
+
+    def metrics(self, clean: _Look) -> dict[str, float]:
+        """Scores, mean uncertainties, and how well these tell the images from the clean ones."""
+        found = dict(self.scores)
+        for name, values in self.uncertainty.items():
+            before = clean.uncertainty[name]
+            is_shifted = np.repeat([False, True], [len(before), len(values)])
+            found[name] = float(values.mean())
+            found[f"auroc_{name}"] = auroc(np.concatenate([before, values]), is_shifted)
+        return found
+
+
+def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[str, Array]:
+    """The probabilities of each draw as one image turns; the classes given to the sheet's."""
+    posterior, normalized = classifiers.posterior(guide), classifiers.normalized
+    turned, sheet = shifts.first_of(TURNED), shifts.first_of(SHEET)
+    x = torch.cat([normalized(data)[turned : turned + 1] for data in shifts.turned.values()])
+    outputs = posterior.predict(x, num_samples=TURNED_DRAWS, keep_outputs=True).require_outputs()
+    rows = [
+        normalized(data)[sheet : sheet + 1]
+        for steps in shifts.corrupted.values()
+        for data in (shifts.clean, *steps.values())
+    ]
+    classes = posterior.predict(torch.cat(rows), num_samples=TURNED_DRAWS).predicted_class
+    return {
+        f"{guide}.turned": outputs.softmax(-1).transpose(0, 1).numpy(),
+        f"{guide}.sheet": classes.reshape(len(shifts.corrupted), -1).numpy(),
+    }
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+
+def _row(found: Mapping[str, Array]) -> dict[str, float]:
+    """The metrics of one guide and seed: clean, and means over corruptions at the last severity."""
+    row = {"clean_accuracy": float(found["accuracy"][0, 0])}
+    judged = [name for name in (*JUDGED, *UNCERTAINTIES) if name in found]
+    row |= {name: float(found[name][:, -1].mean()) for name in judged}
+    error = 1 - found["accuracy"][:, 1:].ravel()
+    for name in UNCERTAINTIES:
+        if name in found and np.ptp(error) > 0 and np.ptp(found[name][:, 1:]) > 0:
+            row[f"rank_{name}"] = float(spearmanr(found[name][:, 1:].ravel(), error).statistic)
+    return row
+
+
+def _columns(config: Config) -> dict[str, str]:
+    worst = f"at severity {_severities(config)[-1]}"
+    return {
+        "clean_accuracy": "Accuracy, clean ↑",
+        "accuracy": f"Accuracy {worst} ↑",
+        "nll": f"NLL {worst} (nats) ↓",
+        "ece": f"ECE {worst} ↓",
+        "entropy": f"Entropy {worst} (nats)",
+        "mutual_information": f"Mutual information {worst} (nats)",
+        "rank_entropy": "Entropy and error, rank correlation ↑",
+        "rank_mutual_information": "Mutual information and error, rank correlation ↑",
+    }
+
+
+def _detection_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
+    """AUROC of clean against corrupted images by severity, mean over corruptions."""
+    severities = _severities(config)
+    columns = {
+        f"auroc_{name}_{severity}": f"{label}, severity {severity} ↑"
+        for name, label in UNCERTAINTIES.items()
+        for severity in severities
+    }
+    runs: list[Rows] = [
+        {
+            guide: {
+                f"auroc_{name}_{severity}": float(parts[k][f"auroc_{name}"][:, place].mean())
+                for name in UNCERTAINTIES
+                if name in parts[k]
+                for place, severity in enumerate(severities, start=1)
+            }
+            for guide, parts in judged.items()
+        }
+        for k in range(config.seeds)
+    ]
+    title = "AUROC of corrupted against clean test images by uncertainty, mean over corruptions"
+    means, intervals = over_seeds(runs)
+    return Table(title, "Posterior", means, columns, intervals)
+
+
+def _corruption_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
+    """The accuracy of every guide under each corruption at the last severity."""
+    runs: list[Rows] = [
+        {
+            corruption: {
+                guide: float(parts[k]["accuracy"][place, -1]) for guide, parts in judged.items()
+            }
+            for place, corruption in enumerate(config.corruptions)
+        }
+        for k in range(config.seeds)
+    ]
+    title = f"Accuracy by corruption at severity {_severities(config)[-1]}"
+    columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged}
+    means, intervals = over_seeds(runs)
+    return Table(title, "Corruption", means, columns, intervals)
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    summary=EXPERIMENTS.summary(NAME),
+    config=Config,
+    stages=stages,
+    run=run,
+    figures=figures,
+)

@@ -1,0 +1,326 @@
+r"""Failure prediction: which scores tell a classifier's mistakes from its hits.
+
+One LeNet is trained with dropout. With dropout off it makes the predictions that all scores are to
+judge, so that every score is held against the same mistakes: those of its outputs (the maximum
+class probability, MCP, and its relatives), of its features, of the draws of MC dropout, and
+ConfidNet, a network that learns the probability of the true class (Corbière et al. 2019). The true
+class probability itself is the oracle. A second table has each posterior's own predictions, judged
+by its own uncertainty.
+
+What has to be chosen (temperatures, the epoch of ConfidNet) is chosen on validation images that no
+fit has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.failure_prediction_figures import (
+    PUBLISHED,
+    figures,
+    findings,
+    is_published_size,
+)
+from probml_tp.experiments.images.kit import (
+    DROPOUT_OFF,
+    TITLES,
+    ImageClassifiers,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    records_stage,
+    seeds,
+)
+from probml_tp.experiments.images.score_rows import (
+    MEASURES,
+    Row,
+    confidences,
+    draw_rows,
+    feature_rows,
+    output_rows,
+    scored_guides,
+)
+from probml_tp.harness.experiment import (
+    Experiment,
+    Progress,
+    Results,
+    Table,
+    Update,
+    option,
+)
+from probml_tp.kit.common import Array, Rows, derived_seed
+from probml_tp.kit.comparisons import Comparison, compare
+from probml_tp.scores import (
+    ConfidNet,
+    ConfidNetCriterion,
+    fit_confidnet,
+    true_class_probability,
+)
+
+__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+
+NAME = "failure-prediction"
+CONFIDNET, HEAD, ORACLE = "ConfidNet", "ConfidNet, head only", "True class probability (oracle)"
+COLUMNS = {
+    "fpr95": "FPR at 95 % TPR (%) ↓",
+    "aupr_error": "AUPR-Error (%) ↑",
+    "aupr_success": "AUPR-Success (%) ↑",
+    "auroc": "AUROC (%) ↑",
+    "aurc": "AURC (‰) ↓",
+    "e_aurc": "E-AURC (‰) ↓",
+}
+SCALES = {name: 1000.0 if "aurc" in name else 100.0 for name in COLUMNS}
+"""What shares are multiplied by, for per cent and per mille."""
+
+SHOWN_MISTAKES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ImageConfig):
+    """Options of the experiment."""
+
+    confidnet_epochs: int = option(
+        20, "Passes of ConfidNet's head over the features.", quick=15, full=30, minimum=1
+    )
+    confidnet_lr: float = option(
+        1e-4, "Learning rate of ConfidNet's head.", quick=3e-4, minimum=1e-8
+    )
+    cloning_epochs: int = option(
+        3,
+        "Passes over the images in which ConfidNet's own encoder is tuned too.",
+        quick=2,
+        full=5,
+        minimum=1,
+    )
+    cloning_lr: float = option(
+        3e-5,
+        "Learning rate of the tuning; with the 1e-6 of the literature it hardly moves.",
+        minimum=1e-9,
+    )
+    select_by: str = option(
+        "loss",
+        "What the epoch is chosen by on validation images: aupr-error as published, noisy with few "
+        "mistakes among them, or the loss.",
+        choices=("loss", "aupr-error"),
+    )
+    error_weight: float = option(
+        1.0, "Weight of a mistake in ConfidNet's loss, that of a hit being 1.", minimum=1e-6
+    )
+    resamples: int = option(1000, "Bootstrap resamples of the test images.", quick=200, minimum=50)
+
+
+def stages(config: Config) -> dict[str, float]:
+    """Seconds expected of each stage on 2 cores."""
+    images = config.train_size * (1 - config.validation_share)
+    tuning = 5e-5 * config.confidnet_epochs + 3e-4 * config.cloning_epochs
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, scored_guides(config), seed)
+        plan |= {
+            f"fit ConfidNet, seed {seed}": 1.0 + images * tuning,
+            f"fit other scores, seed {seed}": 1.0 + 1e-4 * images,
+            f"score, seed {seed}": 1.0 + 2e-3 * config.test_size,
+        }
+    plan["compare"] = 3.0 + 2e-6 * config.resamples * config.test_size
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One seed: what each score says of the test images, and what is right."""
+
+    classifiers: ImageClassifiers
+    rows: list[Row]
+    confidnet: ConfidNet
+    confidences: dict[str, Tensor]
+    correct: Tensor
+    guides: tuple[str, ...]
+    own: dict[str, Tensor]
+    own_correct: dict[str, Tensor]
+
+
+def run(config: Config, progress: Progress) -> Results[Config]:
+    """Fit the classifiers and the scores of each seed, and compare them on the test images."""
+    runs = [_one_seed(config, seed, progress) for seed in seeds(config)]
+    with progress.stage("compare"):
+        of_scores = compare(
+            [one.confidences for one in runs],
+            [one.correct for one in runs],
+            metrics=tuple(COLUMNS),
+            references=("MCP",),
+            resamples=config.resamples,
+            seed=derived_seed(config.seed, "bootstrap"),
+        )
+        of_guides = compare(
+            [one.own for one in runs],
+            [one.own_correct for one in runs],
+            metrics=tuple(COLUMNS),
+            resamples=config.resamples,
+            seed=derived_seed(config.seed, "bootstrap of guides"),
+        )
+    first = runs[0].classifiers
+    with progress.stage(records_stage(config)):
+        records = first.records(config.guides)
+    results = Results(
+        experiment=NAME,
+        title=f"Failure prediction on {TITLES[config.dataset]}",
+        config=config,
+        metrics=of_scores.scaled(SCALES),
+        intervals=of_scores.scaled_intervals(SCALES),
+        columns=COLUMNS,
+        row_heading="Score",
+        tables=[_guide_table(of_guides), *_published(config)],
+        findings=[],
+        data_source=first.data_source,
+        data_is_fallback=first.is_fallback,
+        arrays=_arrays(runs, of_scores, of_guides),
+        posteriors={guide: first.posterior(guide) for guide in config.guides},
+        inference_data=records,
+    )
+    results.findings = findings(results)
+    return results
+
+
+def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
+    classifiers = fit_all(config, scored_guides(config), seed, progress)
+    with progress.stage(f"fit ConfidNet, seed {seed}") as update:
+        confidnet = _fit_confidnet(config, classifiers, update)
+    head = confidnet.after_head
+    with progress.stage(f"fit other scores, seed {seed}"):
+        rows = [
+            *output_rows(classifiers),
+            *feature_rows(classifiers),
+            *draw_rows(["mc-dropout"]),
+            *([] if head is None else [Row(HEAD, DROPOUT_OFF, head, "ConfidNet")]),
+            Row(CONFIDNET, DROPOUT_OFF, confidnet, "ConfidNet"),
+        ]
+    with progress.stage(f"score, seed {seed}"):
+        return _score(config, classifiers, rows, confidnet)
+
+
+def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update) -> ConfidNet:
+    return fit_confidnet(
+        classifiers.network_pass(DROPOUT_OFF, classifiers.train),
+        classifiers.train.labels,
+        classifiers.network_pass(DROPOUT_OFF, classifiers.validation),
+        classifiers.validation.labels,
+        epochs=config.confidnet_epochs,
+        start="none",
+        standardize=False,
+        lr=config.confidnet_lr,
+        cloning_epochs=config.cloning_epochs,
+        cloning_lr=config.cloning_lr,
+        select_by=cast("ConfidNetCriterion", config.select_by),
+        error_weight=config.error_weight,
+        seed=classifiers.seed,
+        progress=update,
+    )
+
+
+def _score(
+    config: Config, classifiers: ImageClassifiers, rows: list[Row], confidnet: ConfidNet
+) -> _Run:
+    test = classifiers.test
+    passes = {guide: classifiers.network_pass(guide, test) for guide in scored_guides(config)}
+    base = passes[DROPOUT_OFF]
+    scored = confidences(rows, passes)
+    scored[ORACLE] = true_class_probability(base, test.labels).double()
+    own_rows = [row for row in draw_rows(config.guides) if _applies(row)]
+    own = confidences(own_rows, passes)
+    own_correct = {
+        row.label: passes[row.guide].predictive.predicted_class == test.labels for row in own_rows
+    }
+    return _Run(
+        classifiers=classifiers,
+        rows=rows,
+        confidnet=confidnet,
+        confidences=scored,
+        correct=base.predictive.predicted_class == test.labels,
+        guides=config.guides,
+        own=own,
+        own_correct=own_correct,
+    )
+
+
+def _applies(row: Row) -> bool:
+    """MAP has no spread over draws: only what it says at its one point."""
+    spread = (MEASURES["mutual-information"], MEASURES["variation-ratio"])
+    return row.guide != "map" or not row.label.endswith(spread)
+
+
+def _guide_table(comparison: Comparison) -> Table:
+    return Table(
+        title="Each posterior's own predictions, by its own uncertainty",
+        row_heading="Posterior: score",
+        metrics=comparison.scaled(SCALES),
+        columns=COLUMNS,
+        intervals=comparison.scaled_intervals(SCALES),
+    )
+
+
+def _published(config: Config) -> list[Table]:
+    if not is_published_size(config):
+        return []
+    rows: Rows = {}
+    for metric, values in PUBLISHED.items():
+        for label, value in values.items():
+            rows.setdefault(label, {})[metric] = value
+    title = "Published: Corbière et al. 2019, a small ConvNet on the same images"
+    return [Table(title, "Score", rows, COLUMNS)]
+
+
+def _arrays(runs: list[_Run], of_scores: Comparison, of_guides: Comparison) -> dict[str, Array]:
+    first = runs[0]
+    arrays = {**of_scores.arrays("scores"), **of_guides.arrays("guides")}
+    arrays["scores.families"] = np.array([row.family for row in first.rows] + ["oracle"])
+    arrays["guides.families"] = np.array(
+        [row.family for row in draw_rows(first.guides) if row.label in first.own]
+    )
+    arrays["correct"] = first.correct.numpy()
+    arrays |= {f"confidence.{label}": c.numpy() for label, c in first.confidences.items()}
+    epochs = first.confidnet.history
+    for name in ("validation_loss", "validation_aupr_error"):
+        values = [getattr(epoch, name) for epoch in epochs]
+        arrays[f"confidnet.{name}"] = np.array([np.nan if v is None else v for v in values])
+    arrays["confidnet.step"] = np.array([epoch.step for epoch in epochs])
+    arrays["confidnet.chosen"] = np.array(first.confidnet.chosen)
+    validation = first.classifiers.network_pass(DROPOUT_OFF, first.classifiers.validation)
+    wrong = validation.predictive.predicted_class != first.classifiers.validation.labels
+    arrays["confidnet.validation_mistakes"] = np.array(int(wrong.sum()))
+    return arrays | _mistakes(first)
+
+
+def _mistakes(one: _Run) -> dict[str, Array]:
+    """The mistakes that MCP is surest of, and where each score ranks them."""
+    wrong = (~one.correct).nonzero().squeeze(1)
+    order = one.confidences["MCP"][wrong].argsort(descending=True)
+    index = wrong[order[:SHOWN_MISTAKES]]
+    ranks = {
+        label: torch.searchsorted(one.confidences[label].sort().values, one.confidences[label])
+        for label in ("MCP", CONFIDNET)
+    }
+    test = one.classifiers.test
+    predictive = one.classifiers.network_pass(DROPOUT_OFF, test).predictive
+    return {
+        "mistakes.images": test.images.numpy()[index],
+        "mistakes.labels": test.labels.numpy()[index],
+        "mistakes.predicted": predictive.predicted_class.numpy()[index],
+        "mistakes.ranks": np.stack([rank.numpy()[index] / len(test) for rank in ranks.values()]),
+        "classes": np.array(test.classes),
+    }
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    summary=EXPERIMENTS.summary(NAME),
+    config=Config,
+    stages=stages,
+    run=run,
+    figures=figures,
+)

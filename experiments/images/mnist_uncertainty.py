@@ -1,0 +1,279 @@
+r"""LeNet on handwritten digits: accuracy, calibration, and the digits it is least sure of.
+
+MAP and the variational guides (dropout with rates 0.5 before the first and 0.25 before the second
+fully connected layer; concrete dropout learns them from there) are fitted to the same log joint
+with the same optimiser, Adam with a cosine schedule. The members of the deep ensemble are fits like
+MAP's, from random starts. The Laplace guides take the curvature at MAP, under its prior, and SWAG
+goes on from there by stochastic gradient descent at a constant rate. The test digits are ordered
+by each of three measures of uncertainty, ties by the predictive entropy: the share of the draws
+that vote against the majority (variation ratio), the predictive entropy and the mutual information.
+A few digits are looked at draw by draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from probml_tp.datasets import ImageDataset
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.digit_uncertainty import (
+    MEASURES,
+    PAIRS,
+    choose,
+    extremes,
+    lead_guide,
+    measures_of,
+    rank_correlation,
+)
+from probml_tp.experiments.images.kit import (
+    ALL_GUIDES,
+    ONE_OF_EACH_FAMILY,
+    TITLES,
+    ImageClassifiers,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    records_stage,
+    seeds,
+)
+from probml_tp.experiments.images.mnist_uncertainty_figures import figures
+from probml_tp.experiments.images.mnist_uncertainty_findings import findings
+from probml_tp.guides.gaussian import StructuredNormal
+from probml_tp.harness.experiment import Experiment, Progress, Results, Table, option
+from probml_tp.kit.common import (
+    CLASSIFICATION_COLUMNS,
+    FIT_COLUMN,
+    Array,
+    Rows,
+    over_seeds,
+)
+from probml_tp.likelihoods import ClassificationLikelihood
+from probml_tp.metrics.accuracy import classification_scores
+from probml_tp.posterior import Posterior
+from probml_tp.predictions.predictive import ClassificationPredictive
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["EXPERIMENT", "Config", "run", "stages"]
+
+NAME = "mnist-uncertainty"
+GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ImageConfig):
+    """Options of the experiment."""
+
+    guides: tuple[str, ...] = option(
+        GUIDES,
+        "Which posteriors to compare.",
+        quick=ONE_OF_EACH_FAMILY,
+        full=ALL_GUIDES,
+        choices=ALL_GUIDES,
+    )
+    digit: int | None = option(
+        None,
+        "Index of the test image to look at draw by draw; none for the least certain.",
+        minimum=0,
+    )
+
+    def __post_init__(self) -> None:
+        """Check the index as well.
+
+        Raises:
+            ValueError: an option breaks a rule, or there are not so many test images.
+        """
+        super().__post_init__()
+        _check_digit(self, self.test_size)
+
+
+def _check_digit(config: Config, test_size: int) -> None:
+    if config.digit is not None and config.digit >= test_size:
+        raise ValueError(
+            f"Option digit must be an index into the {test_size:,} test images; got "
+            f"{config.digit}. Give a smaller one, or raise test_size."
+        )
+
+
+def stages(config: Config) -> dict[str, float]:
+    """Seconds expected of each stage on 2 cores."""
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, config.guides, seed)
+    if lead_guide(config.guides):
+        plan["draws of single images"] = 0.2 + 1.5e-3 * config.num_samples
+    return {**plan, records_stage(config): 0.5 * len(config.guides)}
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A posterior and what it predicts at the test images."""
+
+    posterior: Posterior
+    predictive: ClassificationPredictive
+    measures: dict[str, Array]
+    correct: Array
+    fit_seconds: float
+    predict_seconds: float
+
+    @property
+    def has_draws(self) -> bool:
+        return "variation_ratio" in self.measures
+
+
+def run(config: Config, progress: Progress) -> Results[Config]:
+    """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
+    runs = [fit_all(config, config.guides, seed, progress) for seed in seeds(config)]
+    judged_of_seeds = [
+        {guide: _judge(classifiers, guide) for guide in config.guides} for classifiers in runs
+    ]
+    first, judged = runs[0], judged_of_seeds[0]
+    arrays = _arrays(judged, first.test)
+    if lead := lead_guide(config.guides):
+        with progress.stage("draws of single images"):
+            arrays |= _single_images(judged[lead], first, config)
+    with progress.stage(records_stage(config)):
+        records = first.records(config.guides)
+    metrics, intervals = over_seeds(
+        [_metrics(by_guide, first.test) for by_guide in judged_of_seeds]
+    )
+    results = Results(
+        experiment=NAME,
+        title=f"LeNet on {TITLES[config.dataset]}",
+        config=config,
+        metrics=metrics,
+        columns=_columns(),
+        findings=[],
+        data_source=first.data_source,
+        data_is_fallback=first.is_fallback,
+        intervals=intervals,
+        tables=_agreement(judged_of_seeds),
+        arrays=arrays,
+        posteriors={guide: one.posterior for guide, one in judged.items()},
+        inference_data=dict(records),
+    )
+    results.findings = findings(results)
+    return results
+
+
+def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
+    run = classifiers.network_pass(guide, classifiers.test)
+    correct = (run.predictive.predicted_class == classifiers.test.labels).numpy()
+    times = classifiers.seconds(guide), run.seconds
+    measures = measures_of(run.predictive)
+    return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
+
+
+def _metrics(judged: Mapping[str, _Judged], test: ImageDataset) -> Rows:
+    return {guide: _row(one, test) for guide, one in judged.items()}
+
+
+def _row(one: _Judged, test: ImageDataset) -> dict[str, float]:
+    row = classification_scores(one.predictive, test.labels)
+    if one.has_draws:
+        information = one.measures["mutual_information"]
+        groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
+        row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
+    if isinstance(one.posterior.guide, StructuredNormal):
+        row["log_evidence"] = one.posterior.guide.log_evidence()
+    return row | {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
+
+
+def _columns() -> dict[str, str]:
+    return {
+        **CLASSIFICATION_COLUMNS,
+        "mi_hits": "Mutual information on hits (nats)",
+        "mi_mistakes": "Mutual information on mistakes (nats)",
+        "log_evidence": "Log evidence (nats)",
+        **FIT_COLUMN,
+        "predict_seconds": "Predict (s) ↓",
+    }
+
+
+def _agreement(judged_of_seeds: Sequence[Mapping[str, _Judged]]) -> list[Table]:
+    """Rank correlations between the measures of a guide, and with those of other guides."""
+    rows = [{g: _ranks(g, judged) for g in judged} for judged in judged_of_seeds]
+    metrics, intervals = over_seeds(rows)
+    columns = {
+        metric: " and ".join(MEASURES[m].label for m in pair).capitalize()
+        for metric, pair in PAIRS.items()
+    }
+    columns |= {
+        f"others_{name}": f"{measure.label}, with other guides (mean)"
+        for name, measure in MEASURES.items()
+    }
+    title = "Spearman's rank correlation of measures of uncertainty over the test images"
+    return [Table(title, "Posterior", metrics, columns, intervals)]
+
+
+def _ranks(guide: str, judged: Mapping[str, _Judged]) -> dict[str, float]:
+    """A guide's row of that table."""
+    own = judged[guide].measures
+    row = {
+        metric: rank_correlation(own[a], own[b])
+        for metric, (a, b) in PAIRS.items()
+        if judged[guide].has_draws
+    }
+    for name, values in own.items():
+        others = [
+            rank_correlation(values, one.measures[name])
+            for other, one in judged.items()
+            if other != guide and name in one.measures
+        ]
+        row[f"others_{name}"] = float(np.mean(others)) if others else np.nan
+    return {metric: value for metric, value in row.items() if np.isfinite(value)}
+
+
+def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:
+    """Measures and votes of every test image, and the pixels of those that are shown."""
+    arrays = {"classes": np.array(test.classes), "labels": test.labels.numpy()}
+    shown = [np.empty(0, dtype=np.int64)]
+    for guide, one in judged.items():
+        own = {"correct": one.correct, "predicted": one.predictive.predicted_class.numpy()}
+        if one.posterior.info.losses:
+            own["losses"] = np.array(one.posterior.info.losses)
+        if one.has_draws:
+            index = extremes(one.measures)
+            shown += index.values()
+            own |= index | {"votes": one.predictive.require_votes().numpy().astype(np.uint16)}
+        arrays |= {f"{guide}.{name}": values for name, values in (own | one.measures).items()}
+    arrays["shown.index"] = np.unique(np.concatenate(shown))
+    arrays["shown.images"] = test.images.numpy()[arrays["shown.index"]]
+    return arrays
+
+
+def _single_images(one: _Judged, classifiers: ImageClassifiers, config: Config) -> dict[str, Array]:
+    """A few test images at every draw.
+
+    The draws are those of the predictions, except for the linearised Laplace guides, which predict
+    by the moments of the outputs: theirs are other draws from the same distribution.
+    """
+    test = classifiers.test
+    _check_digit(config, len(test))  # images that stand in for those asked for may be fewer
+    chosen = choose(one.measures, one.correct, digit=config.digit)
+    index = np.array(list(chosen))
+    predictive = one.posterior.predict(
+        classifiers.normalized(test)[index], num_samples=config.num_samples, keep_outputs=True
+    )
+    likelihood = cast("ClassificationLikelihood", one.posterior.model.likelihood)
+    return {
+        "chosen.index": index,
+        "chosen.rules": np.array(list(chosen.values())),
+        "chosen.images": test.images.numpy()[index],
+        "chosen.probs": likelihood.log_probs(predictive.require_outputs()).exp().numpy(),
+    }
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    summary=EXPERIMENTS.summary(NAME),
+    config=Config,
+    stages=stages,
+    run=run,
+    figures=figures,
+)

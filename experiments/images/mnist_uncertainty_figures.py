@@ -1,0 +1,240 @@
+"""What the experiment mnist-uncertainty shows, from its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from probml_tp.experiments.images.agreement_panels import agreement_rows, agreement_triangles
+from probml_tp.experiments.images.digit_uncertainty import LEAST, MEASURES, MOST, PAIRS
+from probml_tp.experiments.images.digit_view import AS_LEAST, SET_ASIDE, View, medians, pair_of
+from probml_tp.experiments.images.uncertainty_panels import (
+    DrawnImage,
+    RankedImages,
+    drawn_panels,
+    ranked_panels,
+)
+from probml_tp.harness.experiment import Figure, Results
+from probml_tp.kit.common import Array, percent, span
+from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
+from probml_tp.plots.style import guide_style
+from probml_tp.plots.training import loss_panels
+
+__all__ = ["figures"]
+
+SHOWN = ("laplace-kronecker", "mean-field", "mc-dropout")
+"""Whose votes on the most and the least certain images are shown: one guide of each family."""
+
+PARTS = {"certain": "Most certain", "uncertain": "Least certain"}
+
+
+def figures(results: Results[Any]) -> Iterator[Figure]:
+    """Draw the images by their measures, the agreement of the measures, and the losses.
+
+    Args:
+        results: arrays, metrics and config of a run.
+
+    Yields:
+        The figures of the report.
+    """
+    view = View(results)
+    with_draws = list(view.each("variation_ratio"))
+    if view.lead is not None:
+        yield _draws(view.lead, view)
+        yield _by_measure(view.lead, view)
+    for guide in [guide for guide in with_draws if guide in SHOWN] or with_draws[:1]:
+        yield _votes(guide, view)
+    if with_draws:
+        yield _agreement_of_measures(with_draws, view)
+    if len(view.guides) > 2:
+        yield _agreement_of_guides(view)
+    yield _entropies(view)
+    yield _losses(view)
+
+
+def _draws(lead: str, view: View) -> Figure:
+    rows = [
+        DrawnImage(
+            f"{', '.join(one.rules).capitalize()}\ntest image {one.index}",
+            f"true {one.true}, predicted {one.predicted}\n{_note(one.index, lead, view)}",
+            image=one.pixels,
+            label=one.label,
+            probs=one.probs,
+        )
+        for one in view.chosen
+    ]
+    caption = (
+        f"Single test images, numbered as in this run, at each of {len(rows[0].probs)} draws of "
+        f"{guide_style(lead).label}: "
+        f"mean class probabilities, the class that each draw predicts, and how the probability of "
+        f"a class spreads over the draws (violin, median as a line; none for a class of at most "
+        f"1 % at every draw). Least certain: by variation ratio; hits and mistakes: by predictive "
+        f"entropy. VR: variation ratio; H: predictive entropy and MI: mutual information, in nats."
+    )
+    made = drawn_panels(rows, classes=view.results.arrays["classes"].tolist())
+    return Figure(f"draws-of-single-images-{lead}", _draws_title(lead, view), caption, made)
+
+
+def _note(index: int, guide: str, view: View) -> str:
+    shown = {"VR": "variation_ratio", "H": "entropy", "MI": "mutual_information"}
+    return ", ".join(f"{sign} {view.of(guide, name)[index]:.2f}" for sign, name in shown.items())
+
+
+def _draws_title(lead: str, view: View) -> str:
+    label, right = guide_style(lead).label, view.of(lead, "correct")
+    if not right.any():
+        return f"{label} is right on no test image"
+    hit = view.find("least certain hit")
+    doubt = f"{percent(hit.mean(hit.label), 0)} to the true class in its least certain hit"
+    if right.all():
+        return f"{label} makes no mistake on the {len(right):,} test images; it gives {doubt}"
+    wrong = view.find("most confident mistake")
+    sure = percent(wrong.mean(wrong.top), 0)
+    return f"{label} gives {sure} to a wrong class in its most confident mistake, and {doubt}"
+
+
+def _images(view: View, index: Array) -> Array:
+    arrays = view.results.arrays
+    found: Array = arrays["shown.images"][np.searchsorted(arrays["shown.index"], index)]
+    return found
+
+
+def _by_measure(guide: str, view: View) -> Figure:
+    labels = view.results.arrays["labels"]
+    groups: dict[str, dict[str, RankedImages]] = {heading: {} for heading in PARTS.values()}
+    for part, heading in PARTS.items():
+        for name, measure in MEASURES.items():
+            index = view.of(guide, f"{name}.{part}")
+            groups[heading][f"{measure.label} ({measure.unit})"] = RankedImages(
+                images=_images(view, index),
+                labels=labels[index],
+                predicted=view.of(guide, "predicted")[index],
+                values=view.of(guide, name)[index],
+            )
+    least = {name: view.of(guide, f"{name}.uncertain") for name in MEASURES}
+    common = len(set.intersection(*(set(index.tolist()) for index in least.values())))
+    wrong = [
+        f"{(~view.of(guide, 'correct')[index]).sum()} by {MEASURES[name].label.lower()}"
+        for name, index in least.items()
+    ]
+    title = (
+        f"{guide_style(guide).label}: the three measures name {common} of their {LEAST} least "
+        f"certain images in common; wrong are {', '.join(wrong[:-1])} and {wrong[-1]}"
+    )
+    caption = (
+        f"The {MOST} most certain test images, the most certain first, and the {LEAST} least "
+        f"certain, the least certain first, with the value of the measure; ties in the order of "
+        f"the predictive entropy. Values below 0.005 are rounded to a power of ten."
+    )
+    made = ranked_panels(groups, classes=view.results.arrays["classes"].tolist())
+    return Figure(f"certain-and-uncertain-by-measure-{guide}", title, caption, made)
+
+
+def _votes(guide: str, view: View) -> Figure:
+    arrays, label = view.results.arrays, guide_style(guide).label
+    groups: dict[str, VotedImages] = {}
+    for part, heading in PARTS.items():
+        index = view.of(guide, f"variation_ratio.{part}")
+        groups[part] = VotedImages(
+            heading,
+            images=_images(view, index),
+            labels=arrays["labels"][index],
+            votes=view.of(guide, "votes")[index],
+        )
+    made = vote_panels(list(groups.values()), classes=arrays["classes"].tolist())
+    doubtful = groups["uncertain"]
+    outvoted = int((doubtful.votes.argmax(1) != doubtful.labels).sum())
+    agreed = int((groups["certain"].votes.max(1) == groups["certain"].votes.sum(1)).sum())
+    title = (
+        f"{label}: the majority is wrong on {outvoted} of the {LEAST} least certain images, and "
+        f"all draws agree on {agreed} of the {MOST} most certain"
+    )
+    caption = (
+        "Test images with the share of draws that vote for each class: blue the true class, orange "
+        "a majority for another one. Ordered by variation ratio, then by predictive entropy."
+    )
+    return Figure(f"certain-and-uncertain-{guide}", title, caption, made)
+
+
+def _agreement_of_measures(guides: list[str], view: View) -> Figure:
+    correlations = [[view.correlation(guide, pair) for guide in guides] for pair in PAIRS.values()]
+    shared = [[view.shared(guide, list(pair)) for guide in guides] for pair in PAIRS.values()]
+    pairs = [pair_of(metric) for metric in PAIRS]
+    tables = {
+        "Rank correlation over all test images": np.array(correlations),
+        f"Share in common of the {AS_LEAST}": np.array(shared),
+    }
+    medians_of = [
+        f"{percent(float(np.median(row)), 0)} ({pair})"
+        for pair, row in zip(pairs, shared, strict=True)
+    ]
+    caption = (
+        f"How far two measures of one guide order the test images alike (Spearman), and which "
+        f"share of its {AS_LEAST} both name: by chance {percent(SET_ASIDE, 0)}. Images on "
+        f"which all draws agree tie at a variation ratio of 0, which lowers its rank correlations; "
+        f"ensembles of a few members have few levels of it. For the share in common, ties are in "
+        f"random order, and the share is the expected one. Colours run from 0 (white) to 1 (dark)."
+    )
+    title = (
+        f"In the median guide, two measures share of their {AS_LEAST} {', '.join(medians_of[:-1])} "
+        f"and {medians_of[-1]}"
+    )
+    made = agreement_rows(
+        tables, rows=[pair.replace(" and ", ",\n") for pair in pairs], guides=guides
+    )
+    return Figure("agreement-of-measures", title, caption, made)
+
+
+def _agreement_of_guides(view: View) -> Figure:
+    drawn = {
+        MEASURES[name].label: view.tables[name]
+        for name in ("entropy", "mutual_information")
+        if medians({name: view.tables[name]})
+    }
+    caption = (
+        "Spearman's rank correlation of one measure of uncertainty between two guides over the "
+        "test images, each pair of guides once; the title's median is over the pairs. A guide "
+        "without draws has no mutual information. Colours run from 0 (white) to 1 (dark)."
+    )
+    made = agreement_triangles(drawn, guides=view.guides)
+    title = f"Median rank correlation between guides: {medians(view.tables)}"
+    return Figure("agreement-of-guides", title, caption, made)
+
+
+def _entropies(view: View) -> Figure:
+    entropy, correct = view.each("entropy"), view.each("correct")
+    made = entropy_panels(entropy, correct)
+    apart = {
+        guide: float(np.median(entropy[guide][~right]) / np.median(entropy[guide][right]))
+        for guide, right in correct.items()
+        if 0 < right.mean() < 1 and np.median(entropy[guide][right]) > 0
+    }
+    title = "No guide makes a mistake"
+    if apart:
+        spread = span(apart, "{:,.0f}".format)
+        title = f"Median predictive entropy on mistakes over that on hits runs {spread}"
+    caption = (
+        "Distribution of the predictive entropy over the test images that a guide gets right and "
+        "wrong, on a logarithmic axis; entropies below 0.0001 nats stand at the left edge."
+    )
+    return Figure("entropy-of-hits-and-mistakes", title, caption, made)
+
+
+def _losses(view: View) -> Figure:
+    losses = view.each("losses")
+    last = {
+        guide: (values[-2] - values[-1]) / (values[0] - values[-1])
+        for guide, values in losses.items()
+        if len(values) > 2 and values[0] != values[-1] and "swag" not in guide
+    }
+    spread = f"runs {span(last, percent)}" if last else "cannot be told from so few epochs"
+    caption = (
+        "The objective of each guide by epoch, the negative ELBO (for MAP the negative log joint) "
+        "per training image. The constants of the prior differ between guides: compare shapes, "
+        "not levels. SWAG wanders at a constant learning rate from where MAP ended; Laplace needs "
+        "no training."
+    )
+    title = f"The share of the whole fall in loss that the last epoch brought {spread}"
+    return Figure("training-loss", title, caption, loss_panels(losses))

@@ -1,0 +1,325 @@
+r"""Out-of-distribution detection: which scores tell foreign images from those a net was made for.
+
+One LeNet is trained with dropout. With dropout off it gives the maximum class probability (MCP),
+ODIN, energy, max logit and the scores of its features; its draws, and those of other posteriors,
+give entropy, mutual information and variation ratio. Every score is a confidence, and the
+in-distribution test images are the positive class of AUROC and of the FPR at 95 % TPR; AUPR-Out has
+the foreign images as the positive class, as in the labs.
+
+ODIN's step is chosen on in-distribution validation images, or with a declared validation set
+(rendered letters of the training split) that is of no kind it is judged by elsewhere. The grid of
+temperatures and steps is judged on the test sets only to answer a question about ODIN itself, and
+nothing is chosen from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probml_tp.datasets import (
+    NORMALIZATION,
+    ImageDataset,
+    MissingDataError,
+    load_images,
+    noise_images,
+)
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.kit import (
+    DROPOUT_OFF,
+    TITLES,
+    ImageClassifiers,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    pass_seconds,
+    records_stage,
+    seeds,
+)
+from probml_tp.experiments.images.ood_detection_figures import (
+    EPSILONS,
+    GRID_REFERENCES,
+    ODIN_VALIDATED,
+    REFERENCE,
+    RIVALS,
+    SETS,
+    TEMPERATURES,
+    figures,
+    findings,
+)
+from probml_tp.experiments.images.score_rows import (
+    ODIN_CHOSEN,
+    Row,
+    confidences,
+    draw_rows,
+    feature_rows,
+    odin_rows,
+    output_rows,
+    scored_guides,
+)
+from probml_tp.harness.experiment import Experiment, Progress, Results, Table, option
+from probml_tp.kit.common import Array, derived_seed
+from probml_tp.kit.comparisons import Comparison, compare
+from probml_tp.scores import NetworkPass, Odin, choose_odin
+
+__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+
+NAME = "ood-detection"
+COLUMNS = {
+    "auroc": "AUROC (%) ↑",
+    "aupr_in": "AUPR-In (%) ↑",
+    "aupr_out": "AUPR-Out (%) ↑",
+    "fpr95": "FPR at 95 % TPR (%) ↓",
+}
+SCALES = dict.fromkeys(COLUMNS, 100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ImageConfig):
+    """Options of the experiment."""
+
+    ood_size: int = option(
+        1_000, "Images of each foreign set, at most.", quick=300, full=2_000, minimum=50
+    )
+    resamples: int = option(500, "Bootstrap resamples of the images.", quick=200, minimum=50)
+
+
+def stages(config: Config) -> dict[str, float]:
+    """Seconds expected of each stage on 2 cores."""
+    foreign = 4 * config.ood_size
+    guides = scored_guides(config)
+    images = config.test_size + foreign
+    passes = sum(pass_seconds(config, guide, foreign) for guide in guides)
+    odin = 1e-4 * len(TEMPERATURES) * (len(EPSILONS) + 2)
+    plan: dict[str, float] = {}
+    for seed in seeds(config):
+        plan |= fit_stages(config, guides, seed)
+        plan |= {
+            f"fit scores, seed {seed}": 1.0 + 1e-4 * config.train_size,
+            f"score, seed {seed}": passes + (odin + 2e-3) * images,
+        }
+    plan["compare"] = 2.0 + 4e-5 * config.resamples * images / 100
+    return plan | {records_stage(config): 0.5 * len(config.guides)}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One seed: every score of the test images and of each foreign set."""
+
+    classifiers: ImageClassifiers
+    rows: list[Row]
+    inside: dict[str, Tensor]
+    outside: dict[str, dict[str, Tensor]]
+    grid_inside: dict[str, Tensor]
+    grid_outside: dict[str, dict[str, Tensor]]
+
+
+def run(config: Config, progress: Progress) -> Results[Config]:
+    """Fit the classifiers and the scores of each seed, and compare them on the foreign sets."""
+    foreign = _foreign_sets(config)
+    runs = [_one_seed(config, seed, foreign, progress) for seed in seeds(config)]
+    with progress.stage("compare"):
+        compared = {name: _compare(config, runs, name, grid=False) for name in foreign}
+        grids = {name: _compare(config, runs, name, grid=True) for name in foreign}
+    first = runs[0].classifiers
+    auroc = {name: f"AUROC, {SETS[name]} (%) ↑" for name in foreign}
+    metrics, intervals = _by_set(compared, "auroc")
+    with progress.stage(records_stage(config)):
+        records = first.records(config.guides)
+    results = Results(
+        experiment=NAME,
+        title=f"Out-of-distribution detection, {TITLES[config.dataset]} against other images",
+        config=config,
+        metrics=metrics,
+        intervals=intervals,
+        columns=auroc,
+        row_heading="Score",
+        tables=[_set_table(name, one) for name, one in compared.items()],
+        findings=[],
+        data_source=f"{first.data_source}. Foreign: "
+        + "; ".join(data.source for data in foreign.values()),
+        data_is_fallback=first.is_fallback,
+        arrays=_arrays(runs, foreign, compared, grids),
+        posteriors={guide: first.posterior(guide) for guide in config.guides},
+        inference_data=records,
+    )
+    results.findings = findings(results)
+    return results
+
+
+def _foreign_sets(config: Config) -> dict[str, ImageDataset]:
+    """The foreign sets that can be had; the findings say which cannot."""
+    found: dict[str, ImageDataset] = {}
+    for name in SETS:
+        if name == config.dataset:
+            continue
+        with suppress(MissingDataError):
+            found[name] = _foreign(config, name)
+    return found
+
+
+def _foreign(config: Config, name: str) -> ImageDataset:
+    if name == "noise":
+        seed = derived_seed(config.seed, "noise")
+        return noise_images("uniform", n=config.ood_size, seed=seed)
+    return load_images(
+        name, "test", root=config.data_root, max_size=config.ood_size, seed=config.seed
+    )
+
+
+def _one_seed(
+    config: Config, seed: int, foreign: Mapping[str, ImageDataset], progress: Progress
+) -> _Run:
+    classifiers = fit_all(config, scored_guides(config), seed, progress)
+    with progress.stage(f"fit scores, seed {seed}"):
+        validated = _validated_odin(config, classifiers)
+        rows = [
+            *output_rows(classifiers),
+            *odin_rows(classifiers),
+            Row(ODIN_VALIDATED, DROPOUT_OFF, validated, "ODIN"),
+            *feature_rows(classifiers),
+            *draw_rows(g for g in scored_guides(config) if g not in (DROPOUT_OFF, "map")),
+        ]
+    with progress.stage(f"score, seed {seed}") as update:
+        inside, grid_inside = _score(config, classifiers, rows, classifiers.test)
+        outside, grid_outside = {}, {}
+        for number, (name, data) in enumerate(foreign.items(), start=1):
+            update(number, len(foreign) + 1, SETS[name])
+            outside[name], grid_outside[name] = _score(config, classifiers, rows, data)
+    return _Run(classifiers, rows, inside, outside, grid_inside, grid_outside)
+
+
+def _validated_odin(config: Config, classifiers: ImageClassifiers) -> Odin:
+    """ODIN chosen to tell validation images from letters of the training split."""
+    size = len(classifiers.validation)
+    letters = load_images("letters", "train", max_size=size, seed=classifiers.seed)
+    return choose_odin(
+        classifiers.network_pass(DROPOUT_OFF, classifiers.validation),
+        out_validation=classifiers.network_pass(DROPOUT_OFF, letters),
+        temperatures=TEMPERATURES,
+        epsilons=EPSILONS,
+        like=Odin(std=_std(config)),
+    ).odin
+
+
+def _std(config: Config) -> float:
+    return NORMALIZATION[config.dataset][1]
+
+
+def _score(
+    config: Config, classifiers: ImageClassifiers, rows: list[Row], data: ImageDataset
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every row's score of the images, and ODIN's over the grid; each of ODIN's passes once."""
+    guides = dict.fromkeys(row.guide for row in rows)
+    passes = {guide: classifiers.network_pass(guide, data) for guide in guides}
+    odin = _odin(config, passes[DROPOUT_OFF], [r.score for r in rows if isinstance(r.score, Odin)])
+    others = confidences([r for r in rows if not isinstance(r.score, Odin)], passes)
+    scores = {
+        row.label: odin[_cell(row.score.temperature, row.score.epsilon)]
+        if isinstance(row.score, Odin)
+        else others[row.label]
+        for row in rows
+    }
+    cells = [_cell(temperature, epsilon) for temperature in TEMPERATURES for epsilon in EPSILONS]
+    return scores, {cell: odin[cell] for cell in cells}
+
+
+def _odin(config: Config, run: NetworkPass, scores: list[Odin]) -> dict[str, Tensor]:
+    """ODIN over the grid and at the rows' settings, by cell: one gradient a temperature."""
+    found: dict[str, Tensor] = {}
+    for temperature in dict.fromkeys([*TEMPERATURES, *(score.temperature for score in scores)]):
+        own = [score.epsilon for score in scores if score.temperature == temperature]
+        epsilons = list(dict.fromkeys([*EPSILONS, *own]))
+        values = Odin(temperature, std=_std(config)).at_epsilons(run, epsilons).double().cpu()
+        found |= {_cell(temperature, e): v for e, v in zip(epsilons, values, strict=True)}
+    return found
+
+
+def _cell(temperature: float, epsilon: float) -> str:
+    return f"{temperature:g}, {epsilon:g}"
+
+
+def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> Comparison:
+    """All rows, or ODIN on the grid with what it is held against, on one foreign set."""
+    joined, inside = [], []
+    for one in runs:
+        within, out = one.inside, one.outside[name]
+        if grid:
+            within = {label: within[label] for label in GRID_REFERENCES} | one.grid_inside
+            out = {label: out[label] for label in GRID_REFERENCES} | one.grid_outside[name]
+        joined.append({label: torch.cat([c, out[label]]) for label, c in within.items()})
+        sizes = len(within[REFERENCE]), len(out[REFERENCE])
+        inside.append(torch.cat([torch.ones(sizes[0]), torch.zeros(sizes[1])]).bool())
+    return compare(
+        joined,
+        inside,
+        metrics=("aupr_out",) if grid else tuple(COLUMNS),
+        references=GRID_REFERENCES if grid else RIVALS,
+        resamples=config.resamples,
+        seed=derived_seed(config.seed, f"bootstrap {name}"),
+    )
+
+
+def _by_set(
+    compared: Mapping[str, Comparison], metric: str
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
+    """One metric with foreign sets as columns."""
+    metrics: dict[str, dict[str, float]] = {}
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, one in compared.items():
+        for label, row in one.scaled(SCALES).items():
+            metrics.setdefault(label, {})[name] = row[metric]
+        for label, ends in one.scaled_intervals(SCALES).items():
+            intervals.setdefault(label, {})[name] = ends[metric]
+    return metrics, intervals
+
+
+def _set_table(name: str, comparison: Comparison) -> Table:
+    return Table(
+        title=f"Against {SETS[name]}",
+        row_heading="Score",
+        metrics=comparison.scaled(SCALES),
+        columns=COLUMNS,
+        intervals=comparison.scaled_intervals(SCALES),
+    )
+
+
+def _arrays(
+    runs: list[_Run],
+    foreign: Mapping[str, ImageDataset],
+    compared: Mapping[str, Comparison],
+    grids: Mapping[str, Comparison],
+) -> dict[str, Array]:
+    first = runs[0]
+    arrays: dict[str, Array] = {
+        "sets": np.array(list(foreign)),
+        "families": np.array([row.family for row in first.rows]),
+        "odin.chosen": np.array(
+            [
+                [row.score.temperature, row.score.epsilon]
+                for row in first.rows
+                if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
+            ]
+        ),
+    }
+    for name, data in foreign.items():
+        arrays |= compared[name].arrays(f"scores.{name}") | grids[name].arrays(f"grid.{name}")
+        arrays |= {f"outside.{name}.{k}": v.numpy() for k, v in first.outside[name].items()}
+        sure = first.outside[name][REFERENCE].argsort(descending=True)[:8]
+        arrays[f"accepted.{name}.images"] = data.images.numpy()[sure]
+    return arrays | {f"inside.{label}": v.numpy() for label, v in first.inside.items()}
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    summary=EXPERIMENTS.summary(NAME),
+    config=Config,
+    stages=stages,
+    run=run,
+    figures=figures,
+)

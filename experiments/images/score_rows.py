@@ -1,0 +1,197 @@
+"""The scores that experiments compare: which posterior's pass each reads, and what it is called.
+
+A row is a score on the passes of one posterior. Scores of the deterministic net (the centre of MC
+dropout, with dropout off) come first, those of draws after them. What a score has to be fitted to
+is fitted to the training and the validation images, never to test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from probml_tp.datasets import NORMALIZATION
+from probml_tp.experiments.images.kit import DROPOUT_OFF, ImageClassifiers, ImageConfig
+from probml_tp.metrics.calibration import TemperatureScaling
+from probml_tp.plots.style import GuideStyle, guide_style
+from probml_tp.scores import (
+    OUTPUT_SCORES,
+    Mahalanobis,
+    NearestNeighbours,
+    NetworkPass,
+    Odin,
+    Score,
+    Tempered,
+    TrustScore,
+    ViM,
+    choose_odin,
+)
+
+__all__ = [
+    "MEASURES",
+    "ODIN_CHOSEN",
+    "ODIN_LAB",
+    "ODIN_PAPER",
+    "Row",
+    "confidences",
+    "draw_rows",
+    "feature_rows",
+    "odin_rows",
+    "output_rows",
+    "row_style",
+    "scored_guides",
+]
+
+MEASURES: Mapping[str, str] = {
+    "max-probability": "MCP",
+    "entropy": "entropy",
+    "mutual-information": "mutual information",
+    "variation-ratio": "variation ratio",
+}
+"""Score of the draws to its name in tables."""
+
+ODIN_PAPER, ODIN_LAB = "ODIN, T 1000, ε 0.0014", "ODIN, T 5, ε 0.0014"
+ODIN_CHOSEN = "ODIN, ε chosen"
+
+NEIGHBOURS = 50
+"""Which neighbour the k-NN score looks at, at most; fewer for few training images."""
+
+FAMILIES: Mapping[str, GuideStyle] = {
+    "ConfidNet": GuideStyle("ConfidNet", "#D55E00", "-", "D"),
+    "ODIN": GuideStyle("ODIN", "#0072B2", "-", "^"),
+    "features": GuideStyle("Features of the last layer", "#009E73", "-", "v"),
+    "outputs": GuideStyle("Outputs of the deterministic net", "#E69F00", "-", "o"),
+}
+"""How rows that belong to no guide of their own are drawn."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A score on the passes of one posterior.
+
+    Args:
+        label: its name in tables and figures.
+        guide: whose pass it reads.
+        score: the score.
+        family: the key of its style: one of :data:`FAMILIES`, or a guide.
+    """
+
+    label: str
+    guide: str
+    score: Score
+    family: str
+
+
+def scored_guides(config: ImageConfig) -> list[str]:
+    """The guides whose passes scores read: the deterministic net, its dropout, those asked for.
+
+    Args:
+        config: the options.
+
+    Returns:
+        Their names, each once.
+    """
+    return list(dict.fromkeys([DROPOUT_OFF, "mc-dropout", *config.guides]))
+
+
+def row_style(family: str) -> GuideStyle:
+    """How the rows of a family are drawn."""
+    return FAMILIES.get(family) or guide_style(family)
+
+
+def output_rows(classifiers: ImageClassifiers) -> list[Row]:
+    """Scores of the deterministic net's outputs; the temperature is fitted on validation images.
+
+    Args:
+        classifiers: of one seed.
+
+    Returns:
+        The rows.
+    """
+    validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
+    scaling = TemperatureScaling.fit(validation.predictive, classifiers.validation.labels)
+    scores: dict[str, Score] = {
+        "MCP": OUTPUT_SCORES["max-probability"],
+        "MCP, tempered": Tempered(scaling.temperature),
+        "Entropy": OUTPUT_SCORES["entropy"],
+        "DOCTOR": OUTPUT_SCORES["doctor"],
+        "Max logit": OUTPUT_SCORES["max-logit"],
+        "Energy": OUTPUT_SCORES["energy"],
+    }
+    return [Row(label, DROPOUT_OFF, score, "outputs") for label, score in scores.items()]
+
+
+def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
+    """Scores of the deterministic net's features, fitted to those of the training images.
+
+    Args:
+        classifiers: of one seed.
+
+    Returns:
+        The rows.
+    """
+    train, labels = classifiers.train, classifiers.train.labels
+    run = classifiers.network_pass(DROPOUT_OFF, train)
+    neighbours = min(NEIGHBOURS, max(1, len(train) // 1000))
+    scores: dict[str, Score] = {
+        "Mahalanobis": Mahalanobis.fit(run, labels),
+        "Mahalanobis, relative": Mahalanobis.fit(run, labels, relative=True),
+        "k-NN": NearestNeighbours.fit(run, k=neighbours),
+        "ViM": ViM.fit(run),
+        "TrustScore": TrustScore.fit(run, labels),
+    }
+    return [Row(label, DROPOUT_OFF, score, "features") for label, score in scores.items()]
+
+
+def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
+    """ODIN as in the paper, as in the labs, and with its step chosen on validation images.
+
+    Args:
+        classifiers: of one seed.
+
+    Returns:
+        The rows.
+    """
+    std = NORMALIZATION[classifiers.config.dataset][1]
+    validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
+    chosen = choose_odin(validation, like=Odin(std=std)).odin
+    scores = {
+        ODIN_PAPER: Odin(1000.0, 0.0014, std),
+        ODIN_LAB: Odin(5.0, 0.0014, std),
+        ODIN_CHOSEN: chosen,
+    }
+    return [Row(label, DROPOUT_OFF, score, "ODIN") for label, score in scores.items()]
+
+
+def draw_rows(guides: Iterable[str]) -> list[Row]:
+    """The measures of uncertainty of posteriors with draws.
+
+    Args:
+        guides: whose.
+
+    Returns:
+        The rows of each: all measures for a guide with many draws, no votes for an ensemble.
+    """
+    rows = []
+    for guide in guides:
+        for name, measure in MEASURES.items():
+            if name == "variation-ratio" and guide == "deep-ensemble":
+                continue
+            label = f"{guide_style(guide).label}: {measure}"
+            rows.append(Row(label, guide, OUTPUT_SCORES[name], guide))
+    return rows
+
+
+def confidences(rows: Iterable[Row], passes: Mapping[str, NetworkPass]) -> dict[str, Tensor]:
+    """Every row's score of the same points.
+
+    Args:
+        rows: the rows.
+        passes: guide to its pass over the points.
+
+    Returns:
+        Label to confidences ``(N,)``.
+    """
+    return {row.label: row.score(passes[row.guide]).double().cpu() for row in rows}

@@ -1,0 +1,1 @@
+"""Regression on a line, and in closed form: linear, nonlinear, calibration."""

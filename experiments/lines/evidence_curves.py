@@ -1,0 +1,282 @@
+r"""Which model to choose: the evidence, PSIS-LOO and held-out data on the same regressions.
+
+For :math:`y = \Phi w + \varepsilon`, :math:`w \sim \mathcal N(0, \alpha^{-1}I)`,
+:math:`\varepsilon \sim \mathcal N(0, \beta^{-1}I)` all that is asked is in closed form. With
+:math:`C = \beta^{-1}I + \alpha^{-1}\Phi\Phi^\top`
+
+.. math:: \log p(y \mid \alpha, \beta) = -\tfrac12\big(n\log 2\pi + \log\det C + y^\top C^{-1}y\big)
+
+(Bishop 2006, eq. 3.86, there with the determinant lemma), and the predictive of a point left out is
+normal with mean :math:`y_i - [C^{-1}y]_i / [C^{-1}]_{ii}` and variance :math:`1/[C^{-1}]_{ii}`
+(Rasmussen & Williams 2006, eqs. 5.10-5.12). PSIS-LOO is ArviZ's, from draws of the exact posterior.
+Every criterion is written as nats a point, lower is better: the evidence as
+:math:`-\log p(y)/n`, the others as mean negative log predictive densities.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.stats import norm
+
+from probml_tp.experiments.lines.kit import Data, to_numpy
+from probml_tp.kit.common import Array
+from probml_tp.models import Basis
+from probml_tp.quiet_arviz import az
+
+__all__ = ["CRITERIA", "Candidate", "ConjugateRegression", "Judged", "judge", "plane", "type_two"]
+
+CRITERIA = ("evidence", "psis-loo", "loo", "held-out")
+"""Negative log evidence, PSIS-LOO, exact LOO and NLL on fresh data, all in nats a point."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to choose or not.
+
+    Args:
+        value: what it differs in from the others of its family.
+        basis: its features.
+        alpha: prior precision of the weights.
+        beta: noise precision, in units of 1/y².
+    """
+
+    value: float
+    basis: Basis
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class ConjugateRegression:
+    """Linear regression on features, for any alpha and beta by one singular value decomposition.
+
+    Args:
+        features: of the training inputs ``(n, p)``.
+        y: targets ``(n,)``.
+
+    Example:
+        >>> one = ConjugateRegression(np.eye(2), np.zeros(2))
+        >>> round(float(one.log_evidence(1.0, 1.0)), 4)  # two draws of N(0, 2), both zero
+        -2.531
+    """
+
+    features: Array
+    y: Array
+
+    @classmethod
+    def of(cls, basis: Basis, data: Data) -> ConjugateRegression:
+        """The regression on a basis.
+
+        Args:
+            basis: the feature map.
+            data: inputs ``(n, 1)`` and targets ``(n,)``.
+        """
+        return cls(to_numpy(basis(data[0])), to_numpy(data[1]))
+
+    @cached_property
+    def _svd(self) -> tuple[Array, Array, Array]:
+        u, s, v = np.linalg.svd(self.features, full_matrices=True)
+        return u, s, v.T
+
+    def _eigenvalues(self, alpha: Any, beta: Any, *, size: int) -> tuple[Array, Array]:
+        """Squared singular values padded to ``size``, and alpha, beta that go with them."""
+        s = self._svd[1]
+        squares = np.zeros(size)
+        squares[: len(s)] = s**2
+        return squares, np.stack(np.broadcast_arrays(alpha, beta))[..., None]
+
+    def log_evidence(self, alpha: Any, beta: Any) -> Array:
+        """The log evidence in nats.
+
+        Args:
+            alpha: prior precisions, any shape.
+            beta: noise precisions, of a shape to go with it.
+
+        Returns:
+            One number for each pair.
+        """
+        u = self._svd[0]
+        squares, (a, b) = self._eigenvalues(alpha, beta, size=len(self.y))
+        variance = 1 / b + squares / a
+        terms = np.log(2 * np.pi * variance) + (u.T @ self.y) ** 2 / variance
+        return np.asarray(-0.5 * terms.sum(-1))
+
+    def log_loo(self, alpha: float, beta: float) -> Array:
+        """The log density of each target, predicted from all others, ``(n,)``."""
+        u = self._svd[0]
+        squares, (a, b) = self._eigenvalues(alpha, beta, size=len(self.y))
+        inverse = 1 / (1 / b + squares / a)
+        precision = (u**2) @ inverse
+        off = u @ (inverse * (u.T @ self.y)) / precision
+        return np.asarray(norm.logpdf(off, scale=precision**-0.5))
+
+    def _weights(self, alpha: float, beta: float) -> tuple[Array, Array]:
+        """Mean and standard deviation of the weights in the right singular vectors, ``(p,)``."""
+        u, s, v = self._svd
+        squares, (a, b) = self._eigenvalues(alpha, beta, size=len(v))
+        precision = a + b * squares
+        mean = np.zeros(len(v))
+        mean[: len(s)] = beta * s * (u.T @ self.y)[: len(s)]
+        return mean / precision, precision**-0.5
+
+    def log_predictive(self, features: Array, y: Array, alpha: float, beta: float) -> Array:
+        """The log density of fresh targets, ``(m,)``.
+
+        Args:
+            features: of the fresh inputs ``(m, p)``.
+            y: targets ``(m,)``.
+            alpha: prior precision.
+            beta: noise precision.
+        """
+        mean, sd = self._weights(alpha, beta)
+        rotated = features @ self._svd[2]
+        variance = (rotated**2) @ sd**2 + 1 / beta
+        return np.asarray(norm.logpdf(y, rotated @ mean, variance**0.5))
+
+    def record(self, alpha: float, beta: float, *, draws: int, seed: int) -> az.InferenceData:
+        """Draws of the exact posterior with the log likelihood of each target.
+
+        Args:
+            alpha: prior precision.
+            beta: noise precision.
+            draws: how many; they are independent, as from one chain.
+            seed: of the draws.
+
+        Returns:
+            An ArviZ record.
+        """
+        mean, sd = self._weights(alpha, beta)
+        noise = np.random.default_rng(seed).standard_normal((draws, len(mean)))
+        weights = (mean + sd * noise) @ self._svd[2].T
+        density = norm.logpdf(self.y, weights @ self.features.T, beta**-0.5)
+        parts: dict[str, Any] = {
+            "posterior": {"weight": weights[None]},
+            "log_likelihood": {"y": density[None]},
+        }
+        record: az.InferenceData = az.from_dict(**parts)
+        return record
+
+
+def psis_loo(record: az.InferenceData) -> Any:
+    """ArviZ's PSIS-LOO, pointwise; Pareto k-hats are returned rather than warned of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
+        return az.loo(record, pointwise=True)  # type: ignore[no-untyped-call]
+
+
+def type_two(regression: ConjugateRegression, *, start: tuple[float, float]) -> tuple[float, float]:
+    """Type-II maximum likelihood: the alpha and beta of largest evidence.
+
+    Args:
+        regression: the data.
+        start: alpha and beta to start from.
+
+    Returns:
+        Alpha and beta.
+
+    Example:
+        >>> x = np.linspace(-1, 1, 30)
+        >>> line = ConjugateRegression(x[:, None], 2 * x + 0.1 * np.cos(99 * x))
+        >>> alpha, beta = type_two(line, start=(1.0, 1.0))
+        >>> round(alpha**-0.5, 1), round(beta**-0.5, 2)
+        (2.0, 0.07)
+    """
+    found = minimize(
+        lambda logs: -float(regression.log_evidence(*np.exp(logs))),
+        np.log(start),
+        method="Nelder-Mead",
+        options={"xatol": 1e-8, "fatol": 1e-10, "maxiter": 2000},
+    )
+    alpha, beta = np.exp(found.x)
+    return float(alpha), float(beta)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the criteria say of the candidates of one family.
+
+    Args:
+        values: of the candidates ``(K,)``.
+        criteria: in the order of :data:`CRITERIA`, nats a point, ``(4, K)``.
+        k_hat: the largest Pareto k-hat of each candidate's PSIS-LOO ``(K,)``.
+        loo: ArviZ's result for each candidate.
+    """
+
+    values: Array
+    criteria: Array
+    k_hat: Array
+    loo: Sequence[Any]
+
+
+def judge(
+    candidates: Sequence[Candidate],
+    data: Data,
+    test: Data,
+    *,
+    draws: int,
+    seed: int,
+) -> Judged:
+    """Compute every criterion of every candidate.
+
+    Args:
+        candidates: the models.
+        data: inputs ``(n, 1)`` and targets to fit.
+        test: fresh ones.
+        draws: of each exact posterior, for PSIS-LOO.
+        seed: of the draws.
+
+    Returns:
+        The criteria.
+    """
+    columns, loos = [], []
+    for one in candidates:
+        regression = ConjugateRegression.of(one.basis, data)
+        at = one.alpha, one.beta
+        loos.append(psis_loo(regression.record(*at, draws=draws, seed=seed)))
+        fresh = regression.log_predictive(to_numpy(one.basis(test[0])), to_numpy(test[1]), *at)
+        scores = [
+            float(regression.log_evidence(*at)) / len(regression.y),
+            float(loos[-1].elpd_loo) / len(regression.y),
+            float(regression.log_loo(*at).mean()),
+            float(fresh.mean()),
+        ]
+        columns.append([-score for score in scores])
+    return Judged(
+        np.array([one.value for one in candidates]),
+        np.array(columns).T,
+        np.array([float(loo.pareto_k.max()) for loo in loos]),
+        loos,
+    )
+
+
+def plane(basis: Basis, data: Data, test: Data, *, alphas: Array, betas: Array) -> dict[str, Array]:
+    """The criteria that need no draws, over alphas and betas.
+
+    Args:
+        basis: the features.
+        data: to fit.
+        test: fresh data.
+        alphas: prior precisions ``(A,)``.
+        betas: noise precisions ``(B,)``.
+
+    Returns:
+        Criterion to its values ``(B, A)``, in nats a point.
+    """
+    regression = ConjugateRegression.of(basis, data)
+    features, y = to_numpy(basis(test[0])), to_numpy(test[1])
+    pairs = [[(a, b) for a in alphas] for b in betas]
+    evidence = regression.log_evidence(alphas[None, :], betas[:, None])
+    fresh = [[regression.log_predictive(features, y, *at).mean() for at in row] for row in pairs]
+    loo = [[regression.log_loo(*at).mean() for at in row] for row in pairs]
+    return {
+        "evidence": -evidence / len(regression.y),
+        "loo": -np.array(loo),
+        "held-out": -np.array(fresh),
+    }

@@ -1,0 +1,1 @@
+"""Classification on the plane: logistic regression, two moons, Laplace against VI."""

@@ -1,0 +1,1 @@
+"""Against known posteriors: moments, the gap, simulation-based calibration."""

@@ -1,0 +1,198 @@
+"""How far each posterior is from the truth, whether it matters, and which one to use.
+
+Four problems, from a line to small nets, each with data on two sides of a gap. Every approximation
+is held against the exact posterior or converged chains: in its predictions, where the data are,
+between and far from them; in its weights, where these are identified; by what needs no reference
+(k-hat, bounds on the evidence, leave-one-out); and by its cost. What follows from stated limits is
+a recommendation for each problem. On the two simplest problems simulation-based calibration tells
+which inference is right on average over the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from probml_tp.diagnostics import to_inference_data
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.references.gap_problems import DRAWS, PROBLEMS, problem_seconds
+from probml_tp.experiments.references.sbc_judging import sbc_table
+from probml_tp.experiments.references.sbc_problems import SbcSize
+from probml_tp.experiments.references.sbc_study import SbcStudy, run_sbc, sbc_arrays, sbc_stages
+from probml_tp.experiments.references.sbc_study_figures import sbc_figures
+from probml_tp.experiments.references.sbc_study_findings import sbc_findings
+from probml_tp.gap import UnconvergedReferenceError
+from probml_tp.gap.page import TITLE, overview, page_arrays, page_figures
+from probml_tp.gap.study import Comparison, GapStudy, study_gap
+from probml_tp.gap.tables import (
+    evidence_table,
+    limits_table,
+    predictions_table,
+    weights_table,
+)
+from probml_tp.harness.experiment import (
+    Experiment,
+    ExperimentConfig,
+    Figure,
+    Progress,
+    Results,
+    Table,
+    option,
+)
+from probml_tp.kit.posterior_checks import with_posterior_checks
+
+__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
+
+NAME = "approximation-gap"
+NAMES = tuple(PROBLEMS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Options of the experiment."""
+
+    problems: tuple[str, ...] = option(NAMES, "Which problems.", choices=NAMES)
+    epochs: int = option(
+        2000, "Steps of the variational fits, on all data.", quick=300, full=10_000, minimum=1
+    )
+    draws: int | None = option(
+        None,
+        "Draws kept of each chain; by default what each problem needs.",
+        quick=50,
+        full=4000,
+        minimum=20,
+    )
+    warmup: int = option(200, "Warm-up steps of each chain.", quick=50, full=1000, minimum=1)
+    accept_reference: bool = option(
+        False, "Compare with chains that have not converged, too.", quick=True
+    )
+    num_samples: int = option(
+        1000, "Draws of each posterior that is not a chain.", quick=200, full=4000, minimum=100
+    )
+    resamples: int = option(
+        100, "Bootstrap resamples for the intervals.", quick=40, full=1000, minimum=20
+    )
+    simulations: int = option(
+        60, "Data sets whose ranks test the calibration.", quick=12, full=1000, minimum=4
+    )
+    nuts_simulations: int = option(
+        12, "How many of these NUTS is run on.", quick=4, full=200, minimum=4
+    )
+    rank_draws: int = option(
+        19, "Draws of each posterior that the truth is ranked among.", full=39, minimum=4
+    )
+    jobs: int | None = option(
+        None, "Processes that fit simulated data sets; one a core by default.", minimum=1
+    )
+
+    def size(self, problem: str) -> dict[str, int]:
+        """How much is run on a problem."""
+        draws = DRAWS[problem] if self.draws is None else self.draws
+        return {"epochs": self.epochs, "draws": draws, "warmup": self.warmup}
+
+    @property
+    def sbc(self) -> SbcSize:
+        """How much of simulation-based calibration is run."""
+        return SbcSize(
+            simulations=self.simulations,
+            nuts_simulations=self.nuts_simulations,
+            num_samples=self.rank_draws,
+        )
+
+
+def _stage(name: str) -> str:
+    return f"fit and compare {name}"
+
+
+def stages(config: Config) -> dict[str, float]:
+    """Seconds expected of each stage on 2 cores."""
+    compared = 1.0 + 1.5e-3 * config.num_samples + 5e-3 * config.resamples
+    fits = {
+        _stage(name): problem_seconds(name, **config.size(name)) + compared
+        for name in config.problems
+    }
+    return {**fits, **sbc_stages(config.sbc, jobs=config.jobs)}
+
+
+def run(config: Config, progress: Progress) -> Results[Config]:
+    """Study each problem, then calibrate by simulation."""
+    comparison = Comparison(
+        num_samples=config.num_samples,
+        resamples=config.resamples,
+        accept_reference=config.accept_reference,
+    )
+    studies: list[GapStudy] = []
+    refused: dict[str, str] = {}
+    for name in config.problems:
+        problem = PROBLEMS[name](**config.size(name), seed=config.seed)
+        with progress.stage(_stage(name)) as update:
+            try:
+                study = study_gap(problem, comparison=comparison, seed=config.seed, update=update)
+            except UnconvergedReferenceError as error:
+                refused[problem.title] = str(error)
+            else:
+                studies.append(study)
+    if not studies:
+        raise UnconvergedReferenceError(" ".join(refused.values()))
+    calibration = run_sbc(config.sbc, jobs=config.jobs, seed=config.seed, progress=progress)
+    return _results(config, studies, refused, calibration)
+
+
+def _results(
+    config: Config, studies: list[GapStudy], refused: dict[str, str], calibration: SbcStudy
+) -> Results[Config]:
+    metrics, columns = limits_table(studies)
+    found = {
+        f"{study.problem.name}-{guide}": (study.problem, posterior)
+        for study in studies
+        for guide, posterior in study.posteriors.items()
+    }
+    return Results(
+        experiment=NAME,
+        title=TITLE,
+        config=config,
+        metrics=metrics,
+        columns=columns,
+        findings=[
+            *overview(studies),
+            *(f"{title} is left out. {reason}" for title, reason in refused.items()),
+            *sbc_findings(calibration),
+        ],
+        data_source="; ".join(
+            f"{s.problem.title}: {len(s.problem.data[0])} points" for s in studies
+        ),
+        arrays=page_arrays(studies) | sbc_arrays(calibration),
+        posteriors={name: posterior for name, (_, posterior) in found.items()},
+        inference_data={
+            name: to_inference_data(posterior, *problem.data)
+            for name, (problem, posterior) in found.items()
+            if posterior.name == "nuts"
+        },
+        tables=[*_tables(studies), sbc_table(calibration)],
+    )
+
+
+def _tables(studies: list[GapStudy]) -> Iterator[Table]:
+    for study in studies:
+        yield predictions_table(study)
+        yield evidence_table(study)
+        if study.problem.identified:
+            yield weights_table(study)
+
+
+def figures(results: Results[Config]) -> Iterator[Figure]:
+    """Draw what each problem showed, and the ranks."""
+    yield from page_figures(results.arrays)
+    yield from sbc_figures(results.arrays)
+
+
+EXPERIMENT = with_posterior_checks(
+    Experiment(
+        name=NAME,
+        summary=EXPERIMENTS.summary(NAME),
+        config=Config,
+        stages=stages,
+        run=run,
+        figures=figures,
+    )
+)

@@ -1,0 +1,1 @@
+"""Real tables: regression and classification."""

@@ -1,0 +1,22 @@
+"""The gap between posteriors: how far each is from a reference, and which one to use."""
+
+from probml_tp.gap.advice import (
+    CLASSIFICATION,
+    REGRESSION,
+    Advice,
+    Requirement,
+    recommend,
+)
+from probml_tp.gap.checks import UnconvergedReferenceError
+from probml_tp.gap.report import GapReport, compare
+
+__all__ = [
+    "CLASSIFICATION",
+    "REGRESSION",
+    "Advice",
+    "GapReport",
+    "Requirement",
+    "UnconvergedReferenceError",
+    "compare",
+    "recommend",
+]

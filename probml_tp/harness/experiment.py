@@ -1,0 +1,324 @@
+"""The contract of an experiment: what it declares, what it is given and what it returns.
+
+An experiment is a module that ends in ``EXPERIMENT = Experiment(...)`` and stands in the registry
+of :mod:`probml_tp.experiments`. Its ``run`` computes and returns numbers and arrays; its
+``figures`` draws from these alone. Saving, progress, the command line and the report are not its
+business.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from probml_tp.harness.config import SIZES, ExperimentConfig, Option, Size, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+__all__ = [
+    "SIZES",
+    "Entry",
+    "Experiment",
+    "ExperimentConfig",
+    "Figure",
+    "NullProgress",
+    "Option",
+    "Progress",
+    "Registry",
+    "Results",
+    "SavesNetcdf",
+    "SavesTensors",
+    "SharedStage",
+    "Size",
+    "Table",
+    "Update",
+    "no_update",
+    "option",
+    "run_experiment",
+]
+
+ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
+
+
+class Update(Protocol):
+    """Tells how far a stage has got."""
+
+    def __call__(self, done: int, total: int, message: str = "") -> None:
+        """Report ``done`` of ``total`` steps, with a few words on the step."""
+
+
+class Progress(Protocol):
+    """What an experiment tells about its progress: one stage after the other, never nested."""
+
+    def stage(self, name: str) -> AbstractContextManager[Update]:
+        """Enter the stage ``name``, which the experiment's ``stages`` lists."""
+
+
+class NullProgress:
+    """A progress that nobody watches.
+
+    Example:
+        >>> with NullProgress().stage("fit") as update:
+        ...     update(1, 10, "epoch 1")
+    """
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Update]:
+        """Enter a stage.
+
+        Args:
+            name: ignored.
+
+        Yields:
+            A function that does nothing.
+        """
+        yield no_update
+
+
+def no_update(done: int, total: int, message: str = "") -> None:
+    """Take a report of progress that nobody watches."""
+
+
+class SharedStage(str):
+    """The name of a stage whose work later experiments of the same run find done.
+
+    Args:
+        name: as shown.
+        key: all that the work depends on; stages of one name and key are the same work.
+
+    Example:
+        >>> stage = SharedStage("fit map", key=("lenet", 0))
+        >>> stage, stage.key
+        ('fit map', ('lenet', 0))
+    """
+
+    key: Hashable
+
+    def __new__(cls, name: str, *, key: Hashable) -> SharedStage:
+        """Make a text with a key."""
+        stage = super().__new__(cls, name)
+        stage.key = key
+        return stage
+
+
+class SavesTensors(Protocol):
+    """A posterior that saves itself as plain tensors."""
+
+    def save(self, path: Path) -> object:
+        """Write ``<path>.safetensors``."""
+
+
+class SavesNetcdf(Protocol):
+    """An ArviZ ``InferenceData``, or anything else that xarray can write as netCDF."""
+
+    def to_datatree(self) -> Any:
+        """Give the groups as an ``xarray.DataTree``."""
+
+
+@dataclass
+class Results(Generic[ConfigT]):
+    """What one run of an experiment has found: numbers, arrays and posteriors, no figures.
+
+    Attributes:
+        experiment: the experiment's name.
+        title: the heading of its section in the report.
+        config: the options of this run.
+        metrics: row (a guide's name) to metric to value, finite; a metric that a row does not
+            have is left out. Row names are shown as they are.
+        columns: metric to heading, in the order of the table's columns: with the unit, and ending
+            in "↓" where lower is better, "↑" where higher is better.
+        findings: sentences computed from the numbers, the most important first.
+        data_source: which data this was, and where it came from.
+        data_is_fallback: whether these data stand in for those that the experiment is meant for.
+        arrays: all that the figures need.
+        posteriors: file name (a guide's) to posterior; saved as safetensors.
+        inference_data: file name (a guide's) to ArviZ record; saved as netCDF.
+        timings: stage to seconds; :func:`run_experiment` fills in the stages that are missing.
+        intervals: row to metric to the two ends of its interval, for those that have one; the
+            findings or the headings say which interval it is.
+        row_heading: what the rows of ``metrics`` are.
+        tables: more tables, shown below the first.
+        checks: diagnostics of the posteriors, shown below all tables.
+    """
+
+    experiment: str
+    title: str
+    config: ConfigT
+    metrics: dict[str, dict[str, float]]
+    columns: dict[str, str]
+    findings: list[str]
+    data_source: str
+    data_is_fallback: bool = False
+    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    posteriors: dict[str, SavesTensors] = field(default_factory=dict)
+    inference_data: dict[str, SavesNetcdf] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    row_heading: str = "Posterior"
+    tables: list[Table] = field(default_factory=list)
+    checks: Table | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of numbers, with intervals where there are some.
+
+    Attributes:
+        title: a line above it.
+        row_heading: what the rows are.
+        metrics: row to metric to value, as in :class:`Results`.
+        columns: metric to heading.
+        intervals: row to metric to the two ends of its interval.
+    """
+
+    title: str
+    row_heading: str
+    metrics: dict[str, dict[str, float]]
+    columns: dict[str, str]
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the report.
+
+    Attributes:
+        name: the file name, without extension.
+        title: a sentence that states what the figure shows; also the text for those who
+            cannot see it.
+        caption: how to read it.
+        figure: the Matplotlib figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: MatplotlibFigure
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[ConfigT]):
+    """An experiment, as the command line and the report see it.
+
+    Attributes:
+        name: as on the command line, for example "linear-regression".
+        summary: one line, the same as in the registry.
+        config: the dataclass of its options.
+        stages: config to stage name to seconds expected on 2 cores, in the order of the run.
+        run: computes the results; enters each of the stages once.
+        figures: draws from the results alone.
+    """
+
+    name: str
+    summary: str
+    config: type[ConfigT]
+    stages: Callable[[ConfigT], Mapping[str, float]]
+    run: Callable[[ConfigT, Progress], Results[ConfigT]]
+    figures: Callable[[Results[ConfigT]], Iterable[Figure]]
+
+
+class _TimedProgress:
+    """Passes on to another progress, and keeps the time that each stage took."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Update]:
+        start = time.perf_counter()
+        with self._inner.stage(name) as update:
+            yield update
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def run_experiment(
+    experiment: Experiment[ConfigT], config: ConfigT, *, progress: Progress | None = None
+) -> Results[ConfigT]:
+    """Run an experiment and time its stages.
+
+    Args:
+        experiment: what to run.
+        config: its options.
+        progress: who watches; nobody by default.
+
+    Returns:
+        What it has found, with the seconds of each stage in ``timings``.
+
+    Raises:
+        ValueError: the config belongs to another experiment, or the experiment refuses it.
+    """
+    if type(config) is not experiment.config:
+        raise ValueError(
+            f"The config of {experiment.name} must be a {experiment.config.__name__}; "
+            f"got a {type(config).__name__}. Make it with EXPERIMENTS['{experiment.name}'].config."
+        )
+    timed = _TimedProgress(progress or NullProgress())
+    results = experiment.run(config, timed)
+    results.timings = timed.seconds | results.timings
+    return results
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an experiment is to be found.
+
+    Attributes:
+        target: "module:attribute" of its :class:`Experiment`.
+        summary: one line on what it shows.
+    """
+
+    target: str
+    summary: str
+
+
+class Registry(Mapping[str, Experiment[Any]]):
+    """Experiments by name, each imported when it is first asked for.
+
+    Example:
+        >>> registry = Registry({"demo": Entry("some.module:EXPERIMENT", "Shows the contract.")})
+        >>> list(registry), registry.summary("demo")
+        (['demo'], 'Shows the contract.')
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        """Keep the entries.
+
+        Args:
+            entries: name to where the experiment is; in the order of listings and reports.
+        """
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Experiment[Any]:
+        """Import the experiment ``name``."""
+        experiment = pkgutil.resolve_name(self._entries[name].target)
+        if not isinstance(experiment, Experiment):
+            raise TypeError(f"{self._entries[name].target} must be an Experiment.")
+        return experiment
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names, importing nothing."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Count the experiments."""
+        return len(self._entries)
+
+    def summary(self, name: str) -> str:
+        """Say in one line what an experiment shows, without importing it.
+
+        Args:
+            name: the experiment's name.
+
+        Returns:
+            The line.
+        """
+        return self._entries[name].summary

@@ -1,0 +1,53 @@
+"""The results of one experiment, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from probml_tp.harness.report.tables import MetricTable, metric_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from probml_tp.harness.results import SavedResults
+
+__all__ = ["print_results"]
+
+
+def print_results(results: SavedResults, *, console: Console) -> None:
+    """Print the title, the data, the findings and the table of one experiment.
+
+    Args:
+        results: what was saved.
+        console: where to.
+    """
+    console.print()
+    console.print(Text(results.title, style="bold"))
+    style = "bold yellow" if results.data_is_fallback else "dim"
+    source = ("FALLBACK DATA: " if results.data_is_fallback else "Data: ") + results.data_source
+    console.print(Text(f"{results.preset}. {source}", style=style))
+    for finding in results.findings:
+        console.print(Text(f"- {finding}"))
+    main, *others = map(metric_table, results.all_tables)
+    if main.rows:
+        console.print(_table(main))
+    if others:
+        console.print(Text(f"{len(others)} more in the report: {_titles(others)}.", style="dim"))
+
+
+def _titles(tables: Sequence[MetricTable]) -> str:
+    """The titles of tables, in a row."""
+    return "; ".join(table.title for table in tables)
+
+
+def _table(content: MetricTable) -> Table:
+    table = Table(Column(content.row_heading, no_wrap=True), header_style="bold")
+    for heading in content.header:
+        table.add_column(Text(heading), justify="right")
+    for name, cells in content.rows:
+        table.add_row(Text(name), *map(Text, cells))
+    return table

@@ -1,0 +1,469 @@
+"""Results on disk: one folder an experiment, written whole or not at all.
+
+<folder>/<experiment>/
+    config.json         the resolved options
+    environment.json    versions, platform, date, commit
+    metrics.json        row -> metric -> value
+    manifest.json       title, columns, findings, data source, timings, figures
+    arrays.npz          all that the figures need
+    figures/<name>.png
+    posteriors/<name>.safetensors, <name>.nc
+    digests.json        file -> digest of its content, compared when it is read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probml_tp.environment import describe_environment
+from probml_tp.harness.experiment import Table
+from probml_tp.storage.files import write_errors
+from probml_tp.storage.schema import conform, read_json
+from probml_tp.storage.staging import FRESH, put_in_place, staging
+
+if TYPE_CHECKING:
+    from probml_tp.harness.experiment import Experiment, Figure, Results, SavesNetcdf
+
+__all__ = [
+    "MAIN_TABLE",
+    "SavedFigure",
+    "SavedResults",
+    "check_file_name",
+    "read_results",
+    "require_writable",
+    "saved_experiments",
+    "write_digests",
+    "write_results",
+]
+
+FORMAT = 3
+DPI = 150
+MANIFEST, DIGESTS = "manifest.json", "digests.json"
+MAIN_TABLE = "Metrics"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class SavedFigure:
+    """A figure on disk.
+
+    Attributes:
+        name: the file name, without extension.
+        title: what the figure shows.
+        caption: how to read it.
+        path: the PNG file.
+    """
+
+    name: str
+    title: str
+    caption: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class SavedResults:
+    """What a results folder holds, less the arrays and posteriors.
+
+    Attributes:
+        folder: the experiment's folder.
+        experiment: the experiment's name.
+        title: its heading.
+        summary: one line on it.
+        preset: which preset it ran with, and what differed.
+        config: option to value.
+        environment: as :func:`probml_tp.environment.describe_environment` gives it.
+        metrics: row to metric to value.
+        columns: metric to heading.
+        findings: sentences.
+        data_source: which data it was.
+        data_is_fallback: whether they stand in for the data meant.
+        timings: stage to seconds.
+        figures: the figures, in the experiment's order.
+        intervals: row to metric to the two ends of its interval.
+        row_heading: what the rows of the metrics are.
+        tables: more tables.
+    """
+
+    folder: Path
+    experiment: str
+    title: str
+    summary: str
+    preset: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    columns: dict[str, str]
+    findings: list[str]
+    data_source: str
+    data_is_fallback: bool
+    timings: dict[str, float]
+    figures: tuple[SavedFigure, ...]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    row_heading: str
+    tables: tuple[Table, ...]
+
+    @property
+    def all_tables(self) -> tuple[Table, ...]:
+        """The metrics as a table, and those that follow it."""
+        main = Table(MAIN_TABLE, self.row_heading, self.metrics, self.columns, self.intervals)
+        return (main, *self.tables)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Load the arrays that the figures were drawn from.
+
+        Returns:
+            Name to array.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        path = self.folder / "arrays.npz"
+        with _damage_named(path):
+            _check_digest(path)
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder where it is missing, and check that files can be written there.
+
+    Args:
+        folder: where results are to go.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with staging(folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"The results folder must be writable; got {folder} ({error.strerror}). "
+            "Choose another folder (on the command line: --results)."
+        ) from error
+
+
+def write_results(results: Results[Any], experiment: Experiment[Any], folder: Path) -> Path:
+    """Save results with their figures, in place of earlier results of the same experiment.
+
+    Everything is written to a temporary folder and moved into place at the end; a failure or an
+    interruption leaves the earlier results as they were.
+
+    Args:
+        results: what the experiment found.
+        experiment: the experiment; it draws the figures.
+        folder: the folder of all results.
+
+    Returns:
+        The experiment's own folder.
+
+    Raises:
+        ValueError: a metric is NaN or infinite or has no column, a name is no file name, ``folder``
+            is not writable, or the disk is full.
+    """
+    _check(results, experiment)
+    require_writable(folder)
+    target = folder / results.experiment
+    with write_errors(target), staging(folder) as temporary:
+        fresh = temporary / FRESH
+        fresh.mkdir()
+        _write_all(results, experiment, fresh)
+        put_in_place(temporary, target)
+    return target
+
+
+def _check(results: Results[Any], experiment: Experiment[Any]) -> None:
+    if results.experiment != experiment.name:
+        raise ValueError(
+            f"Results must be named after their experiment, {experiment.name}; "
+            f"got {results.experiment!r}."
+        )
+    for name in (results.experiment, *results.posteriors, *results.inference_data):
+        check_file_name(name)
+    for table in _tables(results):
+        for row, metrics in table.metrics.items():
+            for metric, value in metrics.items():
+                _check_metric(row, metric, value, table.columns)
+        for row, ends in table.intervals.items():
+            for metric, pair in ends.items():
+                for value in (table.metrics.get(row, {}).get(metric, math.nan), *pair):
+                    _check_metric(row, metric, value, table.columns)
+
+
+def _tables(results: Results[Any]) -> list[Table]:
+    main = Table(
+        MAIN_TABLE, results.row_heading, results.metrics, results.columns, results.intervals
+    )
+    return [main, *_further_tables(results)]
+
+
+def _further_tables(results: Results[Any]) -> list[Table]:
+    return [*results.tables, *([results.checks] if results.checks else [])]
+
+
+def check_file_name(name: str) -> None:
+    """Check that a name can become that of a file.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError(
+            "A name that becomes a file name must be letters, digits, '.', '_' and '-', and begin "
+            f"with a letter or digit; got {name!r}. Rename it."
+        )
+
+
+def _check_metric(row: str, metric: str, value: float, columns: Mapping[str, str]) -> None:
+    if metric not in columns:
+        raise ValueError(
+            f"Every metric must have a column; got {metric!r} in row {row!r}. "
+            f"Add it to the columns, which are: {', '.join(columns)}."
+        )
+    if not math.isfinite(value):
+        raise ValueError(
+            f"Metrics must be finite; got {metric} = {value} in row {row!r}. "
+            "Find out why, or leave the metric out of that row."
+        )
+
+
+def _write_all(results: Results[Any], experiment: Experiment[Any], folder: Path) -> None:
+    figures = _write_figures(experiment.figures(results), folder / "figures")
+    _write_json(folder / "config.json", results.config.to_dict())
+    _write_json(folder / "environment.json", describe_environment())
+    _write_json(folder / "metrics.json", _plain_metrics(results.metrics))
+    arrays: dict[str, Any] = dict(results.arrays)
+    np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **arrays)
+    _write_posteriors(results, folder / "posteriors")
+    _write_json(folder / MANIFEST, _manifest(results, experiment, figures))
+    write_digests(folder)
+
+
+def write_digests(folder: Path) -> None:
+    """Note the digests of all files of an experiment's folder.
+
+    Args:
+        folder: the experiment's own.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS)
+    found = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    _write_json(folder / DIGESTS, found)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _plain_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {row: {name: float(v) for name, v in cells.items()} for row, cells in metrics.items()}
+
+
+def _plain_intervals(
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> dict[str, dict[str, list[float]]]:
+    return {
+        row: {name: [float(end) for end in ends] for name, ends in cells.items()}
+        for row, cells in intervals.items()
+    }
+
+
+def _plain_table(table: Table) -> dict[str, Any]:
+    return {
+        **vars(table),
+        "metrics": _plain_metrics(table.metrics),
+        "intervals": _plain_intervals(table.intervals),
+    }
+
+
+def _manifest(
+    results: Results[Any], experiment: Experiment[Any], figures: list[dict[str, str]]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "experiment": results.experiment,
+        "title": results.title,
+        "summary": experiment.summary,
+        "preset": results.config.describe(),
+        "columns": results.columns,
+        "findings": results.findings,
+        "data_source": results.data_source,
+        "data_is_fallback": results.data_is_fallback,
+        "timings": results.timings,
+        "figures": figures,
+        "intervals": _plain_intervals(results.intervals),
+        "row_heading": results.row_heading,
+        "tables": [_plain_table(table) for table in _further_tables(results)],
+    }
+
+
+def _write_figures(figures: Iterable[Figure], folder: Path) -> list[dict[str, str]]:
+    import matplotlib.pyplot as plt
+
+    folder.mkdir()
+    entries = []
+    for figure in figures:
+        check_file_name(figure.name)
+        _lay_out(figure.figure)
+        figure.figure.savefig(folder / f"{figure.name}.png", dpi=DPI)
+        plt.close(figure.figure)
+        entries.append({"name": figure.name, "title": figure.title, "caption": figure.caption})
+    return entries
+
+
+def _lay_out(figure: Any) -> None:
+    """Arrange a figure once: with a layout engine, saving it draws it twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.set_dpi(DPI)
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def _write_posteriors(results: Results[Any], folder: Path) -> None:
+    folder.mkdir()
+    for name, posterior in results.posteriors.items():
+        posterior.save(folder / name)
+    for name, record in results.inference_data.items():
+        (folder / f"{name}.nc").write_bytes(_netcdf(record))
+
+
+def _netcdf(record: SavesNetcdf) -> bytes:
+    """A record as a file in memory: on a full disk HDF5 may end the process."""
+    tree, content = record.to_datatree(), io.BytesIO()
+    packed = {
+        group.path: {n: {"zlib": True} for n, v in group.variables.items() if v.dtype.kind in "iuf"}
+        for group in tree.subtree
+    }
+    tree.to_netcdf(content, engine="h5netcdf", encoding=packed)
+    return content.getvalue()
+
+
+def _write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def saved_experiments(folder: Path) -> list[str]:
+    """List the experiments that have results in a folder.
+
+    Args:
+        folder: the folder of all results.
+
+    Returns:
+        Their names, sorted; none if the folder does not exist.
+    """
+    return sorted(path.parent.name for path in folder.glob(f"[!.]*/{MANIFEST}"))
+
+
+def read_results(folder: Path) -> SavedResults:
+    """Read the results of one experiment back.
+
+    Args:
+        folder: the experiment's own folder.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    manifest = _part(folder / MANIFEST, _MANIFEST)
+    figures = tuple(
+        SavedFigure(**entry, path=folder / "figures" / f"{entry['name']}.png")
+        for entry in manifest.pop("figures")
+    )
+    tables = tuple(Table(**entry) for entry in manifest.pop("tables"))
+    del manifest["format"]
+    parts: dict[str, Any] = {
+        part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()
+    }
+    return SavedResults(folder=folder, figures=figures, tables=tables, **parts, **manifest)
+
+
+_Cells = dict[str, dict[str, float]]
+_Ends = dict[str, dict[str, tuple[float, float]]]
+_Plain = bool | int | float | str | None
+
+_TABLE = {
+    "title": str,
+    "row_heading": str,
+    "metrics": _Cells,
+    "columns": dict[str, str],
+    "intervals": _Ends,
+}
+_MANIFEST = {
+    "format": int,
+    "experiment": str,
+    "title": str,
+    "summary": str,
+    "preset": str,
+    "columns": dict[str, str],
+    "findings": list[str],
+    "data_source": str,
+    "data_is_fallback": bool,
+    "timings": dict[str, float],
+    "figures": [{"name": str, "title": str, "caption": str}],
+    "intervals": _Ends,
+    "row_heading": str,
+    "tables": [_TABLE],
+}
+_PARTS = {
+    "config": dict[str, _Plain | list[_Plain]],
+    "environment": {
+        "date": str,
+        "python": str,
+        "platform": str,
+        "cpus": int | None,
+        "packages": dict[str, str | None],
+        "git_commit": str | None,
+    },
+    "metrics": _Cells,
+}
+"""What the JSON files of a results folder hold, as :func:`conform` takes it."""
+
+
+def _part(path: Path, form: Any) -> dict[str, Any]:
+    """One JSON file of a results folder, checked."""
+    with _damage_named(path):
+        content = read_json(path)
+        if form is _MANIFEST and isinstance(content, dict) and content.get("format") != FORMAT:
+            raise ValueError(f"its format is {content.get('format')!r}, of another version")
+        checked: dict[str, Any] = conform(content, form)
+        for figure in checked["figures"] if form is _MANIFEST else ():
+            check_file_name(figure["name"])
+        _check_digest(path)
+    return checked
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Say which file of a results folder is damaged, and what to do."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"A results folder must hold the files that a run wrote; {path} is not as it was "
+            f"written ({error}). Run the experiment again, or delete the folder."
+        ) from error
+
+
+def _check_digest(path: Path) -> None:
+    """Compare a file with the digest that was noted when it was written."""
+    noted = conform(read_json(path.with_name(DIGESTS)), dict[str, str], DIGESTS)
+    try:
+        if noted.get(path.name) != _digest(path):
+            raise ValueError(f"it does not agree with its digest in {DIGESTS}")
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror or error}") from error

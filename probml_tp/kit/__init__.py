@@ -1,0 +1,1 @@
+"""What all studies share: names in prose, comparisons, checks of posteriors."""

@@ -1,0 +1,98 @@
+"""How good predictions are: accuracy, calibration, selection, detection, intervals of each."""
+
+from probml_tp.metrics.accuracy import (
+    brier_score,
+    classification_metrics,
+    classification_scores,
+    crps,
+    expected_calibration_error,
+    regression_metrics,
+    regression_scores,
+    total_variation,
+)
+from probml_tp.metrics.bootstrap import (
+    Bootstrap,
+    Difference,
+    Estimate,
+    RankingMetric,
+    bootstrap,
+    paired_difference,
+)
+from probml_tp.metrics.calibration import (
+    Reliability,
+    TemperatureScaling,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    reliability,
+)
+from probml_tp.metrics.conformal import conformal_sets, set_metrics
+from probml_tp.metrics.detection import (
+    auroc,
+    average_precision,
+    failure_metrics,
+    fpr_at_tpr,
+    ood_metrics,
+)
+from probml_tp.metrics.over_runs import (
+    CriticalDifference,
+    MeanInterval,
+    critical_difference,
+    mean_interval,
+    paired_seeds,
+    resampled_interval,
+    win_rates,
+)
+from probml_tp.metrics.selective import (
+    RiskCoverage,
+    SelectiveThreshold,
+    augrc,
+    aurc,
+    excess_aurc,
+    optimal_aurc,
+    risk_coverage,
+    selective_threshold,
+)
+
+__all__ = [
+    "Bootstrap",
+    "CriticalDifference",
+    "Difference",
+    "Estimate",
+    "MeanInterval",
+    "RankingMetric",
+    "Reliability",
+    "RiskCoverage",
+    "SelectiveThreshold",
+    "TemperatureScaling",
+    "adaptive_calibration_error",
+    "augrc",
+    "aurc",
+    "auroc",
+    "average_precision",
+    "bootstrap",
+    "brier_score",
+    "classification_metrics",
+    "classification_scores",
+    "classwise_calibration_error",
+    "conformal_sets",
+    "critical_difference",
+    "crps",
+    "excess_aurc",
+    "expected_calibration_error",
+    "failure_metrics",
+    "fpr_at_tpr",
+    "mean_interval",
+    "ood_metrics",
+    "optimal_aurc",
+    "paired_difference",
+    "paired_seeds",
+    "regression_metrics",
+    "regression_scores",
+    "reliability",
+    "resampled_interval",
+    "risk_coverage",
+    "selective_threshold",
+    "set_metrics",
+    "total_variation",
+    "win_rates",
+]

@@ -1,0 +1,1 @@
+"""What a posterior predicts: draws, moments, links to probabilities, and the predictive."""

@@ -1,0 +1,272 @@
+"""Running a net at many draws: memory flat in draws and points, nothing computed twice."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probml_tp.batching import vmap
+from probml_tp.checks.values import positive_integer, valid_seed
+from probml_tp.guide import Draws, Guide, check_draws, check_num_samples
+from probml_tp.net_call import call_net
+
+__all__ = [
+    "DrawBatch",
+    "Vectorize",
+    "draw_batches",
+    "draw_chunks",
+    "is_dense",
+    "seeded",
+    "split_net",
+    "substream",
+]
+
+Vectorize = Literal["auto", "loop", "vmap"]
+"""How draws are run: one after the other, or several at a time by ``torch.func.vmap``."""
+
+MAX_DRAW_ELEMENTS = 2**25
+MAX_OUTPUT_ROWS = 2**19
+VMAP_CHUNK = 10
+LARGEST_CHUNK = 100
+CHUNK_WORK = 50_000
+"""Parameters times points that ``vmap`` runs at a time, within the bounds above."""
+
+SMALL = 1000
+"""Up to so many parameters any net is run by ``vmap`` that can be."""
+
+DRAWS = 1
+
+Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+
+
+def substream(seed: int, *path: int) -> int:
+    """A seed that follows from ``seed`` and gives numbers independent of it.
+
+    Args:
+        seed: the user's seed.
+        path: which stream of it.
+
+    Returns:
+        A seed.
+
+    Example:
+        >>> substream(0, 1) != substream(0, 2)
+        True
+    """
+    return int(np.random.SeedSequence([valid_seed(seed), *path]).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Within the block torch's global random numbers follow from ``seed``; restored after it.
+
+    Example:
+        >>> with seeded(0):
+        ...     a = torch.rand(2)
+        >>> with seeded(0):
+        ...     bool((torch.rand(2) == a).all())
+        True
+    """
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(valid_seed(seed))
+        yield
+
+
+@dataclass(frozen=True)
+class DrawBatch:
+    """The net's outputs for a chunk of draws and a batch of points.
+
+    Args:
+        draws: which of all draws.
+        points: which of all points.
+        params: the draws' parameters, ``{site: (num_draws, *shape)}``.
+        outputs: the net's outputs, ``(num_draws, batch, k)``.
+    """
+
+    draws: slice
+    points: slice
+    params: Draws
+    outputs: Tensor
+
+
+def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[slice, Draws]]:
+    """Take draws in chunks of bounded size; the seed alone determines them.
+
+    The chunk's size depends on the model only, so the draws are the same whoever asks.
+
+    Args:
+        guide: the posterior.
+        num_samples: how many draws.
+        seed: determines them.
+
+    Yields:
+        The chunk's place among all draws, and its draws.
+    """
+    check_num_samples(num_samples)
+    generator = torch.Generator(device=guide.model.device)
+    generator.manual_seed(substream(seed, DRAWS))
+    layout, constant = guide.model.layout, guide.constant_sites
+    varying = sum(prod(s) for n, s in layout.shapes.items() if n not in constant)
+    chunk = max(1, MAX_DRAW_ELEMENTS // max(1, varying))
+    chunk = num_samples if guide.draws_are_stored else chunk
+    for start in range(0, num_samples, chunk):
+        stop = min(start + chunk, num_samples)
+        draws = guide.sample(stop - start, generator=generator)
+        yield slice(start, stop), check_draws(guide, draws, stop - start)
+
+
+@torch.no_grad()
+def draw_batches(
+    guide: Guide,
+    x: Tensor,
+    *,
+    num_samples: int,
+    seed: int,
+    batch_size: int = 250,
+    vectorize: Vectorize = "auto",
+    own_net: bool = False,
+) -> Iterator[DrawBatch]:
+    """Run the net at every draw and every point, chunk by chunk.
+
+    Layers before the first one whose weights vary between draws are run once per batch; if no
+    weight varies, one draw stands for all.
+
+    Args:
+        guide: the posterior.
+        x: inputs ``(N, ...)``.
+        num_samples: how many draws.
+        seed: determines the draws.
+        batch_size: points at a time; a few hundred keep a convolution's inputs and outputs in the
+            cache of a core.
+        vectorize: ``"auto"`` runs draws of fully connected sequential nets and of small ones by
+            vmap, others, and those that vmap does not take, in a loop.
+        own_net: run the model's net even where the guide predicts by another function, such as the
+            linearised net.
+
+    Yields:
+        Outputs by chunk of draws and batch of points.
+    """
+    positive_integer("batch_size", batch_size)
+    if vectorize not in get_args(Vectorize):
+        raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
+    prefix, suffix = split_net(guide, guide.model.outputs if own_net else guide.outputs)
+    one_by_one = _Run(suffix, guide, vectorize)
+
+    def run(params: Draws, shared: Tensor) -> Tensor:
+        outputs = None if own_net else guide.outputs_of_draws(params, shared)
+        return one_by_one(params, shared) if outputs is None else outputs
+
+    for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
+        for start in range(0, len(x), batch_size):
+            points = slice(start, min(start + batch_size, len(x)))
+            shared = prefix({n: v[0] for n, v in params.items()}, x[points])
+            yield DrawBatch(chunk, points, params, run(params, shared))
+
+
+def _bounded_chunks(
+    guide: Guide, num_samples: int, seed: int, batch_size: int
+) -> Iterator[tuple[slice, Draws]]:
+    """Draws in chunks small enough for their outputs at a batch of points."""
+    size = max(VMAP_CHUNK, MAX_OUTPUT_ROWS // batch_size)
+    for chunk, params in draw_chunks(guide, num_samples, seed=seed):
+        for start in range(chunk.start, chunk.stop, size):
+            part = slice(start, min(start + size, chunk.stop))
+            inside = slice(part.start - chunk.start, part.stop - chunk.start)
+            yield part, {name: values[inside] for name, values in params.items()}
+
+
+class _Run:
+    """The net at many draws, by vmap or in a loop."""
+
+    def __init__(self, forward: Forward, guide: Guide, vectorize: Vectorize) -> None:
+        self.forward, self.num_params = forward, guide.model.num_params
+        self.may_loop = vectorize == "auto"
+        pays = self.num_params <= SMALL or is_dense(guide.model.net)
+        self.use_vmap = pays if self.may_loop else vectorize == "vmap"
+
+    def __call__(self, params: Draws, shared: Tensor) -> Tensor:
+        if self.use_vmap:
+            try:
+                return self._by_vmap(params, shared)
+            except Exception:  # what vmap cannot batch; what is wrong raises again in the loop
+                if not self.may_loop:
+                    raise
+                self.use_vmap = False
+        num_draws = len(next(iter(params.values())))
+        return torch.stack(
+            [self.forward({n: v[s] for n, v in params.items()}, shared) for s in range(num_draws)]
+        )
+
+    def _by_vmap(self, params: Draws, shared: Tensor) -> Tensor:
+        work = self.num_params * len(shared)
+        chunk = min(max(CHUNK_WORK // work, VMAP_CHUNK), LARGEST_CHUNK)
+        outputs: Tensor = vmap(self.forward, in_dims=(0, None), chunk_size=chunk)(params, shared)
+        return outputs
+
+
+def split_net(guide: Guide, forward: Forward) -> tuple[Forward, Forward]:
+    """Cut the net before its first layer that varies between draws.
+
+    Args:
+        guide: the posterior.
+        forward: what maps parameters and inputs to outputs; a function other than the net, such
+            as the linearised net, is not cut.
+
+    Returns:
+        Two functions of the whole net's parameters that make up ``forward``: the first is to be run
+        once, at any draw, the second once for each draw.
+
+    Example:
+        >>> from probml_tp import BayesianModel, Delta, Gaussian, NormalPrior
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> guide = Delta(BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1)))
+        >>> prefix, suffix = split_net(guide, guide.outputs)  # of a point: all is run once
+        >>> prefix(guide.centre(), torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
+    net = guide.model.net
+    sequential = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
+    is_net = forward == guide.model.outputs or type(guide).outputs is Guide.outputs
+    if not is_net or not sequential or not guide.constant_sites:
+        return (lambda _, x: x), forward
+    names = {id(p): name for name, p in net.named_parameters()}
+    children = cast("list[tuple[str, nn.Module]]", list(net._modules.items()))
+    varies = [
+        any(names[id(p)] not in guide.constant_sites for p in module.parameters())
+        for _, module in children
+    ]
+    cut = varies.index(True) if True in varies else len(children)
+    return _stage(children[:cut], names), _stage(children[cut:], names)
+
+
+def _stage(children: list[tuple[str, nn.Module]], names: Mapping[int, str]) -> Forward:
+    """A stretch of a sequential net, as a function of the whole net's parameters."""
+    net = nn.Sequential(OrderedDict(children))
+    sites = {own: names[id(p)] for own, p in net.named_parameters()}
+
+    def forward(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        own = {name: params[site] for name, site in sites.items()}
+        outputs: Tensor = call_net(net, own, x)
+        return outputs
+
+    return forward
+
+
+def is_dense(net: nn.Module) -> bool:
+    """Whether a net is sequential with fully connected layers only: ``vmap`` pays there.
+
+    Example:
+        >>> is_dense(nn.Sequential(nn.Linear(1, 2), nn.Tanh())), is_dense(nn.Linear(1, 2))
+        (True, False)
+    """
+    layers = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
+    return isinstance(net, nn.Sequential) and all(isinstance(m, nn.Linear) for m in layers)

