@@ -71,7 +71,8 @@ class Cost:
         guide: which.
         params: of the net, ``P``.
         seconds: the least of several runs.
-        mib: the largest rise of resident memory in them; NaN where it is not known.
+        mib: the least rise of resident memory in them, which other threads and imports only add to;
+            NaN where it is not known.
     """
 
     guide: str
@@ -194,7 +195,7 @@ def _cost(
                 posterior = fit(model, factory, data, epochs=steps, seed=seed, progress=False)
             seconds.append(time.perf_counter() - begin)
             growths.append(growth())
-    return Cost(guide, model.num_params, min(seconds), max(growths)), posterior
+    return Cost(guide, model.num_params, min(seconds), min(growths)), posterior
 
 
 def _curvature(

@@ -32,6 +32,7 @@ from probml_tp.priors import NormalPrior
 TINY = Config.preset(
     "quick",
     hidden=10,
+    repeats=2,
     epochs=200,
     points=30,
     nuts_samples=20,
