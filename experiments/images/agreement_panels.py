@@ -13,23 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["agreement_rows", "agreement_triangles", "plot_agreement"]
-
 Array = np.ndarray[Any, Any]
 
 
 def plot_agreement(values: Array, *, rows: Sequence[str], columns: Sequence[str], ax: Axes) -> Axes:
-    """Draw a table of agreements from 0 to 1, each cell coloured by its value.
-
-    Args:
-        values: ``(rows, columns)``; cells that are not a number stay empty.
-        rows: their labels.
-        columns: their labels.
-        ax: where to draw.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw a table of agreements from 0 to 1, each cell coloured by its value."""
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
@@ -47,16 +35,7 @@ def plot_agreement(values: Array, *, rows: Sequence[str], columns: Sequence[str]
 def agreement_rows(
     tables: Mapping[str, Array], *, rows: Sequence[str], guides: Sequence[str]
 ) -> Figure:
-    """Draw tables of agreement one above the other, a guide a column.
-
-    Args:
-        tables: title to values ``(rows, guides)``, from 0 to 1.
-        rows: what the rows compare.
-        guides: the guides.
-
-    Returns:
-        The figure.
-    """
+    """Draw tables of agreement one above the other, a guide a column."""
     from matplotlib.figure import Figure
 
     height = len(tables) * (0.45 + 0.34 * len(rows)) + 1.0
@@ -73,15 +52,7 @@ def agreement_rows(
 
 @house_style()
 def agreement_triangles(tables: Mapping[str, Array], *, guides: Sequence[str]) -> Figure:
-    """Draw symmetric tables of agreement between guides side by side, each pair once.
-
-    Args:
-        tables: title to values ``(guides, guides)``, from 0 to 1.
-        guides: the guides, two at least.
-
-    Returns:
-        The figure.
-    """
+    """Draw symmetric tables of agreement between guides side by side, each pair once."""
     from matplotlib.figure import Figure
 
     labels = [guide_style(guide).label for guide in guides]

@@ -45,8 +45,6 @@ from probml_tp.metrics.selective import selective_threshold
 from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.scores import max_probability
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "calibration"
 METHODS: tuple[Method, ...] = ("lac", "aps")
 SET_COLUMNS = {

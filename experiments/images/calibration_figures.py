@@ -24,19 +24,9 @@ from probml_tp.plots.style import (
     shared_legend,
 )
 
-__all__ = ["figures", "findings"]
-
 
 def findings(results: Results[Any], *, size: int) -> list[str]:
-    """What the numbers say, the most important first.
-
-    Args:
-        results: of the experiment.
-        size: test images.
-
-    Returns:
-        Sentences.
-    """
+    """What the numbers say, the most important first."""
     metrics = results.metrics
     before, after = (
         {guide: row[name] for guide, row in metrics.items()} for name in ("ece", "ece_tempered")
@@ -92,14 +82,7 @@ def _sets(results: Results[Any]) -> list[str]:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the reliability of every posterior, and its prediction sets.
-
-    Args:
-        results: of the experiment.
-
-    Yields:
-        The figures.
-    """
+    """Draw the reliability of every posterior, and its prediction sets."""
     yield _reliability(results)
     yield _set_sizes(results)
 

@@ -16,34 +16,13 @@ from scipy import stats
 from probml_tp.kit.common import Array
 from probml_tp.predictions.predictive import ClassificationPredictive
 
-__all__ = [
-    "LEAST",
-    "MEASURES",
-    "MOST",
-    "PAIRS",
-    "Measure",
-    "between_guides",
-    "by_certainty",
-    "choose",
-    "extremes",
-    "lead_guide",
-    "measures_of",
-    "rank_correlation",
-    "shared_least",
-]
-
 MOST, LEAST = 8, 16
 """How many of the most and the least certain images are shown."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure of uncertainty is called in figures and sentences.
-
-    Args:
-        label: its name.
-        unit: of its values.
-    """
+    """What a measure of uncertainty is called in figures and sentences."""
 
     label: str
     unit: str
@@ -65,31 +44,13 @@ PAIRS: Mapping[str, tuple[str, str]] = {
 
 
 def lead_guide(guides: Iterable[str]) -> str | None:
-    """The guide whose draws are looked at image by image.
-
-    Args:
-        guides: their names.
-
-    Returns:
-        MC dropout if it is there, else the first that has draws; ``None`` if none has.
-
-    Example:
-        >>> lead_guide(["map", "swag", "mc-dropout"]), lead_guide(["map", "swag"])
-        ('mc-dropout', 'swag')
-    """
+    """The guide whose draws are looked at image by image."""
     with_draws = [guide for guide in guides if guide != "map"]
     return "mc-dropout" if "mc-dropout" in with_draws else next(iter(with_draws), None)
 
 
 def measures_of(predictive: ClassificationPredictive) -> dict[str, Array]:
-    """The measures of uncertainty at each point.
-
-    Args:
-        predictive: the predictions at ``N`` points.
-
-    Returns:
-        Measure to values ``(N,)``, for :data:`MEASURES`; a single draw has an entropy only.
-    """
+    """The measures of uncertainty at each point."""
     entropy = {"entropy": predictive.predictive_entropy.numpy()}
     if predictive.num_samples == 1:
         return entropy
@@ -100,33 +61,12 @@ def measures_of(predictive: ClassificationPredictive) -> dict[str, Array]:
 
 
 def by_certainty(measure: Array, entropy: Array) -> Array:
-    """Order points from the most to the least certain.
-
-    Args:
-        measure: larger is less certain, ``(N,)``.
-        entropy: predictive entropy, which decides between equals, ``(N,)``.
-
-    Returns:
-        Indices ``(N,)``.
-
-    Example:
-        >>> by_certainty(np.array([0.5, 0.0, 0.0]), np.array([0.1, 0.4, 0.3])).tolist()
-        [2, 1, 0]
-    """
+    """Order points from the most to the least certain."""
     return np.lexsort((entropy, measure))
 
 
 def extremes(measures: Mapping[str, Array]) -> dict[str, Array]:
-    """The most and the least certain points by each measure.
-
-    Args:
-        measures: measure to values ``(N,)``, predictive entropy among them.
-
-    Returns:
-        ``"<measure>.certain"`` to the indices of the :data:`MOST` most certain, the most certain
-        first, and ``"<measure>.uncertain"`` to those of the :data:`LEAST` least certain, the least
-        certain first.
-    """
+    """The most and the least certain points by each measure."""
     found: dict[str, Array] = {}
     for name, values in measures.items():
         order = by_certainty(values, measures["entropy"])
@@ -142,20 +82,6 @@ def choose(
 
     These are the least certain by variation ratio (or the one asked for), and by predictive
     entropy the most certain mistake, the least certain hit and the most certain hit.
-
-    Args:
-        measures: measure to values ``(N,)``, variation ratio and predictive entropy among them.
-        correct: whether the predicted class is the true one, ``(N,)``.
-        digit: the index of the one asked for, instead of the least certain.
-
-    Returns:
-        Index to the rules that chose it: a point may meet several. No mistake, no such point.
-
-    Example:
-        >>> ratio, entropy = np.array([0.0, 0.4, 0.0]), np.array([0.0, 0.9, 0.1])
-        >>> measures = {"variation_ratio": ratio, "entropy": entropy}
-        >>> choose(measures, np.array([True, True, False]))
-        {1: 'least certain, least certain hit', 2: 'most confident mistake', 0: 'most certain hit'}
     """
     entropy = measures["entropy"]
     least = by_certainty(measures["variation_ratio"], entropy)[-1]
@@ -173,19 +99,7 @@ def choose(
 
 
 def rank_correlation(a: Array, b: Array) -> float:
-    """Spearman's rank correlation; ties have the mean of their ranks.
-
-    Args:
-        a: values ``(N,)``.
-        b: other values of the same points, ``(N,)``.
-
-    Returns:
-        From -1 to 1; not a number if all values of one are equal.
-
-    Example:
-        >>> rank_correlation(np.array([0.0, 1.0, 2.0]), np.array([1.0, 5.0, 40.0]))
-        1.0
-    """
+    """Spearman's rank correlation; ties have the mean of their ranks."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(stats.spearmanr(a, b).statistic)
@@ -196,19 +110,6 @@ def shared_least(measures: Iterable[Array], share: float) -> float:
 
     Of the ``m`` points whose value is equal to the one at the cut, each is among the least certain
     with the same probability, independently of the other measures; the share is the expected one.
-
-    Args:
-        measures: values ``(N,)`` of each measure, larger is less certain.
-        share: which share of all points counts as the least certain.
-
-    Returns:
-        From 0 to 1.
-
-    Example:
-        >>> shared_least([np.array([0, 1, 2, 3]), np.array([0, 3, 1, 2])], 0.5)
-        0.5
-        >>> shared_least([np.array([0, 1, 2, 3]), np.array([5, 5, 5, 5])], 0.5)
-        0.5
     """
     values = [np.asarray(measure) for measure in measures]
     k = max(round(share * len(values[0])), 1)
@@ -225,15 +126,7 @@ def _among_least(values: Array, k: int) -> Array:
 
 
 def between_guides(values: Mapping[str, Array], guides: Iterable[str]) -> Array:
-    """Rank correlations of one measure between guides.
-
-    Args:
-        values: guide to the measure ``(N,)``, for the guides that have it.
-        guides: the rows and columns.
-
-    Returns:
-        A symmetric matrix with 1 on its diagonal; not a number where a guide lacks the measure.
-    """
+    """Rank correlations of one measure between guides."""
     rows = list(guides)
     matrix = np.full((len(rows), len(rows)), np.nan)
     for i, j in combinations(range(len(rows)), 2):

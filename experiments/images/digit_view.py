@@ -21,8 +21,6 @@ from probml_tp.harness.experiment import Results
 from probml_tp.kit.common import Array, by_guide, percent
 from probml_tp.plots.style import number
 
-__all__ = ["AS_LEAST", "SET_ASIDE", "ChosenImage", "View", "medians", "pair_of"]
-
 SET_ASIDE = 0.05
 """The share of images set aside as the most uncertain."""
 
@@ -31,17 +29,7 @@ AS_LEAST = f"{percent(SET_ASIDE, 0)} least certain images"
 
 @dataclass(frozen=True)
 class ChosenImage:
-    """What the draws of the lead guide say of one image.
-
-    Args:
-        index: among the test images.
-        rules: which rules chose it.
-        label: the true class.
-        top: the predicted class.
-        classes: the names of the classes.
-        pixels: ``(height, width)``.
-        probs: class probabilities at each draw, ``(S, C)``.
-    """
+    """What the draws of the lead guide say of one image."""
 
     index: int
     rules: list[str]
@@ -73,11 +61,7 @@ class ChosenImage:
 
 @dataclass(frozen=True)
 class View:
-    """What findings and figures read of a run.
-
-    Args:
-        results: of the run.
-    """
+    """What findings and figures read of a run."""
 
     results: Results[Any]
 
@@ -146,14 +130,7 @@ def pair_of(metric: str) -> str:
 
 
 def medians(tables: Mapping[str, Array]) -> str:
-    """Say the median over the pairs of guides of each measure's rank correlation.
-
-    Args:
-        tables: measure to matrix.
-
-    Returns:
-        Words such as "0.93 by predictive entropy"; empty if there is no pair.
-    """
+    """Say the median over the pairs of guides of each measure's rank correlation."""
     pairs = {name: table[np.tri(len(table), k=-1, dtype=bool)] for name, table in tables.items()}
     parts = [
         f"{number(float(np.nanmedian(rho)), '.2f')} by {MEASURES[name].label.lower()}"

@@ -42,8 +42,6 @@ from probml_tp.scores import (
     network_pass,
 )
 
-__all__ = ["EXPERIMENT", "Config", "run", "stages"]
-
 NAME = "distribution-shift"
 QUICK_CORRUPTIONS = ("impulse-noise", "gaussian-blur", "contrast", "rotate")
 JUDGED = ("accuracy", "nll", "ece")

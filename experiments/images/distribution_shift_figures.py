@@ -27,8 +27,6 @@ from probml_tp.kit.common import (
 from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.plots.style import guide_style, number
 
-__all__ = ["UNCERTAINTIES", "figures", "findings"]
-
 UNCERTAINTIES: Mapping[str, str] = {
     "entropy": "Entropy",
     "mutual_information": "Mutual information",
@@ -106,14 +104,7 @@ def _runs(
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """Sentences on what the shifts did.
-
-    Args:
-        results: of the experiment, without findings.
-
-    Returns:
-        The findings, the most important first.
-    """
+    """Sentences on what the shifts did."""
     view = _View(results)
     return [
         _fall(view),

@@ -63,8 +63,6 @@ from probml_tp.scores import (
     true_class_probability,
 )
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "failure-prediction"
 CONFIDNET, HEAD, ORACLE = "ConfidNet", "ConfidNet, head only", "True class probability (oracle)"
 COLUMNS = {

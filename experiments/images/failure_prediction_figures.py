@@ -16,8 +16,6 @@ from probml_tp.plots.detection import mistake_panels
 from probml_tp.plots.robustness import Panel, interval_panels, plot_risk_coverage
 from probml_tp.plots.style import GuideStyle, figure, house_style, shared_legend
 
-__all__ = ["PUBLISHED", "figures", "findings", "is_published_size"]
-
 HEADINGS = {
     "aupr_error": "AUPR-Error (%) ↑",
     "fpr95": "FPR at 95 % TPR (%) ↓",
@@ -65,26 +63,12 @@ CURVES = {
 
 
 def is_published_size(config: Any) -> bool:
-    """Whether a run compares with published ones: on all of MNIST.
-
-    Args:
-        config: the options of the experiment.
-
-    Returns:
-        Whether it does.
-    """
+    """Whether a run compares with published ones: on all of MNIST."""
     return bool(config.dataset == "mnist" and config.train_size >= 60_000)
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """What the numbers say, the most important first.
-
-    Args:
-        results: of the experiment.
-
-    Returns:
-        Sentences.
-    """
+    """What the numbers say, the most important first."""
     correct = results.arrays["correct"]
     wrong = int((~correct).sum())
     if not wrong:
@@ -146,14 +130,7 @@ def _published(results: Results[Any], scores: Reader) -> list[str]:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the comparison, the risk at coverage, the posteriors, ConfidNet and the mistakes.
-
-    Args:
-        results: of the experiment.
-
-    Yields:
-        The figures.
-    """
+    """Draw the comparison, the risk at coverage, the posteriors, ConfidNet and the mistakes."""
     if not (~results.arrays["correct"]).any():
         return
     yield _scores(results)

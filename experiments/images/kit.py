@@ -34,20 +34,6 @@ from probml_tp.posterior import Posterior
 from probml_tp.priors import FanInNormalPrior
 from probml_tp.scores import NetworkPass, network_pass
 
-__all__ = [
-    "ALL_GUIDES",
-    "DROPOUT_OFF",
-    "ONE_OF_EACH_FAMILY",
-    "TITLES",
-    "ImageClassifiers",
-    "ImageConfig",
-    "fit_all",
-    "fit_stages",
-    "pass_seconds",
-    "records_stage",
-    "seeds",
-]
-
 TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 """Data set to its name in prose."""
 
@@ -202,15 +188,7 @@ def _fitted_as(guide: str) -> str:
 
 
 def _fit_seconds(config: ImageConfig, guide: str) -> float:
-    """Seconds expected of a fit on 2 cores, without that of the guide that it starts from.
-
-    Args:
-        config: the options.
-        guide: which.
-
-    Returns:
-        Seconds.
-    """
+    """Seconds expected of a fit on 2 cores, without that of the guide that it starts from."""
     images = config.train_size * (1 - config.validation_share)
     curvature = {"kronecker": 1.4e-3, "diagonal": 1.2e-3, "last-layer": 6e-4}
     if guide.startswith("laplace-"):

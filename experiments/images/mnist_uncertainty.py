@@ -59,8 +59,6 @@ from probml_tp.predictions.predictive import ClassificationPredictive
 if TYPE_CHECKING:
     pass
 
-__all__ = ["EXPERIMENT", "Config", "run", "stages"]
-
 NAME = "mnist-uncertainty"
 GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
 
@@ -83,11 +81,7 @@ class Config(ImageConfig):
     )
 
     def __post_init__(self) -> None:
-        """Check the index as well.
-
-        Raises:
-            ValueError: an option breaks a rule, or there are not so many test images.
-        """
+        """Check the index as well."""
         super().__post_init__()
         _check_digit(self, self.test_size)
 

@@ -22,8 +22,6 @@ from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
 from probml_tp.plots.style import guide_style
 from probml_tp.plots.training import loss_panels
 
-__all__ = ["figures"]
-
 SHOWN = ("laplace-kronecker", "mean-field", "mc-dropout")
 """Whose votes on the most and the least certain images are shown: one guide of each family."""
 
@@ -31,14 +29,7 @@ PARTS = {"certain": "Most certain", "uncertain": "Least certain"}
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the images by their measures, the agreement of the measures, and the losses.
-
-    Args:
-        results: arrays, metrics and config of a run.
-
-    Yields:
-        The figures of the report.
-    """
+    """Draw the images by their measures, the agreement of the measures, and the losses."""
     view = View(results)
     with_draws = list(view.each("variation_ratio"))
     if view.lead is not None:

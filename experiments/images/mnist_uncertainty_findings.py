@@ -12,18 +12,9 @@ from probml_tp.harness.experiment import Results
 from probml_tp.kit.common import labels_of, percent, span
 from probml_tp.plots.style import guide_style, number
 
-__all__ = ["findings"]
-
 
 def findings(results: Results[Any]) -> list[str]:
-    """Say in sentences what the numbers say, the most important first.
-
-    Args:
-        results: metrics and arrays of a run.
-
-    Returns:
-        The sentences.
-    """
+    """Say in sentences what the numbers say, the most important first."""
     view = View(results)
     parts = (
         _accuracy,

@@ -67,8 +67,6 @@ from probml_tp.kit.common import Array, derived_seed
 from probml_tp.kit.comparisons import Comparison, compare
 from probml_tp.scores import NetworkPass, Odin, choose_odin
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "ood-detection"
 COLUMNS = {
     "auroc": "AUROC (%) ↑",

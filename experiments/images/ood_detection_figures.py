@@ -16,19 +16,6 @@ from probml_tp.plots.detection import accepted_panels, distribution_panels, grid
 from probml_tp.plots.robustness import Panel, interval_panels, plot_critical_difference
 from probml_tp.plots.style import GuideStyle, figure, house_style
 
-__all__ = [
-    "EPSILONS",
-    "GRID_REFERENCES",
-    "ODIN_VALIDATED",
-    "REFERENCE",
-    "RIVALS",
-    "SETS",
-    "TEMPERATURES",
-    "figures",
-    "findings",
-    "verdict",
-]
-
 SETS: Mapping[str, str] = {
     "kmnist": "KMNIST",
     "fashion-mnist": "Fashion-MNIST",
@@ -65,14 +52,7 @@ RANKED = ("ViM", "Deep ensemble: entropy", "Laplace, last layer: mutual informat
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """What the numbers say, the most important first.
-
-    Args:
-        results: of the experiment.
-
-    Returns:
-        Sentences.
-    """
+    """What the numbers say, the most important first."""
     sets = _sets(results)
     return [
         *(_best(results, name) for name in sets),
@@ -133,14 +113,7 @@ def _grid_counts(results: Results[Any]) -> dict[str, int]:
 
 
 def verdict(grid: Mapping[str, int]) -> str:
-    """Say which way round it is, by the cells beyond their intervals.
-
-    Args:
-        grid: the number of cells, and how many are above and below each rival.
-
-    Returns:
-        A sentence.
-    """
+    """Say which way round it is, by the cells beyond their intervals."""
     words = []
     for rival in GRID_REFERENCES:
         above, below = (grid[f"{side} {rival}"] for side in ("above", "below"))
@@ -185,14 +158,7 @@ def _missing(results: Results[Any]) -> str:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the comparison, ODIN's grid, the ranking, the distributions, and what is accepted.
-
-    Args:
-        results: of the experiment.
-
-    Yields:
-        The figures.
-    """
+    """Draw the comparison, ODIN's grid, the ranking, the distributions, and what is accepted."""
     yield _comparison(results)
     yield _odin(results)
     yield from _ranking(results)

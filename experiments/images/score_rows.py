@@ -29,21 +29,6 @@ from probml_tp.scores import (
     choose_odin,
 )
 
-__all__ = [
-    "MEASURES",
-    "ODIN_CHOSEN",
-    "ODIN_LAB",
-    "ODIN_PAPER",
-    "Row",
-    "confidences",
-    "draw_rows",
-    "feature_rows",
-    "odin_rows",
-    "output_rows",
-    "row_style",
-    "scored_guides",
-]
-
 MEASURES: Mapping[str, str] = {
     "max-probability": "MCP",
     "entropy": "entropy",
@@ -69,14 +54,7 @@ FAMILIES: Mapping[str, GuideStyle] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A score on the passes of one posterior.
-
-    Args:
-        label: its name in tables and figures.
-        guide: whose pass it reads.
-        score: the score.
-        family: the key of its style: one of :data:`FAMILIES`, or a guide.
-    """
+    """A score on the passes of one posterior."""
 
     label: str
     guide: str
@@ -85,14 +63,7 @@ class Row:
 
 
 def scored_guides(config: ImageConfig) -> list[str]:
-    """The guides whose passes scores read: the deterministic net, its dropout, those asked for.
-
-    Args:
-        config: the options.
-
-    Returns:
-        Their names, each once.
-    """
+    """The guides whose passes scores read: the deterministic net, its dropout, those asked for."""
     return list(dict.fromkeys([DROPOUT_OFF, "mc-dropout", *config.guides]))
 
 
@@ -102,14 +73,7 @@ def row_style(family: str) -> GuideStyle:
 
 
 def output_rows(classifiers: ImageClassifiers) -> list[Row]:
-    """Scores of the deterministic net's outputs; the temperature is fitted on validation images.
-
-    Args:
-        classifiers: of one seed.
-
-    Returns:
-        The rows.
-    """
+    """Scores of the deterministic net's outputs; the temperature is fitted on validation images."""
     validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
     scaling = TemperatureScaling.fit(validation.predictive, classifiers.validation.labels)
     scores: dict[str, Score] = {
@@ -124,14 +88,7 @@ def output_rows(classifiers: ImageClassifiers) -> list[Row]:
 
 
 def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
-    """Scores of the deterministic net's features, fitted to those of the training images.
-
-    Args:
-        classifiers: of one seed.
-
-    Returns:
-        The rows.
-    """
+    """Scores of the deterministic net's features, fitted to those of the training images."""
     train, labels = classifiers.train, classifiers.train.labels
     run = classifiers.network_pass(DROPOUT_OFF, train)
     neighbours = min(NEIGHBOURS, max(1, len(train) // 1000))
@@ -146,14 +103,7 @@ def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
 
 
 def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
-    """ODIN as in the paper, as in the labs, and with its step chosen on validation images.
-
-    Args:
-        classifiers: of one seed.
-
-    Returns:
-        The rows.
-    """
+    """ODIN as in the paper, as in the labs, and with its step chosen on validation images."""
     std = NORMALIZATION[classifiers.config.dataset][1]
     validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
     chosen = choose_odin(validation, like=Odin(std=std)).odin
@@ -166,14 +116,7 @@ def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
 
 
 def draw_rows(guides: Iterable[str]) -> list[Row]:
-    """The measures of uncertainty of posteriors with draws.
-
-    Args:
-        guides: whose.
-
-    Returns:
-        The rows of each: all measures for a guide with many draws, no votes for an ensemble.
-    """
+    """The measures of uncertainty of posteriors with draws."""
     rows = []
     for guide in guides:
         for name, measure in MEASURES.items():
@@ -185,13 +128,5 @@ def draw_rows(guides: Iterable[str]) -> list[Row]:
 
 
 def confidences(rows: Iterable[Row], passes: Mapping[str, NetworkPass]) -> dict[str, Tensor]:
-    """Every row's score of the same points.
-
-    Args:
-        rows: the rows.
-        passes: guide to its pass over the points.
-
-    Returns:
-        Label to confidences ``(N,)``.
-    """
+    """Every row's score of the same points."""
     return {row.label: row.score(passes[row.guide]).double().cpu() for row in rows}

@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "class_colors",
-    "contact_sheet",
-    "curve_panels",
-    "heat_map_panels",
-    "plot_heat_map",
-    "plot_image_strip",
-    "plot_probability_draws",
-    "plot_shift_curve",
-    "turning_panels",
-]
-
 Array = np.ndarray[Any, Any]
 
 Curve = tuple[Array, "tuple[Array, Array] | None"]
@@ -48,19 +36,7 @@ NO_CLASS = "#b9bec6"
 def plot_shift_curve(
     x: Array, curve: Curve, *, guide: str, ax: Axes, offset: float | None = None
 ) -> Axes:
-    """Draw how a metric of one guide changes along a shift.
-
-    Args:
-        x: severities or angles ``(K,)``.
-        curve: the values ``(K,)``, and the ends of a band around them or ``None``.
-        guide: whose.
-        ax: where to draw.
-        offset: draw the band as bars, all moved by so much along ``x`` that those of other guides
-            stay in sight; default: as a shaded area.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw how a metric of one guide changes along a shift."""
     style, (values, band) = guide_style(guide), curve
     x = x + (offset or 0.0)
     if band is not None and offset is None:
@@ -88,19 +64,7 @@ def curve_panels(
     ticks: Sequence[float],
     dodge: float | None = None,
 ) -> Figure:
-    """Draw several metrics of every guide along a shift, one panel a metric.
-
-    Args:
-        x: severities or angles ``(K,)``.
-        curves: heading of a panel, with the unit, to guide to values and band.
-        label: of the x axes.
-        ticks: of the x axes.
-        dodge: draw bands as bars, those of one guide so far beside those of the next; default: as
-            shaded areas.
-
-    Returns:
-        The figure.
-    """
+    """Draw several metrics of every guide along a shift, one panel a metric."""
     made, _, used = panels(len(curves), most=3, height=2.5)
     for ax, (heading, by_guide) in zip(used, curves.items(), strict=True):
         for place, (guide, curve) in enumerate(by_guide.items()):
@@ -115,15 +79,7 @@ def curve_panels(
 
 
 def class_colors(probs: Sequence[Array], *, label: int) -> dict[int, str]:
-    """Choose colours for the classes that some guide holds most probable at some angle.
-
-    Args:
-        probs: of each guide, ``(angles, draws, C)``.
-        label: the true class.
-
-    Returns:
-        Class to colour, the true class first, then the others by their largest mean probability.
-    """
+    """Choose colours for the classes that some guide holds most probable at some angle."""
     highest = np.max([part.mean(1).max(0) for part in probs], axis=0)
     others = [int(c) for c in np.argsort(-highest, kind="stable") if c != label]
     return {label: FIRST_CLASS, **dict(zip(others, OTHER_CLASSES, strict=False))}
@@ -132,18 +88,7 @@ def class_colors(probs: Sequence[Array], *, label: int) -> dict[int, str]:
 def plot_probability_draws(
     angles: Array, probs: Array, *, colors: Mapping[int, str], names: Sequence[str], ax: Axes
 ) -> Axes:
-    """Draw the class probabilities of each draw as an image turns, with their means.
-
-    Args:
-        angles: degrees ``(K,)``.
-        probs: ``(K, draws, C)``.
-        colors: class to colour; the other classes are grey, without a mean.
-        names: of the classes.
-        ax: where to draw.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw the class probabilities of each draw as an image turns, with their means."""
     draws, classes = probs.shape[1:]
     step = float(np.diff(angles).min()) if len(angles) > 1 else 1.0
     spread = np.linspace(-0.25, 0.25, draws) * step if draws > 1 else np.zeros(1)
@@ -165,16 +110,7 @@ def plot_probability_draws(
 
 
 def plot_image_strip(angles: Array, images: Array, *, ax: Axes) -> Axes:
-    """Draw an image at every angle, each above its angle on the x axis.
-
-    Args:
-        angles: degrees, evenly spaced, ``(K,)``.
-        images: pixels ``(K, height, width)``.
-        ax: where to draw.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw an image at every angle, each above its angle on the x axis."""
     half = float(np.diff(angles).min()) / 2 if len(angles) > 1 else 0.5
     ax.imshow(
         np.concatenate(list(images), axis=1),
@@ -198,18 +134,7 @@ def turning_panels(
     label: int,
     names: Sequence[str],
 ) -> Figure:
-    """Draw the class probabilities of each guide's draws as one image turns, below the image.
-
-    Args:
-        angles: degrees, evenly spaced, ``(K,)``.
-        images: the image at each, ``(K, height, width)``.
-        probs: guide to ``(K, draws, C)``.
-        label: the true class.
-        names: of the classes.
-
-    Returns:
-        The figure.
-    """
+    """Draw the class probabilities of each guide's draws as one image turns, below the image."""
     from matplotlib.figure import Figure
 
     columns = min(2, len(probs))
@@ -241,17 +166,7 @@ def turning_panels(
 
 
 def plot_heat_map(values: Array, *, rows: Sequence[str], columns: Sequence[str], ax: Axes) -> Axes:
-    """Draw a table as colours with the numbers in them; a dash where there is none.
-
-    Args:
-        values: ``(rows, columns)``.
-        rows: their names.
-        columns: their names.
-        ax: where to draw.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw a table as colours with the numbers in them; a dash where there is none."""
     top = np.nanmax(values)
     low, high = min(0.0, float(np.nanmin(values))), float(top) if top > 0 else 1.0
     ax.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
@@ -274,16 +189,7 @@ def plot_heat_map(values: Array, *, rows: Sequence[str], columns: Sequence[str],
 def heat_map_panels(
     maps: Mapping[str, Array], *, rows: Sequence[str], columns: Sequence[str]
 ) -> Figure:
-    """Draw tables of the same rows and columns side by side as colours with numbers.
-
-    Args:
-        maps: heading, with the unit, to values ``(rows, columns)``.
-        rows: their names.
-        columns: their names.
-
-    Returns:
-        The figure.
-    """
+    """Draw tables of the same rows and columns side by side as colours with numbers."""
     height = 1.4 + 0.27 * len(rows)
     made, axes = figure(1, len(maps), height=height, sharey=True)
     for ax, (heading, values) in zip(axes.flat, maps.items(), strict=True):
@@ -299,18 +205,7 @@ def heat_map_panels(
 def contact_sheet(
     images: Array, misread: Array, *, rows: Sequence[str], columns: Sequence[str]
 ) -> Figure:
-    """Draw one image under every corruption at every severity; misread ones have a frame.
-
-    Args:
-        images: pixels ``(rows, columns, height, width)``.
-        misread: the share of guides that misread each, ``(rows, columns)``; from one half on, the
-            frame is orange.
-        rows: names of the corruptions.
-        columns: names of the severities.
-
-    Returns:
-        The figure: two blocks of rows, one beside the other.
-    """
+    """Draw one image under every corruption at every severity; misread ones have a frame."""
     from matplotlib.figure import Figure
 
     blocks = 2 if len(rows) > 4 else 1

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = [
-    "DrawnImage",
-    "RankedImages",
-    "drawn_panels",
-    "plot_mean_prediction",
-    "plot_violins",
-    "ranked_panels",
-]
-
 Array = np.ndarray[Any, Any]
 
 SHORT = 2
@@ -35,14 +26,7 @@ MATTERS = 0.01
 
 @dataclass(frozen=True)
 class RankedImages:
-    """A few images in the order of a measure of uncertainty.
-
-    Args:
-        images: pixels ``(K, height, width)``.
-        labels: true classes ``(K,)``.
-        predicted: predicted classes ``(K,)``.
-        values: of the measure, ``(K,)``.
-    """
+    """A few images in the order of a measure of uncertainty."""
 
     images: Array
     labels: Array
@@ -57,17 +41,7 @@ def ranked_panels(
     classes: Sequence[str],
     columns: int = 4,
 ) -> Figure:
-    """Draw groups of images one above the other, each by several measures side by side.
-
-    Args:
-        groups: heading of a group to heading of a measure to images; each group by the same
-            measures.
-        classes: the names of the classes.
-        columns: images a row of one measure.
-
-    Returns:
-        The figure.
-    """
+    """Draw groups of images one above the other, each by several measures side by side."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -118,15 +92,7 @@ def _short(value: float) -> str:
 
 @dataclass(frozen=True)
 class DrawnImage:
-    """One image with the class probabilities at each draw of a posterior.
-
-    Args:
-        heading: why it is shown.
-        note: what stands below it.
-        image: pixels ``(height, width)``.
-        label: the true class.
-        probs: class probabilities ``(S, C)``.
-    """
+    """One image with the class probabilities at each draw of a posterior."""
 
     heading: str
     note: str
@@ -136,16 +102,7 @@ class DrawnImage:
 
 
 def plot_mean_prediction(probs: Array, *, label: int, ax: Axes) -> Axes:
-    """Draw the mean class probabilities as bars, in the colours of :func:`plot_violins`.
-
-    Args:
-        probs: class probabilities ``(S, C)``.
-        label: the true class.
-        ax: where to draw.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw the mean class probabilities as bars, in the colours of :func:`plot_violins`."""
     mean = probs.mean(0)
     ax.bar(range(len(mean)), 100 * mean, color=_colors(mean, label), width=0.8)
     return _class_axis(len(mean), ax)
@@ -156,14 +113,6 @@ def plot_violins(probs: Array, *, label: int, ax: Axes) -> Axes:
 
     A class whose probability is at most 1 % at every draw has none. The true class is blue, a wrong
     class with the largest mean probability orange.
-
-    Args:
-        probs: class probabilities ``(S, C)``.
-        label: the true class.
-        ax: where to draw.
-
-    Returns:
-        ``ax``.
     """
     percent = 100 * probs.astype(np.float64)
     colors = _colors(probs.mean(0), label)
@@ -195,15 +144,7 @@ def _class_axis(num_classes: int, ax: Axes) -> Axes:
 
 @house_style()
 def drawn_panels(rows: Sequence[DrawnImage], *, classes: Sequence[str]) -> Figure:
-    """Draw single images: the image, the mean prediction, the votes and the spread of the draws.
-
-    Args:
-        rows: the images, one a row.
-        classes: the names of the classes.
-
-    Returns:
-        The figure.
-    """
+    """Draw single images: the image, the mean prediction, the votes and the spread of the draws."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(WIDTH, 1.95 * len(rows) + 0.6), layout="constrained")

@@ -56,8 +56,6 @@ from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.metrics.accuracy import crps
 from probml_tp.metrics.over_runs import mean_interval, paired_seeds
 
-__all__ = ["EXPERIMENT", "Config", "run", "stages"]
-
 NAME = "conjugate-calibration"
 JUDGE, ON_THE_LINE, RECORDS = "judge", "exact on the labs' line", "records for ArviZ"
 GRID = np.linspace(-2.0, 4.0, 61)
@@ -67,14 +65,7 @@ SECONDS = {"exact": 0.02, "laplace": 0.04, "map": 0.03}
 
 
 def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores.
-
-    Args:
-        config: the options.
-
-    Returns:
-        Stage to seconds, in the order of the run.
-    """
+    """Name the stages with their expected seconds on 2 cores."""
     jobs = number_of_jobs(config.jobs, config.fits)
     each = SECONDS | {
         "nuts": 8e-3 * (config.warmup + config.chain_draws),
@@ -95,30 +86,13 @@ def stages(config: Config) -> dict[str, float]:
 
 
 def binomial_interval(hits: Array) -> tuple[float, float, float]:
-    """The share of hits in percent, with the 95 % interval of Clopper and Pearson.
-
-    Args:
-        hits: truth values of independent trials.
-
-    Returns:
-        Share and the ends of the interval, in percent.
-    """
+    """The share of hits in percent, with the 95 % interval of Clopper and Pearson."""
     found = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="exact")
     return 100 * float(hits.mean()), 100 * float(found.low), 100 * float(found.high)
 
 
 def held(weights: Weights, simulated: Simulated, x: Array, level: float) -> Array:
-    """Whether the central interval holds the true function, at inputs ``(D, M)``.
-
-    Args:
-        weights: what a guide says.
-        simulated: the data sets.
-        x: the inputs.
-        level: of the interval.
-
-    Returns:
-        Truth values ``(D, M)``.
-    """
+    """Whether the central interval holds the true function, at inputs ``(D, M)``."""
     low, high = weights.interval(x, level)
     true = simulated.function(x)
     return np.asarray((low <= true) & (true <= high))
@@ -126,14 +100,7 @@ def held(weights: Weights, simulated: Simulated, x: Array, level: float) -> Arra
 
 @dataclass(frozen=True)
 class _Judged:
-    """Trials and scores of one guide.
-
-    Args:
-        hits: metric to whether the interval held the truth, one trial a data set ``(D,)``.
-        scores: metric to the mean over a data set's fresh points, ``(D,)``.
-        along: whether the 95 % interval held the function on the grid, ``(D, G)``.
-        sd: the function's standard deviation on the grid, ``(D, G)``.
-    """
+    """Trials and scores of one guide."""
 
     hits: Mapping[str, Array]
     scores: Mapping[str, Array]
@@ -212,15 +179,6 @@ def line_coverage(config: Config, simulated: Simulated, x: Array, level: float) 
     Over the noise, given the training inputs: the posterior mean at ``x`` is
     :math:`\mathcal N(f - \alpha\phi^\top\Sigma w, \beta\phi^\top\Sigma\Phi^\top\Phi\Sigma\phi)`
     and the half width of the interval :math:`z\sqrt{\phi^\top\Sigma\phi}`.
-
-    Args:
-        config: the options.
-        simulated: data sets whose weights are the line's.
-        x: inputs ``(D, M)``.
-        level: of the interval.
-
-    Returns:
-        Probabilities ``(D, M)``.
     """
     alpha, beta = config.prior_precision, config.noise**-2
     design = np.stack([simulated.x, np.ones_like(simulated.x)], -1)

@@ -21,19 +21,6 @@ from probml_tp.plots.style import (
     shared_legend,
 )
 
-__all__ = [
-    "COLUMNS",
-    "DIFFERENCES",
-    "FUNCTION",
-    "LEVELS",
-    "LINE",
-    "PLACES",
-    "PREDICTIVE",
-    "figures",
-    "findings",
-    "place_columns",
-]
-
 LEVELS = (0.5, 0.8, 0.95)
 PREDICTIVE, FUNCTION = "predictive {:g}", "function {:g}"
 PLACES = (1.0, 0.0, 4.0)
@@ -66,14 +53,7 @@ def place_columns() -> dict[str, str]:
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """What the numbers say, the most important first.
-
-    Args:
-        results: of the experiment.
-
-    Returns:
-        Sentences.
-    """
+    """What the numbers say, the most important first."""
     found = [_of_exact(results), *_of_the_others(results)]
     found += [*_of_mean_field(results), *_of_map(results), *_of_dropout(results)]
     return [*found, *_costs(results), _of_the_line(results), _of_the_sizes(results)]
@@ -229,14 +209,7 @@ def _of_the_sizes(results: Results[Any]) -> str:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw coverages of function and targets, coverage along x, and what it costs in scores.
-
-    Args:
-        results: of the experiment.
-
-    Yields:
-        The figures.
-    """
+    """Draw coverages of function and targets, coverage along x, and what it costs in scores."""
     yield _coverage(results, FUNCTION, "function", "function-coverage")
     yield _coverage(results, PREDICTIVE, "target", "target-coverage")
     yield _along(results)

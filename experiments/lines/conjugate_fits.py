@@ -29,18 +29,6 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 from probml_tp.priors import NormalPrior
 
-__all__ = [
-    "Config",
-    "Simulated",
-    "Weights",
-    "fit_each",
-    "fit_mean_field",
-    "fit_one",
-    "linear_model",
-    "simulate",
-    "simulate_line",
-]
-
 GUIDES = ("exact", "nuts", "laplace", "mean-field", "low-rank-normal", "mc-dropout", "map")
 FEW = ("nuts", "low-rank-normal", "mc-dropout")
 """Guides that take long: fitted to the first few data sets only."""
@@ -81,12 +69,7 @@ class Config(ExperimentConfig):
     )
 
     def __post_init__(self) -> None:
-        """Check the values, and that they go together.
-
-        Raises:
-            ValueError: a value breaks a rule of its option, the exact guide is left out, or there
-                are fewer data sets than fits.
-        """
+        """Check the values, and that they go together."""
         super().__post_init__()
         if "exact" not in self.guides:
             raise ValueError(
@@ -109,15 +92,7 @@ class Config(ExperimentConfig):
 
 @dataclass(frozen=True)
 class Simulated:
-    """Data sets and what is true of each; ``D`` data sets, ``M`` fresh points each.
-
-    Args:
-        weights: slope and intercept, ``(D, 2)``.
-        x: training inputs, ``(D, n)``.
-        y: training targets, ``(D, n)``.
-        x_test: fresh inputs from the training range, ``(D, M)``.
-        y_test: their targets, ``(D, M)``.
-    """
+    """Data sets and what is true of each; ``D`` data sets, ``M`` fresh points each."""
 
     weights: Array
     x: Array
@@ -140,14 +115,7 @@ class Simulated:
 
 
 def simulate(config: Config) -> Simulated:
-    """Draw weights from the prior, and training and fresh data given them.
-
-    Args:
-        config: the options.
-
-    Returns:
-        ``config.datasets`` data sets.
-    """
+    """Draw weights from the prior, and training and fresh data given them."""
     rng = np.random.default_rng(derived_seed(config.seed, "data sets"))
     count, size = config.datasets, config.n + config.test_points
     weights = rng.normal(0, config.prior_precision**-0.5, (count, 2))
@@ -176,13 +144,7 @@ def simulate_line(config: Config) -> Simulated:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a guide says of slope and intercept, for each of ``D`` data sets.
-
-    Args:
-        mean: ``(D, 2)``; of draws their mean.
-        covariance: ``(D, 2, 2)``.
-        draws: ``(S, D, 2)`` where the guide is not normal.
-    """
+    """What a guide says of slope and intercept, for each of ``D`` data sets."""
 
     mean: Array
     covariance: Array
@@ -242,17 +204,7 @@ def linear_model(config: Config) -> BayesianModel:
 
 
 def fit_one(guide: str, config: Config, data: tuple[Tensor, Tensor], seed: int) -> Posterior:
-    """Fit one guide to one data set.
-
-    Args:
-        guide: its name.
-        config: the options.
-        data: inputs and targets.
-        seed: of the fit.
-
-    Returns:
-        The posterior.
-    """
+    """Fit one guide to one data set."""
     model = linear_model(config)
     run: Any = partial(fit, model, data=data, seed=seed, progress=False)
     if guide == "exact":
@@ -314,17 +266,7 @@ def _fit_and_read(
 def fit_each(
     guide: str, config: Config, simulated: Simulated, update: Update
 ) -> tuple[Weights, float]:
-    """Fit a guide to each data set apart, over processes.
-
-    Args:
-        guide: its name.
-        config: the options.
-        simulated: the data sets.
-        update: told of the progress.
-
-    Returns:
-        What it says of the weights, and the mean seconds of a fit.
-    """
+    """Fit a guide to each data set apart, over processes."""
     count = len(simulated.x)
     tasks = (partial(_fit_and_read, guide, config, simulated.data(i), i) for i in range(count))
     found: list[Any] = []
@@ -360,14 +302,6 @@ def fit_mean_field(config: Config, simulated: Simulated, update: Update) -> tupl
     The posterior of all lines is the product of those of each, a mean-field normal is a product
     anyway, and Adam's steps are taken number by number: each data set gets the fit that it would
     get alone, with other random numbers.
-
-    Args:
-        config: the options.
-        simulated: the data sets.
-        update: told of the progress.
-
-    Returns:
-        What the fits say of the weights, and the seconds of a fit: of all, over their number.
     """
     count = len(simulated.x)
     prior = NormalPrior.from_precision(config.prior_precision)

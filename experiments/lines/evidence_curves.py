@@ -30,22 +30,13 @@ from probml_tp.kit.common import Array
 from probml_tp.models import Basis
 from probml_tp.quiet_arviz import az
 
-__all__ = ["CRITERIA", "Candidate", "ConjugateRegression", "Judged", "judge", "plane", "type_two"]
-
 CRITERIA = ("evidence", "psis-loo", "loo", "held-out")
 """Negative log evidence, PSIS-LOO, exact LOO and NLL on fresh data, all in nats a point."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to choose or not.
-
-    Args:
-        value: what it differs in from the others of its family.
-        basis: its features.
-        alpha: prior precision of the weights.
-        beta: noise precision, in units of 1/y².
-    """
+    """A model to choose or not."""
 
     value: float
     basis: Basis
@@ -55,29 +46,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ConjugateRegression:
-    """Linear regression on features, for any alpha and beta by one singular value decomposition.
-
-    Args:
-        features: of the training inputs ``(n, p)``.
-        y: targets ``(n,)``.
-
-    Example:
-        >>> one = ConjugateRegression(np.eye(2), np.zeros(2))
-        >>> round(float(one.log_evidence(1.0, 1.0)), 4)  # two draws of N(0, 2), both zero
-        -2.531
-    """
+    """Linear regression on features, for any alpha and beta by one singular value decomposition."""
 
     features: Array
     y: Array
 
     @classmethod
     def of(cls, basis: Basis, data: Data) -> ConjugateRegression:
-        """The regression on a basis.
-
-        Args:
-            basis: the feature map.
-            data: inputs ``(n, 1)`` and targets ``(n,)``.
-        """
+        """The regression on a basis."""
         return cls(to_numpy(basis(data[0])), to_numpy(data[1]))
 
     @cached_property
@@ -93,15 +69,7 @@ class ConjugateRegression:
         return squares, np.stack(np.broadcast_arrays(alpha, beta))[..., None]
 
     def log_evidence(self, alpha: Any, beta: Any) -> Array:
-        """The log evidence in nats.
-
-        Args:
-            alpha: prior precisions, any shape.
-            beta: noise precisions, of a shape to go with it.
-
-        Returns:
-            One number for each pair.
-        """
+        """The log evidence in nats."""
         u = self._svd[0]
         squares, (a, b) = self._eigenvalues(alpha, beta, size=len(self.y))
         variance = 1 / b + squares / a
@@ -127,31 +95,14 @@ class ConjugateRegression:
         return mean / precision, precision**-0.5
 
     def log_predictive(self, features: Array, y: Array, alpha: float, beta: float) -> Array:
-        """The log density of fresh targets, ``(m,)``.
-
-        Args:
-            features: of the fresh inputs ``(m, p)``.
-            y: targets ``(m,)``.
-            alpha: prior precision.
-            beta: noise precision.
-        """
+        """The log density of fresh targets, ``(m,)``."""
         mean, sd = self._weights(alpha, beta)
         rotated = features @ self._svd[2]
         variance = (rotated**2) @ sd**2 + 1 / beta
         return np.asarray(norm.logpdf(y, rotated @ mean, variance**0.5))
 
     def record(self, alpha: float, beta: float, *, draws: int, seed: int) -> az.InferenceData:
-        """Draws of the exact posterior with the log likelihood of each target.
-
-        Args:
-            alpha: prior precision.
-            beta: noise precision.
-            draws: how many; they are independent, as from one chain.
-            seed: of the draws.
-
-        Returns:
-            An ArviZ record.
-        """
+        """Draws of the exact posterior with the log likelihood of each target."""
         mean, sd = self._weights(alpha, beta)
         noise = np.random.default_rng(seed).standard_normal((draws, len(mean)))
         weights = (mean + sd * noise) @ self._svd[2].T
@@ -172,22 +123,7 @@ def psis_loo(record: az.InferenceData) -> Any:
 
 
 def type_two(regression: ConjugateRegression, *, start: tuple[float, float]) -> tuple[float, float]:
-    """Type-II maximum likelihood: the alpha and beta of largest evidence.
-
-    Args:
-        regression: the data.
-        start: alpha and beta to start from.
-
-    Returns:
-        Alpha and beta.
-
-    Example:
-        >>> x = np.linspace(-1, 1, 30)
-        >>> line = ConjugateRegression(x[:, None], 2 * x + 0.1 * np.cos(99 * x))
-        >>> alpha, beta = type_two(line, start=(1.0, 1.0))
-        >>> round(alpha**-0.5, 1), round(beta**-0.5, 2)
-        (2.0, 0.07)
-    """
+    """Type-II maximum likelihood: the alpha and beta of largest evidence."""
     found = minimize(
         lambda logs: -float(regression.log_evidence(*np.exp(logs))),
         np.log(start),
@@ -200,14 +136,7 @@ def type_two(regression: ConjugateRegression, *, start: tuple[float, float]) -> 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the criteria say of the candidates of one family.
-
-    Args:
-        values: of the candidates ``(K,)``.
-        criteria: in the order of :data:`CRITERIA`, nats a point, ``(4, K)``.
-        k_hat: the largest Pareto k-hat of each candidate's PSIS-LOO ``(K,)``.
-        loo: ArviZ's result for each candidate.
-    """
+    """What the criteria say of the candidates of one family."""
 
     values: Array
     criteria: Array
@@ -223,18 +152,7 @@ def judge(
     draws: int,
     seed: int,
 ) -> Judged:
-    """Compute every criterion of every candidate.
-
-    Args:
-        candidates: the models.
-        data: inputs ``(n, 1)`` and targets to fit.
-        test: fresh ones.
-        draws: of each exact posterior, for PSIS-LOO.
-        seed: of the draws.
-
-    Returns:
-        The criteria.
-    """
+    """Compute every criterion of every candidate."""
     columns, loos = [], []
     for one in candidates:
         regression = ConjugateRegression.of(one.basis, data)
@@ -257,18 +175,7 @@ def judge(
 
 
 def plane(basis: Basis, data: Data, test: Data, *, alphas: Array, betas: Array) -> dict[str, Array]:
-    """The criteria that need no draws, over alphas and betas.
-
-    Args:
-        basis: the features.
-        data: to fit.
-        test: fresh data.
-        alphas: prior precisions ``(A,)``.
-        betas: noise precisions ``(B,)``.
-
-    Returns:
-        Criterion to its values ``(B, A)``, in nats a point.
-    """
+    """The criteria that need no draws, over alphas and betas."""
     regression = ConjugateRegression.of(basis, data)
     features, y = to_numpy(basis(test[0])), to_numpy(test[1])
     pairs = [[(a, b) for a in alphas] for b in betas]

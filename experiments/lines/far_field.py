@@ -26,21 +26,10 @@ from probml_tp.kit.common import Array
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 
-__all__ = ["GaussianProcess", "fit_gaussian_process", "polynomial_law"]
-
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """A Gaussian process with its hyperparameters, and the data it is conditioned on.
-
-    Args:
-        regression: Pyro's model.
-        variance: of the function under the prior, in squared units of ``y``.
-        lengthscale: of the kernel, in units of ``x``.
-        noise: standard deviation of the noise, in units of ``y``.
-        log_evidence: log marginal likelihood, in nats.
-        seconds: time to fit it.
-    """
+    """A Gaussian process with its hyperparameters, and the data it is conditioned on."""
 
     regression: GPRegression
     variance: float
@@ -51,14 +40,7 @@ class GaussianProcess:
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> RegressionPredictive:
-        """The predictive distribution, in closed form.
-
-        Args:
-            x: inputs ``(N, 1)``.
-
-        Returns:
-            A normal distribution at each input.
-        """
+        """The predictive distribution, in closed form."""
         with pyro.get_param_store().scope():
             mean, variance = self.regression(x)
         return RegressionPredictive(
@@ -71,23 +53,7 @@ class GaussianProcess:
 
 
 def fit_gaussian_process(data: Data, *, noise: float, steps: int = 100) -> GaussianProcess:
-    """Fit the variance and the length scale of an RBF kernel by the evidence, the noise known.
-
-    Args:
-        data: inputs ``(N, 1)`` and targets ``(N,)``, in float64.
-        noise: standard deviation of the noise, in units of ``y``, as every other model has it.
-        steps: L-BFGS iterations, at most.
-
-    Returns:
-        The process; Pyro's global parameters are as they were.
-
-    Example:
-        >>> from probml_tp.datasets import sine_data
-        >>> process = fit_gaussian_process(sine_data(dtype=torch.float64), noise=0.2)
-        >>> far = process.predict(torch.tensor([[9.0]], dtype=torch.float64))
-        >>> abs(float(far.epistemic_variance) - process.variance) < 1e-12
-        True
-    """
+    """Fit the variance and the length scale of an RBF kernel by the evidence, the noise known."""
     start = time.perf_counter()
     x, y = data
     kernel = RBF(1, variance=y.var(), lengthscale=x.std())
@@ -115,16 +81,7 @@ def fit_gaussian_process(data: Data, *, noise: float, steps: int = 100) -> Gauss
 
 
 def polynomial_law(posterior: Posterior, *, prefix: str, decades: float = 3.0) -> dict[str, Array]:
-    r"""The epistemic variance of a polynomial far out, beside its limit.
-
-    Args:
-        posterior: the exact posterior of a regression on powers of ``x``.
-        prefix: of the arrays.
-        decades: how far out, in powers of ten.
-
-    Returns:
-        ``x`` from 1 on, ``variance`` there, and its ``limit`` :math:`\Sigma_{dd}x^{2d}`.
-    """
+    r"""The epistemic variance of a polynomial far out, beside its limit."""
     x = torch.logspace(0, decades, 81, dtype=torch.float64)
     variance = posterior.predict(x[:, None]).epistemic_variance
     covariance = weight_moments(posterior)[1]

@@ -21,17 +21,6 @@ from probml_tp.plots.style import (
     shared_legend,
 )
 
-__all__ = [
-    "BASES",
-    "GP",
-    "GP_STYLE",
-    "LAW",
-    "far_figure",
-    "law_figure",
-    "law_finding",
-    "return_finding",
-]
-
 BASES = {
     "polynomial": GuideStyle("Polynomial basis", guide_style("exact").color, "-", "o"),
     "gaussian": GuideStyle("Gaussian basis", guide_style("exact").color, (0, (4, 2)), "o"),
@@ -109,15 +98,7 @@ def return_finding(results: Results[Any]) -> str:
 
 @house_style()
 def far_figure(results: Results[Any], title: str) -> Figure:
-    """Total predictive variance of all models on the wide range.
-
-    Args:
-        results: arrays of a run.
-        title: what it shows.
-
-    Returns:
-        The figure.
-    """
+    """Total predictive variance of all models on the wide range."""
     made, axes = figure(1, 2, height=3.9, sharey=True)
     left, right = axes[0]
     for name, style in BASES.items():
@@ -156,14 +137,7 @@ def _plot_variance(band: Band, style: GuideStyle, ax: Axes) -> None:
 
 @house_style()
 def law_figure(results: Results[Any]) -> Figure:
-    """How the bases approach their limits, and the Gaussian process its prior.
-
-    Args:
-        results: arrays of a run.
-
-    Returns:
-        The figure.
-    """
+    """How the bases approach their limits, and the Gaussian process its prior."""
     made, ((left, right),) = figure(1, 2, height=3.6)
     noise, prior = results.config.noise, _hyperparameters(results)[0]
     distances = {

@@ -20,20 +20,6 @@ from probml_tp.plots.regression import Band
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 
-__all__ = [
-    "COLUMNS",
-    "Data",
-    "RegressionConfig",
-    "Row",
-    "even_grid",
-    "evidence",
-    "predict",
-    "row_metrics",
-    "stored_draws",
-    "to_numpy",
-    "weight_moments",
-]
-
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = tuple[Tensor, Tensor]
 

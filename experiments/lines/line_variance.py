@@ -30,18 +30,6 @@ from probml_tp.kit.common import Array, derived_seed
 from probml_tp.models import LinearBasis, linear_regression
 from probml_tp.priors import FlatPrior, NormalPrior, Prior
 
-__all__ = [
-    "ALPHAS",
-    "DESIGNS",
-    "HOLE",
-    "LIMIT",
-    "exact_covariance",
-    "flat_limit",
-    "hole_comparison",
-    "limit_covariance",
-    "line_tables",
-]
-
 HOLE = "hole or none"
 LIMIT = "flat-prior limit"
 
@@ -61,16 +49,7 @@ EDGE = 3.0
 
 
 def exact_covariance(x: Array, *, prior: Prior, noise: float) -> Array:
-    """The covariance of intercept and slope that :class:`~probml_tp.Exact` finds, ``(2, 2)``.
-
-    Args:
-        x: inputs ``(n,)``; the covariance needs no targets.
-        prior: of both weights.
-        noise: standard deviation, in units of ``y``.
-
-    Returns:
-        The covariance.
-    """
+    """The covariance of intercept and slope that :class:`~probml_tp.Exact` finds, ``(2, 2)``."""
     inputs = torch.from_numpy(x)[:, None]
     model = linear_regression(LinearBasis(), prior=prior, likelihood=noise)
     data = inputs, torch.zeros(len(x), dtype=torch.float64)
@@ -78,20 +57,7 @@ def exact_covariance(x: Array, *, prior: Prior, noise: float) -> Array:
 
 
 def limit_covariance(x: Array, *, noise: float = 1.0) -> Array:
-    r"""The limit of the covariance as :math:`\alpha \to 0`, in closed form, ``(2, 2)``.
-
-    Args:
-        x: inputs ``(n,)``.
-        noise: standard deviation, in units of ``y``.
-
-    Returns:
-        The covariance.
-
-    Example:
-        >>> limit_covariance(np.array([-1.0, 1.0]))
-        array([[0.5, 0. ],
-               [0. , 0.5]])
-    """
+    r"""The limit of the covariance as :math:`\alpha \to 0`, in closed form, ``(2, 2)``."""
     n, total, squares = len(x), x.sum(), (x**2).sum()
     adjugate = np.array([[squares, -total], [-total, n]]) + 0.0
     return np.asarray(noise**2 / (n * squares - total**2) * adjugate)
@@ -103,19 +69,7 @@ def limit_covariance(x: Array, *, noise: float = 1.0) -> Array:
 def hole_comparison(
     line: Tensor, hole: Tensor, *, alpha: float, noise: float, seed: int
 ) -> dict[str, Array]:
-    """Posterior variances with and without a hole in the data.
-
-    Args:
-        line: inputs of the line without a hole ``(N, 1)``.
-        hole: inputs of the line with one ``(M, 1)``.
-        alpha: prior precision of both weights.
-        noise: the model's noise standard deviation.
-        seed: of the inputs that are drawn to compare with.
-
-    Returns:
-        Of each of :data:`DESIGNS` the inputs ``x`` and the ``covariance``; and the sum of squares
-        ``S`` of random designs of equal size with a hole and without, ``(1000,)`` each.
-    """
+    """Posterior variances with and without a hole in the data."""
     rng = np.random.default_rng(derived_seed(seed, HOLE))
     with_hole = hole[:, 0].numpy()
     n = len(with_hole)
@@ -176,15 +130,7 @@ def _hole_table(arrays: Mapping[str, Array]) -> Table:
 
 
 def flat_limit(x: Tensor) -> dict[str, Array]:
-    r"""The exact covariance at :math:`\beta = 1` for ever flatter priors, and for a flat one.
-
-    Args:
-        x: inputs ``(N, 1)``.
-
-    Returns:
-        The inputs ``x``; ``alpha``, the last of them 0; the ``covariance`` of each; and the
-        ``limit`` in closed form.
-    """
+    r"""The exact covariance at :math:`\beta = 1` for ever flatter priors, and for a flat one."""
     inputs = x[:, 0].numpy()
     priors: list[Prior] = [NormalPrior.from_precision(alpha) for alpha in ALPHAS]
     priors.append(FlatPrior())
@@ -230,13 +176,6 @@ def _limit_table(arrays: Mapping[str, Array]) -> Table:
 
 
 def line_tables(arrays: Mapping[str, Any]) -> list[Table]:
-    """The tables of both comparisons, of those that were made.
-
-    Args:
-        arrays: those of the experiment.
-
-    Returns:
-        At most two tables.
-    """
+    """The tables of both comparisons, of those that were made."""
     made = {f"{HOLE}.hole.x": _hole_table, f"{LIMIT}.x": _limit_table}
     return [table(arrays) for key, table in made.items() if key in arrays]

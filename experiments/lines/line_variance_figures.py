@@ -22,8 +22,6 @@ from probml_tp.plots.style import (
     shared_legend,
 )
 
-__all__ = ["line_figures", "line_findings"]
-
 LOOKS: dict[str, dict[str, Any]] = {
     "line": {"color": "#999999", "linestyle": ":"},
     "hole": {"color": "#D55E00", "linestyle": "-"},
@@ -33,14 +31,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def line_findings(results: Results[Any]) -> list[str]:
-    """Say what decides the variance of the line.
-
-    Args:
-        results: arrays of a run.
-
-    Returns:
-        Sentences.
-    """
+    """Say what decides the variance of the line."""
     chosen = {f"{HOLE}.hole.x": (_hole, _labs), f"{LIMIT}.x": (_limit,)}
     return [
         f"{sentence(results.arrays)}."
@@ -117,14 +108,7 @@ def _limit(arrays: dict[str, Array]) -> str:
 
 
 def line_figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the two comparisons, those that were made.
-
-    Args:
-        results: arrays of a run.
-
-    Yields:
-        Hole or none; the limit of a flat prior.
-    """
+    """Draw the two comparisons, those that were made."""
     if f"{HOLE}.hole.x" in results.arrays:
         yield _hole_figure(results.arrays)
     yield _limit_figure(results.arrays)

@@ -67,8 +67,6 @@ from probml_tp.predictions.predictive import RegressionPredictive
 from probml_tp.priors import NormalPrior
 from probml_tp.quiet_arviz import az
 
-__all__ = ["EXPERIMENT", "Config", "run", "stages"]
-
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 LOW_RANK_LR = 0.1
@@ -127,11 +125,7 @@ class Config(RegressionConfig):
     chain_draws: int = option(400, "Draws of a NUTS chain.", quick=100, full=1000, minimum=4)
 
     def __post_init__(self) -> None:
-        """Check the values, and that the exact posterior is there to compare with.
-
-        Raises:
-            ValueError: a value breaks a rule of its option, or the exact guide is left out.
-        """
+        """Check the values, and that the exact posterior is there to compare with."""
         super().__post_init__()
         if "exact" not in self.guides:
             raise ValueError(
@@ -199,14 +193,7 @@ def _recipes(config: Config) -> Recipes:
 
 
 def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores.
-
-    Args:
-        config: the options.
-
-    Returns:
-        Stage to seconds, in the order of the run.
-    """
+    """Name the stages with their expected seconds on 2 cores."""
     chains_a_core = config.chains / min(config.chains, config.jobs or 2)
     draw = 4e-3 * (config.warmup + config.chain_draws)
     seconds = dict.fromkeys(("exact", "laplace", "laplace-diagonal", "map"), 0.1)
@@ -235,13 +222,6 @@ def linear_predictive(posterior: Posterior, x: Tensor) -> RegressionPredictive:
     For weights with mean ``m`` and covariance ``C``, the function at ``x`` has mean
     :math:`\phi(x)^\top m` and variance :math:`\phi(x)^\top C\phi(x)`, and is normal where the guide
     is: no draws are needed. A Markov chain is taken as it is, with all its draws.
-
-    Args:
-        posterior: of a model made by :func:`probml_tp.models.linear_regression`.
-        x: inputs ``(N, 1)``.
-
-    Returns:
-        The distribution.
     """
     if isinstance(posterior.guide, Empirical):
         return predict(posterior, x, num_samples=len(stored_draws(posterior)))

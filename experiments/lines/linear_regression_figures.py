@@ -33,8 +33,6 @@ from probml_tp.plots.style import (
     shared_legend,
 )
 
-__all__ = ["SEQUENCE", "figures", "findings"]
-
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 SEQUENCE = "point by point"
@@ -89,14 +87,7 @@ def _views(results: Results[Any]) -> list[_View]:
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """Say in sentences what the numbers say, the most important first.
-
-    Args:
-        results: metrics and arrays of a run.
-
-    Returns:
-        The sentences.
-    """
+    """Say in sentences what the numbers say, the most important first."""
     guides = results.config.guides
     chosen = {
         _laplace: "laplace" in guides,
@@ -198,15 +189,7 @@ def _coverage(views: list[_View]) -> str:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the figures, from the results alone.
-
-    Args:
-        results: what :func:`run` found.
-
-    Yields:
-        Bands, variance along x, what decides it, the posterior after more and more points,
-        marginals.
-    """
+    """Draw the figures, from the results alone."""
     yield _bands_figure(results)
     yield _variance_figure(results)
     yield from line_figures(results)

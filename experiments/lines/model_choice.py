@@ -28,15 +28,6 @@ from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.models import GaussianBasis, PolynomialBasis
 from probml_tp.quiet_arviz import az
 
-__all__ = [
-    "CHOICE",
-    "CRITERION_LABELS",
-    "FAMILIES",
-    "Selection",
-    "choice_tables",
-    "compare_choices",
-]
-
 CHOICE = "model choice"
 """The stage, and the prefix of its arrays."""
 
@@ -56,19 +47,7 @@ CRITERION_LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The candidates, and the data on which criteria choose among them.
-
-    Args:
-        n: training points.
-        noise: their noise standard deviation, in units of ``y``.
-        alpha: prior precision where it is not what is chosen.
-        max_degree: the largest degree; the least is 1.
-        max_bumps: the largest number of Gaussian bumps; the least is 2.
-        bumps: their number where alpha and beta are chosen.
-        sets: training sets; the first is that of the experiment.
-        draws: for each PSIS-LOO.
-        seed: of all.
-    """
+    """The candidates, and the data on which criteria choose among them."""
 
     n: int
     noise: float
@@ -104,18 +83,7 @@ class Selection:
 def compare_choices(
     selection: Selection, test: Data, update: Update
 ) -> tuple[dict[str, Array], Table]:
-    """Judge every candidate on every training set.
-
-    Args:
-        selection: the candidates.
-        test: fresh data.
-        update: told of the progress.
-
-    Returns:
-        The arrays: by family ``values (K,)``, ``criteria (R, 4, K)`` and ``k_hat (R, K)``; the
-        plane of alpha and beta on the first set, with its ``type-two`` point. And the table of
-        ``az.compare``.
-    """
+    """Judge every candidate on every training set."""
     families, arrays, first = selection.families(), dict[str, Array](), dict[str, Judged]()
     found: dict[str, list[Judged]] = {name: [] for name in families}
     for which in range(selection.sets):
@@ -185,21 +153,7 @@ def _compare_table(first: Mapping[str, Judged]) -> Table:
 
 
 def choices(criteria: Array) -> tuple[Array, Array]:
-    """What each criterion's choice costs, and how it ranks the candidates.
-
-    Args:
-        criteria: of several training sets ``(R, 4, K)``, lower is better, the held-out NLL last.
-
-    Returns:
-        The held-out NLL at each choice less the least of all, and Spearman's rank correlation with
-        the held-out NLL, both ``(R, 4)``.
-
-    Example:
-        >>> evidence, held_out = [2.0, 1.0, 3.0], [0.1, 0.2, 0.3]
-        >>> cost, rank = choices(np.array([[evidence, held_out]]))
-        >>> cost.round(2).tolist(), rank.round(2).tolist()
-        ([[0.1, 0.0]], [[0.5, 1.0]])
-    """
+    """What each criterion's choice costs, and how it ranks the candidates."""
     held_out = criteria[:, -1]
     chosen = criteria.argmin(-1)
     cost = np.take_along_axis(held_out, chosen, axis=-1) - held_out.min(-1, keepdims=True)
@@ -208,14 +162,7 @@ def choices(criteria: Array) -> tuple[Array, Array]:
 
 
 def choice_tables(arrays: Mapping[str, Array]) -> Table:
-    """What each criterion chooses on the first training set, and what choices cost over all.
-
-    Args:
-        arrays: those of :func:`compare_choices`.
-
-    Returns:
-        A table, its intervals Student's t over the training sets.
-    """
+    """What each criterion chooses on the first training set, and what choices cost over all."""
     rows: dict[str, dict[str, float]] = {}
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     for family, label in FAMILIES.items():

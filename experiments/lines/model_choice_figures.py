@@ -15,8 +15,6 @@ from probml_tp.kit.common import Array
 from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
 from probml_tp.plots.style import figure, house_style, number, shared_legend
 
-__all__ = ["choice_figure", "choice_findings", "plane_figure"]
-
 LOOKS: dict[str, dict[str, Any]] = {
     "evidence": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     "psis-loo": {"color": "#D55E00", "linestyle": (0, (4, 2)), "marker": "s"},
@@ -30,14 +28,7 @@ def _array(results: Results[Any], name: str) -> Array:
 
 
 def choice_findings(results: Results[Any]) -> list[str]:
-    """Say whether the criteria agree, and what their choices cost.
-
-    Args:
-        results: arrays of a run.
-
-    Returns:
-        Sentences.
-    """
+    """Say whether the criteria agree, and what their choices cost."""
     return [f"{say(results)}." for say in (_agreement, _ranks, _order, _cost, _psis, _type_two)]
 
 
@@ -150,14 +141,7 @@ def _type_two(results: Results[Any]) -> str:
 
 @house_style()
 def choice_figure(results: Results[Any]) -> Figure:
-    """Every criterion over every family, on the first training set.
-
-    Args:
-        results: arrays of a run.
-
-    Returns:
-        The figure.
-    """
+    """Every criterion over every family, on the first training set."""
     made, axes = figure(2, 2, height=5.6)
     for ax, family in zip(axes.flat, FAMILIES, strict=True):
         _family_panel(results, family, ax)
@@ -195,14 +179,7 @@ def _family_panel(results: Results[Any], family: str, ax: Axes) -> None:
 
 @house_style()
 def plane_figure(results: Results[Any]) -> Figure:
-    """Evidence, exact LOO and held-out NLL over alpha and beta.
-
-    Args:
-        results: arrays of a run.
-
-    Returns:
-        The figure.
-    """
+    """Evidence, exact LOO and held-out NLL over alpha and beta."""
     names = ("evidence", "loo", "held-out")
     made, axes = figure(1, 3, height=3.3, sharex=True, sharey=True)
     alphas, betas = _array(results, "plane.alphas"), _array(results, "plane.betas")

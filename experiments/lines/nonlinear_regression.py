@@ -69,8 +69,6 @@ from probml_tp.posterior import Posterior
 from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
 from probml_tp.quiet_arviz import az
 
-__all__ = ["EXPERIMENT", "Config", "run", "stages"]
-
 GUIDES = (
     "nuts",
     "laplace-linearized",
@@ -176,14 +174,7 @@ def _problem(config: Config) -> _Problem:
 
 
 def bases(config: Config) -> dict[str, Basis]:
-    """The two bases, by the name of their rows.
-
-    Args:
-        config: the options.
-
-    Returns:
-        Powers of ``x``, and Gaussian bumps evenly spaced over the training range.
-    """
+    """The two bases, by the name of their rows."""
     return {
         "polynomial": PolynomialBasis(degree=config.degree),
         "gaussian": GaussianBasis.evenly_spaced(0.0, 1.0, num=config.bumps),
@@ -205,12 +196,6 @@ def mlp_model(config: Config) -> BayesianModel:
 
     :math:`w_j, b_j \sim \mathcal N(0, s^2)`, :math:`v_j \sim \mathcal N(0, r^2/H)`,
     :math:`c \sim \mathcal N(0, 1)`, so that the prior over functions has a limit as ``H`` grows.
-
-    Args:
-        config: the options ``hidden`` (``H``), ``weight_scale`` (``s``), ``output_scale`` (``r``).
-
-    Returns:
-        The model, in float64.
     """
     prior: dict[str, Prior] = {
         "fc1.*": NormalPrior(config.weight_scale),
@@ -227,15 +212,7 @@ def mlp_model(config: Config) -> BayesianModel:
 
 
 def start_at(model: BayesianModel, posterior: Posterior) -> BayesianModel:
-    """The same model with its net at a posterior's mode, where chains then start.
-
-    Args:
-        model: the model.
-        posterior: a MAP estimate of it.
-
-    Returns:
-        A copy.
-    """
+    """The same model with its net at a posterior's mode, where chains then start."""
     started = copy.deepcopy(model)
     values = posterior.draws(1)
     with torch.no_grad():
@@ -292,14 +269,7 @@ def _fit_net(config: Config, data: Data, progress: Progress) -> list[Row]:
 
 
 def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores.
-
-    Args:
-        config: the options.
-
-    Returns:
-        Stage to seconds, in the order of the run.
-    """
+    """Name the stages with their expected seconds on 2 cores."""
     chains_a_core = config.chains / min(config.chains, config.jobs or 2)
     steps = 2**config.tree_depth * (config.warmup + config.chain_draws)
     swag_steps = config.swag_epochs * config.n / config.swag_batch

@@ -40,8 +40,6 @@ from probml_tp.plots.style import (
     panels,
 )
 
-__all__ = ["figures", "findings"]
-
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 NEAR = (-1.0, 2.0)
@@ -60,14 +58,7 @@ def _metric(results: Results[Any], guide: str, metric: str) -> float:
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """Say in sentences what the numbers say, the most important first.
-
-    Args:
-        results: metrics and arrays of a run.
-
-    Returns:
-        The sentences.
-    """
+    """Say in sentences what the numbers say, the most important first."""
     guides = set(results.config.guides)
     chosen = {
         _bases_far: True,
@@ -83,16 +74,7 @@ def findings(results: Results[Any]) -> list[str]:
 
 
 def doubtful_range(band: Band, noise: float, *, share: float = 0.01) -> tuple[float, float] | None:
-    """Between which inputs the epistemic variance counts beside that of the noise.
-
-    Args:
-        band: predictions of a model whose epistemic variance vanishes far out.
-        noise: the noise standard deviation of the model.
-        share: the epistemic variance that no longer counts, as a share of that of the noise.
-
-    Returns:
-        The first and the last input at which it counts; None if it does nowhere.
-    """
+    """Between which inputs the epistemic variance counts beside that of the noise."""
     counts = np.flatnonzero(band.epistemic_variance > share * noise**2)
     return (float(band.x[counts[0]]), float(band.x[counts[-1]])) if len(counts) else None
 
@@ -162,15 +144,7 @@ def _chains(results: Results[Any]) -> str:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the figures, from the results alone.
-
-    Args:
-        results: what the run found.
-
-    Yields:
-        The bases near the data, the net under every guide, everything far away and its
-        laws, and the choice of a model.
-    """
+    """Draw the figures, from the results alone."""
     yield _bases_figure(results)
     yield _net_figure(results)
     known = set(results.config.guides) - {"map"}

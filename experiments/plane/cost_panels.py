@@ -22,8 +22,6 @@ from probml_tp.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["cost_panels", "divergence_panels", "evidence_panels"]
-
 Array = np.ndarray[Any, Any]
 Ends = Mapping[str, Sequence[float] | Array]
 
@@ -35,16 +33,7 @@ WIDE = 100.0
 
 @house_style()
 def divergence_panels(rows: Sequence[Mapping[str, Ends]], *, floor: str) -> Figure:
-    """Draw divergences with their intervals on logarithmic axes, one row of panels a problem.
-
-    Args:
-        rows: for each problem, heading of a region to guide to value and ends in nats; ``floor``
-            among the guides.
-        floor: the name of the line that is drawn as a band instead.
-
-    Returns:
-        The figure.
-    """
+    """Draw divergences with their intervals on logarithmic axes, one row of panels a problem."""
     lines = [max(len(panel) - 1 for panel in row.values()) for row in rows]
     made, axes = figure(
         len(rows), max(map(len, rows)), height=0.22 * sum(lines) + 0.9 * len(rows), sharey="row"
@@ -74,14 +63,7 @@ def _clipped(ends: Sequence[float] | Array) -> tuple[float, float, float]:
 
 @house_style()
 def evidence_panels(panels: Mapping[str, tuple[Ends, Mapping[str, float]]]) -> Figure:
-    """Draw lower bounds on the evidence and estimates of it, one panel a problem.
-
-    Args:
-        panels: title to the guides' bounds (value and ends) and estimates, in nats.
-
-    Returns:
-        The figure.
-    """
+    """Draw lower bounds on the evidence and estimates of it, one panel a problem."""
     most = max(len(bounds) for bounds, _ in panels.values())
     made, axes = figure(1, len(panels), height=0.25 * most + 1.2)
     for (title, (bounds, estimates)), ax in zip(panels.items(), axes[0], strict=True):
@@ -107,16 +89,7 @@ def cost_panels(
     exponents: Mapping[str, tuple[float, float]],
     limit_mib: float,
 ) -> Figure:
-    """Draw time and memory against the number of parameters, on logarithmic axes.
-
-    Args:
-        costs: guide to parameters, seconds and MiB of each net, ``(n, 3)``; MiB may be NaN.
-        exponents: guide to the exponents of time and memory, NaN where not known.
-        limit_mib: a bound on memory to mark.
-
-    Returns:
-        The figure.
-    """
+    """Draw time and memory against the number of parameters, on logarithmic axes."""
     made, axes = figure(1, 2, height=4.2)
     for guide, values in costs.items():
         style = guide_style(guide)

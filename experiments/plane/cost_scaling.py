@@ -32,17 +32,6 @@ from probml_tp.models import mlp_classifier
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
-__all__ = [
-    "SCALED",
-    "Cost",
-    "exponents",
-    "full_laplace_mib",
-    "growth_exponent",
-    "ladder",
-    "measure_costs",
-    "width_for",
-]
-
 SCALED: Mapping[str, GuideFactory] = {
     "map": Delta,
     "laplace": partial(Laplace, max_params=1_000_000),  # bounded by memory here
@@ -65,15 +54,7 @@ LEAST_MIB = 1.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What one fit costs.
-
-    Args:
-        guide: which.
-        params: of the net, ``P``.
-        seconds: the least of several runs.
-        mib: the least rise of resident memory in them, which other threads and imports only add to;
-            NaN where it is not known.
-    """
+    """What one fit costs."""
 
     guide: str
     params: int
@@ -82,51 +63,18 @@ class Cost:
 
 
 def width_for(params: float) -> int:
-    """The width of the hidden layers whose net has about so many parameters.
-
-    Args:
-        params: how many, at least 7.
-
-    Returns:
-        ``h``, the root of ``h**2 + 5 h + 1 = params``, rounded.
-
-    Example:
-        >>> width_for(1000), width_for(1e5)
-        (29, 314)
-    """
+    """The width of the hidden layers whose net has about so many parameters."""
     return max(1, round((math.sqrt(21 + 4 * params) - 5) / 2))
 
 
 def ladder(most: int) -> list[int]:
-    """Widths whose nets have from 100 to ``most`` parameters, two a decade.
-
-    Args:
-        most: the largest number of parameters, at least 100.
-
-    Returns:
-        Widths, in order.
-
-    Example:
-        >>> ladder(1000)
-        [8, 15, 29]
-    """
+    """Widths whose nets have from 100 to ``most`` parameters, two a decade."""
     steps = round(PER_DECADE * math.log10(most / 100))
     return [width_for(100 * 10 ** (step / PER_DECADE)) for step in range(steps + 1)]
 
 
 def full_laplace_mib(params: int) -> float:
-    """The memory that the full Laplace approximation needs: seven matrices in double precision.
-
-    Args:
-        params: ``P``.
-
-    Returns:
-        MiB.
-
-    Example:
-        >>> round(full_laplace_mib(10_000))
-        5341
-    """
+    """The memory that the full Laplace approximation needs: seven matrices in double precision."""
     return MATRICES * 8 * params**2 / 2**20
 
 
@@ -140,20 +88,7 @@ def measure_costs(
     seed: int,
     update: Update,
 ) -> list[Cost]:
-    """Fit every guide to nets of growing width, on one thread.
-
-    Args:
-        data: of two classes.
-        most: parameters of the largest net.
-        steps: of the guides that are trained, MAP among them.
-        repeats: of each fit.
-        limit_mib: the full Laplace approximation is left out where it would need more.
-        seed: of the fits.
-        update: told of the progress.
-
-    Returns:
-        The costs, by width and then by guide.
-    """
+    """Fit every guide to nets of growing width, on one thread."""
     found: list[Cost] = []
     widths = ladder(most)
     with single_thread():
@@ -211,19 +146,7 @@ def _curvature(
 
 
 def growth_exponent(params: Sequence[float] | Array, values: Sequence[float] | Array) -> float:
-    r"""The exponent ``a`` of :math:`\text{value} \propto P^a` over the last tenfold of ``P``.
-
-    Args:
-        params: ``P``, ascending.
-        values: positive.
-
-    Returns:
-        The slope of the least squares line of the logarithms; NaN for fewer than two points.
-
-    Example:
-        >>> round(growth_exponent([1, 100, 1000], [5, 100.0, 10_000.0]), 6)
-        2.0
-    """
+    r"""The exponent ``a`` of :math:`\text{value} \propto P^a` over the last tenfold of ``P``."""
     p, v = np.asarray(params, dtype=float), np.asarray(values, dtype=float)
     kept = np.isfinite(v) & (v > 0) & (p >= 0.09 * p.max(initial=0.0))
     if kept.sum() < 2:
@@ -232,15 +155,7 @@ def growth_exponent(params: Sequence[float] | Array, values: Sequence[float] | A
 
 
 def exponents(costs: Iterable[Cost]) -> dict[str, dict[str, float]]:
-    """How seconds and memory of each guide grow, over the last tenfold of its nets.
-
-    Args:
-        costs: of all nets.
-
-    Returns:
-        Guide to ``seconds``, ``memory`` (where it is known and of any size) and ``most``, the
-        parameters of its largest net.
-    """
+    """How seconds and memory of each guide grow, over the last tenfold of its nets."""
     listed = list(costs)
     found = {}
     for guide in dict.fromkeys(cost.guide for cost in listed):

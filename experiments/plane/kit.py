@@ -39,25 +39,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
-__all__ = [
-    "REFERENCE",
-    "Plane",
-    "PlaneStudy",
-    "PlaneView",
-    "closest_to_reference",
-    "compared_with",
-    "confidence_figure",
-    "far_away",
-    "look_at_plane",
-    "map_figure",
-    "number_of_draws",
-    "plane_columns",
-    "plane_stages",
-    "ring",
-    "share_of_map",
-    "study_on_plane",
-]
-
 REFERENCE = "nuts"
 """The posterior that the others are compared with."""
 

@@ -45,8 +45,6 @@ from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.models import logistic_regression, mlp_classifier
 from probml_tp.priors import NormalPrior
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "laplace-vs-vi"
 BLOBS_TREE_DEPTH = 7
 SCALING_STAGE = "costs of growing nets"

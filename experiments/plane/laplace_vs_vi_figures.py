@@ -8,25 +8,17 @@ from typing import Any
 import numpy as np
 
 from probml_tp.experiments.plane.cost_panels import cost_panels, divergence_panels, evidence_panels
-from probml_tp.experiments.plane.posterior_gap import FLOOR, REGIONS
+from probml_tp.experiments.plane.posterior_gap import REGIONS
+from probml_tp.gap.checks import NOISE_FLOOR
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array, labels_of
 from probml_tp.plots.style import number
-
-__all__ = ["figures"]
 
 PROBLEMS = {"blobs": "Blobs, logistic regression", "moons": "Moons, a net"}
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw divergences from NUTS, bounds on the evidence, and costs.
-
-    Args:
-        results: arrays, metrics and config of a run.
-
-    Yields:
-        The figures of the report.
-    """
+    """Draw divergences from NUTS, bounds on the evidence, and costs."""
     yield _divergence(results.arrays)
     yield _evidence(results.arrays)
     yield _costs(results)
@@ -41,12 +33,12 @@ def _divergence(arrays: dict[str, Array]) -> Figure:
             values = dict(zip(names, arrays[f"{problem}.kl.{region}"], strict=True))
             row[f"{title}\n{words}"] = values
         panels.append(row)
-        far = {name: ends[0] for name, ends in values.items() if name != FLOOR}
+        far = {name: ends[0] for name, ends in values.items() if name != NOISE_FLOOR}
         best, worst = min(far, key=far.__getitem__), max(far, key=far.__getitem__)
         least.append(
             f"{title}: {labels_of([best])} {far[best]:.2g}, {labels_of([worst])} {far[worst]:.2g}"
         )
-    made = divergence_panels(panels, floor=FLOOR)
+    made = divergence_panels(panels, floor=NOISE_FLOOR)
     caption = (
         "KL divergence of each guide's predictive from that of NUTS, averaged over the points of a "
         "region, with bootstrap intervals at 95 %; the grey line is one half of NUTS's draws "

@@ -8,11 +8,10 @@ import numpy as np
 
 from probml_tp.experiments.plane.cost_scaling import Cost, exponents, full_laplace_mib
 from probml_tp.experiments.plane.kit import REFERENCE
-from probml_tp.experiments.plane.posterior_gap import FLOOR, REGIONS, ProblemStudy
+from probml_tp.experiments.plane.posterior_gap import REGIONS, ProblemStudy
+from probml_tp.gap.checks import NOISE_FLOOR
 from probml_tp.kit.common import labels_of
 from probml_tp.plots.style import number
-
-__all__ = ["cost_sentences", "evidence_sentence", "findings", "nearest_sentence"]
 
 LAPLACE = "laplace"
 
@@ -20,16 +19,7 @@ LAPLACE = "laplace"
 def findings(
     studies: Mapping[str, ProblemStudy], costs: Sequence[Cost], limit_gib: float
 ) -> list[str]:
-    """All findings.
-
-    Args:
-        studies: of the problems.
-        costs: of the growing nets.
-        limit_gib: what the full Laplace approximation may need.
-
-    Returns:
-        Sentences.
-    """
+    """All findings."""
     found = [nearest_sentence(s.title, s.metrics, s.intervals) for s in studies.values()]
     found += [evidence_sentence(study.title, study.metrics) for study in studies.values()]
     found += cost_sentences(costs, limit_gib)
@@ -50,22 +40,13 @@ def nearest_sentence(
     metrics: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> str:
-    """Say whose predictive has the least divergence from NUTS, region by region.
-
-    Args:
-        title: of the problem.
-        metrics: guide to metric to value.
-        intervals: likewise.
-
-    Returns:
-        A sentence.
-    """
+    """Say whose predictive has the least divergence from NUTS, region by region."""
     parts = []
     for region, words in REGIONS.items():
         key = f"kl_{region}"
-        kl = {g: row[key] for g, row in metrics.items() if key in row and g != FLOOR}
+        kl = {g: row[key] for g, row in metrics.items() if key in row and g != NOISE_FLOOR}
         best, worst = min(kl, key=kl.__getitem__), max(kl, key=kl.__getitem__)
-        top = intervals[FLOOR][key][1]
+        top = intervals[NOISE_FLOOR][key][1]
         at_floor = [guide for guide in kl if intervals[guide][key][0] <= top]
         named = (
             f"{len(at_floor)} of {len(kl)} at the noise floor" if at_floor else "none at the floor"
@@ -78,15 +59,7 @@ def nearest_sentence(
 
 
 def evidence_sentence(title: str, metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Say who has the highest bound on the evidence, and what Laplace's estimate says of it.
-
-    Args:
-        title: of the problem.
-        metrics: guide to metric to value.
-
-    Returns:
-        A sentence.
-    """
+    """Say who has the highest bound on the evidence, and what Laplace's estimate says of it."""
     bounds = {guide: row["elbo"] for guide, row in metrics.items() if "elbo" in row}
     best = max(bounds, key=bounds.__getitem__)
     own = metrics[LAPLACE]
@@ -101,15 +74,7 @@ def evidence_sentence(title: str, metrics: Mapping[str, Mapping[str, float]]) ->
 
 
 def cost_sentences(costs: Sequence[Cost], limit_gib: float) -> list[str]:
-    """Say how costs grow, and where the full Laplace approximation stops.
-
-    Args:
-        costs: of the growing nets.
-        limit_gib: what the full Laplace approximation may need.
-
-    Returns:
-        Sentences.
-    """
+    """Say how costs grow, and where the full Laplace approximation stops."""
     slopes = exponents(costs)
     most = max(cost.params for cost in costs)
     found = []

@@ -13,8 +13,6 @@ from probml_tp.plots.style import figure, house_style, label_outside
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["link_panels"]
-
 Array = np.ndarray[Any, Any]
 
 LINES = (("#000000", "-"), ("#D55E00", ":"), ("#0072B2", "--"), ("#009E73", "-."))
@@ -33,17 +31,6 @@ def link_panels(
     """Draw probabilities along a ray, and maps of their differences from the exact ones.
 
     Each map has a scale of its own: the differences are not of one size.
-
-    Args:
-        along: way to the probability of class 1 on the ray ``(R,)``, the exact one first.
-        gaps: way to its difference from the exact one, ``(rows, columns)``, the first row at the
-            bottom.
-        distance: of the points of the ray from its start, in the units of the inputs, ``(R,)``.
-        extent: left, right, bottom and top of the maps, in the units of the inputs.
-        exact: what the exact way is called.
-
-    Returns:
-        The figure.
     """
     made, axes = figure(2, 2, height=6.0)
     ray, *maps = axes.flat

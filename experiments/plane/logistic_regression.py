@@ -54,8 +54,6 @@ from probml_tp.models import logistic_regression
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "logistic-regression"
 GUIDES = (
     "map",

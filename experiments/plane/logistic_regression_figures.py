@@ -17,21 +17,12 @@ from probml_tp.experiments.plane.predictive_links import EXACT_LINK, LINKS
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.plots.classification import plot_probability
 
-__all__ = ["figures"]
-
 AT_THE_BOUNDARY = "; it dips to 50 % where the ring crosses the boundary."
 """What the caption of the confidence far away ends in."""
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the maps, the confidence away from the data, and the ways to a probability.
-
-    Args:
-        results: arrays, metrics and config of a run.
-
-    Yields:
-        The figures of the report.
-    """
+    """Draw the maps, the confidence away from the data, and the ways to a probability."""
     yield _maps(results)
     yield confidence_figure(results, AT_THE_BOUNDARY)
     if f"ray.{EXACT_LINK}" in results.arrays:

@@ -13,7 +13,7 @@ from torch import Tensor
 from probml_tp.diagnostics import elbo, to_inference_data
 from probml_tp.experiments.plane.kit import REFERENCE, ring
 from probml_tp.gap import GapReport, compare
-from probml_tp.gap.checks import NOISE_FLOOR as FLOOR
+from probml_tp.gap.checks import NOISE_FLOOR
 from probml_tp.gap.study import GapProblem, fit_problem, in_regions
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.harness.experiment import Progress
@@ -23,16 +23,6 @@ from probml_tp.posterior import Posterior
 
 if TYPE_CHECKING:
     import arviz as az
-
-__all__ = [
-    "BLOBS_GUIDES",
-    "FLOOR",
-    "MOONS_GUIDES",
-    "REGIONS",
-    "ProblemStudy",
-    "plane_regions",
-    "study_problem",
-]
 
 BLOBS_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
 MOONS_GUIDES = (
@@ -57,17 +47,7 @@ REGIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ProblemStudy:
-    """What was found of a problem.
-
-    Args:
-        name: of the problem.
-        title: likewise.
-        posteriors: by guide.
-        record: of NUTS.
-        report: the comparison with NUTS.
-        metrics: guide to metric to value.
-        intervals: likewise.
-    """
+    """What was found of a problem."""
 
     name: str
     title: str
@@ -114,19 +94,7 @@ def study_problem(
     seed: int,
     progress: Progress,
 ) -> ProblemStudy:
-    """Fit every guide, and compare what they predict with NUTS, region by region.
-
-    Args:
-        problem: what to study, with the regions of :func:`plane_regions`.
-        num_samples: draws of each posterior that is not a chain.
-        elbo_samples: draws for the bounds.
-        resamples: of the bootstrap.
-        seed: of chains, points and resamples.
-        progress: told of the stages ``fit <name>`` and ``compare <name>``.
-
-    Returns:
-        What was found.
-    """
+    """Fit every guide, and compare what they predict with NUTS, region by region."""
     with progress.stage(f"fit {problem.name}") as update:
         done = fit_problem(problem, seed=seed, update=update)
     posteriors = {guide: done[guide] for guide in problem.guides}
@@ -150,18 +118,7 @@ def study_problem(
 def plane_regions(
     train: Tensor, test: Tensor, *, points: int, radius: float, seed: int
 ) -> tuple[Tensor, dict[str, object]]:
-    """Fresh data, the box of the data widened by half its width each way, and a far ring.
-
-    Args:
-        train: inputs that the model is fitted to, ``(N, 2)``.
-        test: fresh inputs, at least ``points`` of them.
-        points: of each region.
-        radius: of the ring about the mean of the data.
-        seed: of the points around the data.
-
-    Returns:
-        All points, and name to which of them are of the region.
-    """
+    """Fresh data, the box of the data widened by half its width each way, and a far ring."""
     rng = np.random.default_rng(seed)
     low, high = train.min(0).values.numpy(), train.max(0).values.numpy()
     margin = (high - low) / 2
@@ -174,7 +131,7 @@ def plane_regions(
 def _rows(
     problem: GapProblem, done: Mapping[str, Posterior], report: GapReport, elbo_samples: int
 ) -> tuple[Rows, Intervals]:
-    metrics: Rows = {guide: {} for guide in [*problem.guides, FLOOR]}
+    metrics: Rows = {guide: {} for guide in [*problem.guides, NOISE_FLOOR]}
     intervals: Intervals = {guide: {} for guide in metrics}
     for region in REGIONS:
         for guide, (value, low, high) in report.table(of=region)["kl"].iterrows():

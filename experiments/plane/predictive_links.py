@@ -24,8 +24,6 @@ from probml_tp.metrics.over_runs import MeanInterval, mean_interval
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.links import logistic_normal
 
-__all__ = ["EXACT_LINK", "LINKS", "LinkStudy", "compare_links", "link_sentence"]
-
 EXACT_LINK = "quadrature"
 
 LINKS: Mapping[str, str] = {
@@ -45,15 +43,7 @@ OFF_BOUNDARY = 20.0
 
 @dataclass(frozen=True)
 class LinkStudy:
-    """How near each way to a probability is to the integral.
-
-    Args:
-        table: mean and largest total variation from quadrature over the map, and the confidence
-            far away.
-        arrays: the ray and the maps, for the figure.
-        sampled: the mean total variation of sampling, over runs with other draws.
-        num_samples: draws of each of these runs.
-    """
+    """How near each way to a probability is to the integral."""
 
     table: Table
     arrays: dict[str, Array]
@@ -64,17 +54,7 @@ class LinkStudy:
 def compare_links(
     laplace: Posterior, data: tuple[Tensor, Tensor], *, plane: Plane, num_samples: int
 ) -> LinkStudy:
-    """Predict on a plane in every way, by one and the same normal posterior.
-
-    Args:
-        laplace: a Laplace posterior of logistic regression, with full covariance.
-        data: what it was fitted to.
-        plane: where to predict.
-        num_samples: draws to average over.
-
-    Returns:
-        Numbers and arrays.
-    """
+    """Predict on a plane in every way, by one and the same normal posterior."""
     normal = fit(laplace.model, LinearizedLaplace, data, init=laplace, epochs=0, progress=False)
     grid, rings = plane.grid(), plane.rings()[-plane.num_angles :]
     ray, distance = _ray(normal, plane)
@@ -160,14 +140,7 @@ def _table(
 
 
 def link_sentence(study: LinkStudy) -> str:
-    """Say which way is nearest to the integral, and how many draws would be as near as probit.
-
-    Args:
-        study: what was found.
-
-    Returns:
-        A sentence.
-    """
+    """Say which way is nearest to the integral, and how many draws would be as near as probit."""
     rows = study.table.metrics
     probit, bridge = (rows[LINKS[link]] for link in ("probit", "laplace-bridge"))
     assert study.sampled.interval is not None  # noqa: S101 - of several runs

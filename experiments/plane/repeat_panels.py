@@ -13,23 +13,13 @@ from probml_tp.plots.style import figure, guide_style, house_style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["repeat_panels"]
-
-
 Runs = tuple[Sequence[float], tuple[float, float, float]]
 """The values of all runs, and their mean with the ends of its interval (NaN for one run)."""
 
 
 @house_style()
 def repeat_panels(panels: Mapping[str, Mapping[str, Runs]]) -> Figure:
-    """Draw each run as a small point, and the mean of several runs with its interval.
-
-    Args:
-        panels: heading of a metric to row to its runs; the same rows in each.
-
-    Returns:
-        The figure.
-    """
+    """Draw each run as a small point, and the mean of several runs with its interval."""
     rows = max(len(row) for row in panels.values())
     made, axes = figure(1, len(panels), height=0.32 * rows + 0.9, sharey=True)
     for (heading, runs), ax in zip(panels.items(), axes[0], strict=True):

@@ -29,16 +29,6 @@ from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seed
 from probml_tp.plots.style import guide_style
 from probml_tp.posterior import Posterior
 
-__all__ = [
-    "ANOTHER_RUN",
-    "HALVES",
-    "REPEATED",
-    "Repeats",
-    "repeat_fits",
-    "repeat_sentences",
-    "repeat_stages",
-]
-
 REPEATED = ("mean-field", "mc-dropout")
 """The guides that are fitted again."""
 
@@ -57,12 +47,7 @@ Refit = Callable[[str, int, Update], Posterior]
 
 @dataclass(frozen=True)
 class Repeats:
-    """Several runs of the same fits.
-
-    Args:
-        runs: of each run, row to metric to value.
-        seeds: how many runs of the guides there are.
-    """
+    """Several runs of the same fits."""
 
     runs: Sequence[Mapping[str, Mapping[str, float]]]
     seeds: int
@@ -104,16 +89,7 @@ class Repeats:
 def repeat_stages(
     guides: Sequence[str], seconds: Mapping[str, float], seeds: int
 ) -> dict[str, float]:
-    """The stages of :func:`repeat_fits`.
-
-    Args:
-        guides: those of the experiment.
-        seconds: guide to the seconds expected of a fit.
-        seeds: runs.
-
-    Returns:
-        Stage to seconds; none without NUTS.
-    """
+    """The stages of :func:`repeat_fits`."""
     if REFERENCE not in guides:
         return {}
     again = [guide for guide in REPEATED if guide in guides]
@@ -133,22 +109,7 @@ def repeat_fits(
     seeds: int,
     progress: Progress,
 ) -> Repeats | None:
-    """Fit the repeated guides again from other seeds, NUTS once, and compare all with NUTS.
-
-    Args:
-        guides: those of the experiment.
-        refit: fits one.
-        posteriors: of the first run.
-        views: what they predict.
-        plane: where to look.
-        num_samples: draws for each prediction; of chains all draws are used.
-        seed: of the first run; the others follow it.
-        seeds: runs.
-        progress: told of the stage that :func:`repeat_stages` lists.
-
-    Returns:
-        All runs; nothing without NUTS.
-    """
+    """Fit the repeated guides again from other seeds, NUTS once, and compare all with NUTS."""
     if REFERENCE not in guides:
         return None
     again = [guide for guide in REPEATED if guide in guides]
@@ -188,14 +149,7 @@ def _halves(chains: Posterior) -> list[Posterior]:
 
 
 def repeat_sentences(repeats: Repeats) -> list[str]:
-    """Say how far the guides are from NUTS, how far NUTS is from itself, and which is nearer.
-
-    Args:
-        repeats: all runs.
-
-    Returns:
-        Sentences.
-    """
+    """Say how far the guides are from NUTS, how far NUTS is from itself, and which is nearer."""
     present = [guide for guide in REPEATED if repeats.values(guide, "tv")]
     floor = repeats.values(HALVES, "tv") + repeats.values(ANOTHER_RUN, "tv")
     found = []

@@ -23,24 +23,12 @@ from probml_tp.posterior import Posterior
 if TYPE_CHECKING:
     from probml_tp.likelihoods import ClassificationLikelihood
 
-__all__ = ["SINGLE", "function_maps", "pointwise_maps", "rougher", "roughness", "roughness_table"]
-
 SINGLE = ("mc-dropout", "mean-field")
 """The guides whose single draws are shown."""
 
 
 def function_maps(posterior: Posterior, plane: Plane, *, num_maps: int, seed: int) -> Array:
-    """Maps of the probability of class 1, each of one draw of the parameters.
-
-    Args:
-        posterior: of a classifier with two classes.
-        plane: its grid.
-        num_maps: how many.
-        seed: determines the draws.
-
-    Returns:
-        ``(num_maps, resolution, resolution)``, the first row at the bottom.
-    """
+    """Maps of the probability of class 1, each of one draw of the parameters."""
     predicted = posterior.predict(
         plane.grid(), num_samples=num_maps, keep_outputs=True, batch_size=5000, seed=seed
     )
@@ -49,17 +37,7 @@ def function_maps(posterior: Posterior, plane: Plane, *, num_maps: int, seed: in
 
 @torch.no_grad()
 def pointwise_maps(posterior: Posterior, plane: Plane, *, num_maps: int, seed: int) -> Array:
-    """The same with parameters drawn anew at every point of the grid.
-
-    Args:
-        posterior: of a classifier with two classes.
-        plane: its grid.
-        num_maps: how many.
-        seed: determines the draws.
-
-    Returns:
-        ``(num_maps, resolution, resolution)``, the first row at the bottom.
-    """
+    """The same with parameters drawn anew at every point of the grid."""
     model = posterior.model
     x = model.check_inputs(plane.grid())
     draws = posterior.draws(num_maps * len(x), seed=seed)
@@ -83,18 +61,7 @@ def _as_maps(values: Array, plane: Plane) -> Array:
 
 
 def roughness(maps: Array) -> Array:
-    """The mean absolute difference of neighbouring points of each map.
-
-    Args:
-        maps: ``(S, rows, columns)``.
-
-    Returns:
-        ``(S,)``, in the units of the values.
-
-    Example:
-        >>> roughness(np.array([[[0.0, 1.0], [0.0, 1.0]]]))
-        array([0.5])
-    """
+    """The mean absolute difference of neighbouring points of each map."""
     across, along = np.abs(np.diff(maps, axis=2)), np.abs(np.diff(maps, axis=1))
     total = across.sum((1, 2)) + along.sum((1, 2))
     mean: Array = total / (across[0].size + along[0].size)
@@ -102,14 +69,7 @@ def roughness(maps: Array) -> Array:
 
 
 def roughness_table(maps: Mapping[str, tuple[Array, Array]]) -> Table:
-    """The roughness of both kinds of maps.
-
-    Args:
-        maps: guide to maps of single functions, and of another draw at each point.
-
-    Returns:
-        Means over the maps with Student's t intervals; the ratio of the two.
-    """
+    """The roughness of both kinds of maps."""
     metrics: Rows = {}
     intervals: Intervals = {}
     for guide, (functions, points) in maps.items():
@@ -140,15 +100,7 @@ def roughness_table(maps: Mapping[str, tuple[Array, Array]]) -> Table:
 
 
 def rougher(metrics: Mapping[str, Mapping[str, float]], guides: Iterable[str] = SINGLE) -> str:
-    """Say how much rougher a draw a point is.
-
-    Args:
-        metrics: of :func:`roughness_table`.
-        guides: which, if they are there.
-
-    Returns:
-        A sentence.
-    """
+    """Say how much rougher a draw a point is."""
     parts = [
         f"{metrics[guide]['draw_a_point']:.4f} instead of {metrics[guide]['one_draw']:.4f} under "
         f"{labels_of([guide])} ({metrics[guide]['times']:.0f} times)"

@@ -67,8 +67,6 @@ from probml_tp.models import mlp_classifier
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "two-moons"
 GUIDES = (
     "map",

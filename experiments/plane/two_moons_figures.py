@@ -32,8 +32,6 @@ from probml_tp.plots.style import guide_style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["figures"]
-
 OF_EACH_FAMILY = ". Of many guides one of each family is drawn; the table has all."
 """What the caption of the confidence far away ends in."""
 
@@ -41,14 +39,7 @@ NOTHING = np.zeros(0)
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the maps, the confidence away from the data, repeated fits and single draws.
-
-    Args:
-        results: arrays, metrics and config of a run.
-
-    Yields:
-        The figures of the report.
-    """
+    """Draw the maps, the confidence away from the data, repeated fits and single draws."""
     yield _probability(results)
     yield _mutual_information(results)
     yield _variation_ratio(results)

@@ -41,8 +41,6 @@ from probml_tp.harness.experiment import (
 )
 from probml_tp.kit.posterior_checks import with_posterior_checks
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "approximation-gap"
 NAMES = tuple(PROBLEMS)
 

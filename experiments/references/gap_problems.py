@@ -25,17 +25,6 @@ from probml_tp.models import LinearBasis, linear_regression, logistic_regression
 from probml_tp.models.mlp import mlp_classifier, mlp_regressor
 from probml_tp.priors import FanInNormalPrior, NormalPrior
 
-__all__ = [
-    "DRAWS",
-    "PROBLEMS",
-    "REGIONS",
-    "linear_problem",
-    "logistic_problem",
-    "moons_problem",
-    "problem_seconds",
-    "sine_problem",
-]
-
 REGIONS: Mapping[str, str] = {
     "data": "where the data are",
     "between": "in the gap between them",
@@ -61,15 +50,6 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
 
     Its best mean-field has the variances :math:`1/\Lambda_{ii}`; a low-rank normal of rank 1 can be
     the posterior itself.
-
-    Args:
-        epochs: steps of the variational fits.
-        draws: kept of each chain.
-        warmup: steps of each chain.
-        seed: of data, fits and chains.
-
-    Returns:
-        The problem; its reference is the exact posterior.
     """
     noise = 0.2
     data = linear_data_with_hole(noise=noise, seed=seed, dtype=torch.float64)
@@ -213,17 +193,7 @@ def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProbl
 
 
 def problem_seconds(name: str, *, epochs: int, draws: int, warmup: int) -> float:
-    """Seconds expected of all fits of a problem on one core.
-
-    Args:
-        name: of the problem.
-        epochs: steps of the variational fits.
-        draws: kept of each chain.
-        warmup: steps of each chain.
-
-    Returns:
-        Seconds.
-    """
+    """Seconds expected of all fits of a problem on one core."""
     step, transition, rest = SECONDS[name]
     return rest + step * epochs + transition * (draws + warmup)
 

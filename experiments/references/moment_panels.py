@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["moments_figure", "plot_moment_errors"]
-
 Array = np.ndarray[Any, Any]
 MEAN_LIMIT = 3.0
 RATIO_LIMITS = (0.1, 10.0)
@@ -27,17 +25,7 @@ def plot_moment_errors(
     limits: tuple[float, float],
     ax: Axes,
 ) -> Axes:
-    """Draw a dot for each quantity, posteriors in rows, guides one below the other in each.
-
-    Args:
-        values: posterior to guide to values ``(quantities,)``.
-        guides: the guides, from top to bottom in each row.
-        limits: of the axis; what is beyond stands at the edge.
-        ax: where to draw.
-
-    Returns:
-        ``ax``.
-    """
+    """Draw a dot for each quantity, posteriors in rows, guides one below the other in each."""
     for i, row in enumerate(values.values()):
         for guide, value in row.items():
             style = guide_style(guide)
@@ -60,16 +48,7 @@ def plot_moment_errors(
 def moments_figure(
     arrays: Mapping[str, Array], *, posteriors: Sequence[str], guides: Sequence[str]
 ) -> Figure:
-    """Draw errors of means on the left, ratios of standard deviations on the right.
-
-    Args:
-        arrays: ``"<posterior>.<guide>.mean_error"`` and ``".sd_ratio"``, ``(quantities,)`` each.
-        posteriors: the rows.
-        guides: those drawn, where they have values; a point mass has no ratio.
-
-    Returns:
-        The figure.
-    """
+    """Draw errors of means on the left, ratios of standard deviations on the right."""
 
     def chosen(column: str) -> dict[str, dict[str, Array]]:
         return {

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from probml_tp.diagnostics import SbcResult
 
-__all__ = ["calibration_panels", "plot_ecdf_difference", "plot_rank_histogram", "rank_bins"]
-
 Array = np.ndarray[Any, Any]
 Style = Callable[[str], GuideStyle]
 
@@ -35,20 +33,7 @@ MOST_BINS = 20
 
 
 def rank_bins(num_samples: int, *, most: int = MOST_BINS) -> int:
-    """The number of bins of equal width that ranks from 0 to ``num_samples`` are counted in.
-
-    Args:
-        num_samples: the draws ranked among, ``L``.
-        most: bins.
-
-    Returns:
-        The largest divisor of ``L + 1`` that is at most ``most``: other numbers of bins would have
-        bins of unequal probability.
-
-    Example:
-        >>> rank_bins(99), rank_bins(100)
-        (20, 1)
-    """
+    """The number of bins of equal width that ranks from 0 to ``num_samples`` are counted in."""
     return max(bins for bins in range(1, most + 1) if (num_samples + 1) % bins == 0)
 
 
@@ -65,20 +50,6 @@ def plot_rank_histogram(
 
     The interval is binomial and pointwise: of 20 bins one is expected outside its 95 % interval.
     :func:`plot_ecdf_difference` has bounds that hold at once.
-
-    Args:
-        result: of :func:`probml_tp.diagnostics.simulation_based_calibration`.
-        quantity: whose ranks.
-        ax: where to draw.
-        style: of the bars.
-        bins: how many, a divisor of ``L + 1``; default: :func:`rank_bins`.
-        level: the probability of each interval.
-
-    Returns:
-        ``ax``.
-
-    Raises:
-        ValueError: ``bins`` does not divide ``L + 1``, or the quantity was not ranked.
     """
     places = result.num_samples + 1
     bins = rank_bins(result.num_samples) if bins is None else bins
@@ -117,20 +88,6 @@ def plot_ecdf_difference(
 
     A posterior that is too narrow rises above the band, then falls below it; one that is too wide
     does the opposite; one that lies below the truth stays below the band.
-
-    Args:
-        results: method to its ranks, all of as many simulations and draws.
-        quantity: whose ranks.
-        ax: where to draw.
-        level: the probability that uniform ranks stay within the band everywhere.
-        style: a method's colour, line and label.
-
-    Returns:
-        ``ax``.
-
-    Raises:
-        ValueError: there is no result, they differ in simulations or draws, or the quantity was not
-            ranked.
     """
     first = _checked(results)
     lower, upper = first.ecdf_band(level=level)
@@ -160,18 +117,6 @@ def calibration_panels(
 
     Each test has ``level`` by itself: of 20 right posteriors one is expected outside its 95 % band.
     ``SbcResult.p_value`` is for all quantities of a method together.
-
-    Args:
-        results: method to its ranks, all of as many simulations and draws.
-        quantities: which; default: all of the first result.
-        level: of the bands and the tests.
-        style: a method's colour, line and label.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: as for :func:`plot_ecdf_difference`.
     """
     chosen = list(_checked(results).quantities if quantities is None else quantities)
     made, axes, used = panels(len(chosen), most=3, height=2.5)

@@ -36,8 +36,6 @@ from probml_tp.models import CLASSICS, Classic
 from probml_tp.plots.style import guide_style
 from probml_tp.posterior import Posterior
 
-__all__ = ["EXPERIMENT", "Config", "figures", "run", "stages"]
-
 NAME = "reference-posteriors"
 POSTERIORS = tuple(CLASSICS)
 GUIDES = ("map", "laplace", "mean-field", "low-rank-normal", "nuts")
@@ -77,16 +75,7 @@ Steps = Mapping[str, Mapping[str, StepLeft]]
 
 @dataclass(frozen=True)
 class Start:
-    """How the variational fits of a posterior begin.
-
-    Args:
-        scale: their first standard deviation: about the posterior's, in unconstrained space.
-        rate: the learning rate in multiples of the option: a step of Adam is as long for a narrow
-            posterior as for a wide one.
-        mode: whether they start from the mode, where it is close to the mean.
-        search: steps of a first mean-field fit at ten times the rate, of which the mean is kept:
-            for means that are far away in units of a step.
-    """
+    """How the variational fits of a posterior begin."""
 
     scale: float = 0.3
     rate: float = 1.0

@@ -15,16 +15,6 @@ from probml_tp.kit.common import Array, Intervals, Rows
 from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.plots.style import GuideStyle, guide_style
 
-__all__ = [
-    "ALPHA",
-    "Judged",
-    "judge_study",
-    "miscalibrated",
-    "sbc_style",
-    "sbc_table",
-    "squared_distances",
-]
-
 ALPHA = 0.05
 BROKEN: Mapping[str, GuideStyle] = {
     "half-as-wide": GuideStyle(
@@ -45,18 +35,7 @@ COLUMNS = {
 
 
 def sbc_style(name: str) -> GuideStyle:
-    """The style of a method; what is broken on purpose says so in its label.
-
-    Args:
-        name: of a method.
-
-    Returns:
-        Its style.
-
-    Example:
-        >>> sbc_style("half-as-wide").label, sbc_style("nuts").label
-        ('Exact, half as wide (deliberately broken)', 'NUTS')
-    """
+    """The style of a method; what is broken on purpose says so in its label."""
     return BROKEN.get(name) or guide_style(name)
 
 
@@ -65,17 +44,7 @@ def sbc_style(name: str) -> GuideStyle:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the ranks of one method say.
-
-    Args:
-        p_value: of uniform ranks of all quantities, times the number of quantities.
-        p_telling: of uniform ranks of the telling quantity, by itself.
-        outside: the quantities whose ranks leave the 95 % band.
-        symmetry: p-value of symmetric ranks of all quantities but the log likelihood, times their
-            number.
-        bias: mean z-score of the telling quantity, and its interval.
-        distance: how many of its standard deviations the truth lies from the mean, likewise.
-    """
+    """What the ranks of one method say."""
 
     p_value: float
     p_telling: float
@@ -106,13 +75,6 @@ def squared_distances(result: SbcResult, parameters: int) -> Array:
     Mean and standard deviation of ``L`` draws stand in for ``m`` and ``s``. Of normal draws they
     are independent, and :math:`E[z^2] = (E[(\theta^* - m)^2] / s^2 + 1/L)\,(L - 1)/(L - 3)`,
     which is solved for the wanted ratio.
-
-    Args:
-        result: ranks, with means and standard deviations.
-        parameters: how many of the quantities, the first, are parameters.
-
-    Returns:
-        One number for each data set, ``(N,)``; 1 is expected of a right posterior.
     """
     draws = result.num_samples
     z = result.z_scores[:, :parameters]
@@ -130,14 +92,7 @@ def _ends(values: Array) -> tuple[float, float, float]:
 
 
 def judge_study(study: SbcStudy) -> dict[str, dict[str, Judged]]:
-    """Judge every method of every problem.
-
-    Args:
-        study: the ranks.
-
-    Returns:
-        Problem to method to what its ranks say.
-    """
+    """Judge every method of every problem."""
     return {
         problem: {method: _judge(result, PROBLEMS[problem]) for method, result in methods.items()}
         for problem, methods in study.results.items()
@@ -145,15 +100,7 @@ def judge_study(study: SbcStudy) -> dict[str, dict[str, Judged]]:
 
 
 def miscalibrated(methods: Mapping[str, Judged], *, tests: int = 1) -> list[str]:
-    """The methods whose ranks are not uniform: tests at 5 % over all quantities of a method.
-
-    Args:
-        methods: of one problem.
-        tests: of how many methods one is to be accused wrongly in 5 % of the studies at most.
-
-    Returns:
-        Their names.
-    """
+    """The methods whose ranks are not uniform: tests at 5 % over all quantities of a method."""
     return [name for name, one in methods.items() if tests * one.p_value <= ALPHA]
 
 
@@ -162,14 +109,7 @@ def _row(problem: str, method: str) -> str:
 
 
 def sbc_table(study: SbcStudy) -> Table:
-    """Every method of every problem, judged.
-
-    Args:
-        study: the ranks.
-
-    Returns:
-        p-values, bias and distance, these with 95 % t intervals over data sets.
-    """
+    """Every method of every problem, judged."""
     metrics: Rows = {}
     intervals: Intervals = {}
     for problem, methods in judge_study(study).items():

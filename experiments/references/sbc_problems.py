@@ -36,8 +36,6 @@ from probml_tp.models import LinearBasis, linear_regression, logistic_regression
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
-__all__ = ["PROBLEMS", "Problem", "SbcSize", "expected_distance"]
-
 Data = tuple[Tensor, Tensor]
 
 NOISE, PRIOR_PRECISION = 0.2, 2.0
@@ -50,16 +48,7 @@ TARGET_ACCEPT = 0.9
 
 @dataclass(frozen=True)
 class SbcSize:
-    """How much is run.
-
-    Args:
-        simulations: data sets of all methods but NUTS.
-        nuts_simulations: data sets of NUTS: the first of the others'.
-        num_samples: draws that each truth is ranked among.
-        epochs: gradient steps of a mean-field fit, which starts close to its end.
-        warmup: steps of a NUTS chain before its draws.
-        thin: transitions of NUTS for each draw that is ranked.
-    """
+    """How much is run."""
 
     simulations: int
     nuts_simulations: int
@@ -69,11 +58,7 @@ class SbcSize:
     thin: int = 5
 
     def __post_init__(self) -> None:
-        """Check that NUTS has data sets to share.
-
-        Raises:
-            ValueError: it has more than the others.
-        """
+        """Check that NUTS has data sets to share."""
         if not 1 <= self.nuts_simulations <= self.simulations:
             raise ValueError(
                 f"nuts_simulations must be from 1 to simulations, of which NUTS takes the first; "
@@ -160,19 +145,7 @@ def _nuts(size: SbcSize) -> Infer:
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, its inputs, and what is ranked.
-
-    Args:
-        title: in figures and tables.
-        model: makes the model.
-        inputs: makes the inputs of all data sets.
-        quantities: name to function of the parameters.
-        parameters: how many of the quantities, the first, are the model's parameters.
-        telling: the quantity whose bias and rank histograms are shown.
-        lr: initial learning rate of the mean-field fits, of the order of a standard deviation.
-        methods: method to the seconds that a fit and its ranks take, beyond which those of
-            mean-field and NUTS depend on the size.
-    """
+    """A model, its inputs, and what is ranked."""
 
     title: str
     model: Callable[[], BayesianModel]
@@ -233,18 +206,7 @@ PROBLEMS: Mapping[str, Problem] = {
 
 
 def expected_distance(method: str) -> float:
-    """How far the truth lies from the mean, on the line, in closed form.
-
-    Args:
-        method: one of the linear problem.
-
-    Returns:
-        In the method's standard deviations, the root mean square over data sets and parameters.
-
-    Example:
-        >>> [round(expected_distance(method), 2) for method in ("exact", "mean-field")]
-        [1.0, 1.88]
-    """
+    """How far the truth lies from the mean, on the line, in closed form."""
     if method == "mean-field":
         x = _line_inputs()
         _, precision = Exact(_line()).solve(x, torch.zeros(len(x), dtype=x.dtype))

@@ -16,18 +16,6 @@ from probml_tp.experiments.references.sbc_problems import PROBLEMS, SbcSize
 from probml_tp.harness.experiment import NullProgress, Progress
 from probml_tp.kit.common import Array, arrays_under, derived_seed
 
-__all__ = [
-    "SBC_DEFAULT",
-    "SBC_FULL",
-    "SBC_QUICK",
-    "SbcSize",
-    "SbcStudy",
-    "run_sbc",
-    "sbc_arrays",
-    "sbc_stages",
-    "sbc_study",
-]
-
 SBC_QUICK = SbcSize(simulations=12, nuts_simulations=4, epochs=20)
 SBC_DEFAULT = SbcSize(simulations=60, nuts_simulations=12)
 SBC_FULL = SbcSize(
@@ -40,11 +28,7 @@ SBC_FULL = SbcSize(
 
 @dataclass(frozen=True)
 class SbcStudy:
-    """Ranks of every method on every problem.
-
-    Args:
-        results: problem to method to its ranks. NUTS has the first few of the others' data sets.
-    """
+    """Ranks of every method on every problem."""
 
     results: Mapping[str, Mapping[str, SbcResult]]
 
@@ -58,15 +42,7 @@ def _simulations(method: str, size: SbcSize) -> int:
 
 
 def sbc_stages(size: SbcSize, *, jobs: int | None = 1) -> dict[str, float]:
-    """Name the stages with their expected seconds.
-
-    Args:
-        size: how much is run.
-        jobs: processes; none for one a core, of 2 cores.
-
-    Returns:
-        Stage to seconds, in the order of the run.
-    """
+    """Name the stages with their expected seconds."""
     extra = {
         "mean-field": 1e-3 * size.epochs,
         "nuts": 1e-3 * (size.warmup + size.thin * size.num_samples),
@@ -83,17 +59,7 @@ def sbc_stages(size: SbcSize, *, jobs: int | None = 1) -> dict[str, float]:
 def run_sbc(
     size: SbcSize, *, jobs: int | None = 1, seed: int = 0, progress: Progress | None = None
 ) -> SbcStudy:
-    """Rank what was true among each method's draws, over data sets simulated from the prior.
-
-    Args:
-        size: how much is run.
-        jobs: processes that fit data sets; none for one a core. Results do not depend on it.
-        seed: determines everything; all methods of a problem see the same data sets.
-        progress: enters the stages of :func:`sbc_stages`, each once.
-
-    Returns:
-        The ranks.
-    """
+    """Rank what was true among each method's draws, over data sets simulated from the prior."""
     watched = progress or NullProgress()
     results: dict[str, dict[str, SbcResult]] = {name: {} for name in PROBLEMS}
     for name, problem in PROBLEMS.items():
@@ -119,14 +85,7 @@ PREFIX = "sbc"
 
 
 def sbc_arrays(study: SbcStudy) -> dict[str, Array]:
-    """All of a study as plain arrays, named ``sbc.<problem>.<method>.<field>``.
-
-    Args:
-        study: the ranks.
-
-    Returns:
-        Name to array, of numbers and text.
-    """
+    """All of a study as plain arrays, named ``sbc.<problem>.<method>.<field>``."""
     return {
         f"{PREFIX}.{problem}.{method}.{field}": np.asarray(value)
         for problem, methods in study.results.items()
@@ -137,14 +96,7 @@ def sbc_arrays(study: SbcStudy) -> dict[str, Array]:
 
 
 def sbc_study(arrays: Mapping[str, Array]) -> SbcStudy:
-    """Take a study back from its arrays, which may stand among others.
-
-    Args:
-        arrays: those of :func:`sbc_arrays`.
-
-    Returns:
-        The ranks, problems and methods in their order.
-    """
+    """Take a study back from its arrays, which may stand among others."""
     return SbcStudy(
         {
             name: {

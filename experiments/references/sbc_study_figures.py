@@ -32,8 +32,6 @@ from probml_tp.plots.style import figure, house_style, panels, shared_legend
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
-__all__ = ["sbc_figures"]
-
 SHORT = {"half-as-wide": "Half as wide", "prior": "Prior alone"}
 """Names of what is broken on purpose, for titles of panels."""
 
@@ -50,14 +48,7 @@ Judgements = Mapping[str, Mapping[str, Judged]]
 
 
 def sbc_figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
-    """Draw a study.
-
-    Args:
-        arrays: of :func:`~probml_tp.experiments.references.sbc_study.sbc_arrays`, among others.
-
-    Yields:
-        Differences of the ranks' ECDF for each problem, rank histograms, distance and bias.
-    """
+    """Draw a study."""
     study = sbc_study(arrays)
     judged = judge_study(study)
     for problem, methods in study.results.items():

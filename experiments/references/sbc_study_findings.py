@@ -15,8 +15,6 @@ from probml_tp.experiments.references.sbc_study import SbcStudy
 from probml_tp.kit.common import labels_of, listed
 from probml_tp.plots.style import number
 
-__all__ = ["method_words", "p_words", "sbc_findings"]
-
 PROSE = {
     "exact": "the exact posterior",
     "mean-field": "mean-field",
@@ -26,14 +24,7 @@ PROSE = {
 
 
 def sbc_findings(study: SbcStudy) -> list[str]:
-    """What the ranks say, the most important first.
-
-    Args:
-        study: the ranks.
-
-    Returns:
-        Sentences.
-    """
+    """What the ranks say, the most important first."""
     judged = judge_study(study)
     return [
         *(_verdict(study, problem, methods) for problem, methods in judged.items()),
@@ -143,28 +134,10 @@ def _first(result: SbcResult, count: int) -> SbcResult:
 
 
 def method_words(method: str) -> str:
-    """What a method is called in a sentence.
-
-    Args:
-        method: its name.
-
-    Returns:
-        Words.
-    """
+    """What a method is called in a sentence."""
     return PROSE.get(method) or labels_of([method])
 
 
 def p_words(value: float) -> str:
-    """Write a p-value.
-
-    Args:
-        value: between 0 and 1.
-
-    Returns:
-        Words.
-
-    Example:
-        >>> p_words(0.0213), p_words(1e-9)
-        ('p = 0.021', 'p < 0.001')
-    """
+    """Write a p-value."""
     return f"p = {value:.2g}" if value >= 1e-3 else "p < 0.001"

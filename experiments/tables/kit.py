@@ -32,31 +32,6 @@ from probml_tp.model import BayesianModel
 from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 
-__all__ = [
-    "FIRST",
-    "LIBRARY",
-    "OTHERS",
-    "RECORDS",
-    "SPLIT_WORDS",
-    "TABLES",
-    "Run",
-    "Split",
-    "TabularConfig",
-    "differences",
-    "families",
-    "fit_guides",
-    "judge_rows",
-    "keep_split",
-    "load_table",
-    "make_split",
-    "over_splits",
-    "panel_rows",
-    "row_label",
-    "row_name",
-    "run_splits",
-    "split_sizes",
-]
-
 TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
     "diabetes": (datasets.load_diabetes, "diabetes"),
     "breast-cancer": (datasets.load_breast_cancer, "breast cancer"),

@@ -60,8 +60,6 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.priors import FanInNormalPrior, NormalPrior
 
-__all__ = ["EXPERIMENT", "Config", "run", "stages"]
-
 NAME = "tabular-classification"
 DATA = ("breast-cancer", "wine", "digits")
 NET = (
@@ -108,14 +106,7 @@ class Config(TabularConfig):
 
 
 def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores.
-
-    Args:
-        config: the options.
-
-    Returns:
-        Stage to seconds, in the order of the run.
-    """
+    """Name the stages with their expected seconds on 2 cores."""
     step = {"mean-field": 3e-3, "low-rank-normal": 3e-3, "mc-dropout": 3e-3, "deep-ensemble": 4e-3}
     split = 2.5 + sum(step.get(guide, 0.0) * config.epochs for guide in config.net_guides)
     others = len(config.data) * config.splits - 1
@@ -162,16 +153,7 @@ def _recipes(config: Config, seed: int) -> Recipes:
 def fit_split(
     split: Split, config: Config, index: int
 ) -> tuple[dict[str, Posterior], dict[str, float]]:
-    """Fit all guides of both models to a split.
-
-    Args:
-        split: the data.
-        config: the options.
-        index: of the split.
-
-    Returns:
-        Row to posterior, and to the seconds of the fit.
-    """
+    """Fit all guides of both models to a split."""
     recipes = _recipes(config, derived_seed(config.seed, f"fit {index}"))
     guides = {"mlp": config.net_guides, "logistic": config.logistic_guides}
     posteriors: dict[str, Posterior] = {}
@@ -184,15 +166,7 @@ def fit_split(
 
 
 def library_methods(num_features: int, seed: int) -> dict[str, Callable[[], Any]]:
-    """What makes each method of scikit-learn.
-
-    Args:
-        num_features: ``d``.
-        seed: of the forest and the Gaussian process.
-
-    Returns:
-        Name to factory.
-    """
+    """What makes each method of scikit-learn."""
     kernel = ConstantKernel(4.0) * RBF(num_features**0.5)
     return {
         "LogisticRegression": partial(LogisticRegression, C=1.0, max_iter=2000),
@@ -209,14 +183,6 @@ def library_predictive(method: Any, split: Split, config: Config) -> Classificat
     The votes of a forest, which may be 0 for a class, are smoothed by one vote for each class, so
     that its NLL is finite. The Gaussian process sees the first ``gp_points`` training points, as
     its cost grows with their cube.
-
-    Args:
-        method: a classifier.
-        split: the data.
-        config: the options.
-
-    Returns:
-        The predictions.
     """
     x, y = (part.numpy() for part in split.train)
     if isinstance(method, GaussianProcessClassifier):
@@ -242,17 +208,7 @@ def judge_split(
     seconds: Mapping[str, float],
     config: Config,
 ) -> Rows:
-    """Judge the posteriors of a split, with scikit-learn's methods beside them.
-
-    Args:
-        split: the data.
-        posteriors: by row.
-        seconds: of their fits, by row.
-        config: the options.
-
-    Returns:
-        Row to metric to value.
-    """
+    """Judge the posteriors of a split, with scikit-learn's methods beside them."""
     x, y = split.test
     return judge_rows(
         posteriors,

@@ -20,8 +20,6 @@ from probml_tp.metrics.over_runs import CriticalDifference, critical_difference
 from probml_tp.plots.robustness import Panel, interval_panels, plot_critical_difference
 from probml_tp.plots.style import GuideStyle, figure, house_style, number
 
-__all__ = ["GAP_COLUMN", "OVERALL", "REFERENCE", "figures", "findings"]
-
 REFERENCE = row_name(LIBRARY, "LogisticRegression")
 GAP_COLUMN = {"gap": "Confidence less accuracy"}
 OVERALL = {
@@ -35,14 +33,7 @@ OVERALL = {
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """What the numbers say, the most important first.
-
-    Args:
-        results: of the experiment.
-
-    Returns:
-        Sentences.
-    """
+    """What the numbers say, the most important first."""
     names = results.config.data
     found = [_spread(name, table) for name, table in zip(names, results.tables, strict=False)]
     found += [_against_reference(results), *_ranks(results), *_averaging(results)]
@@ -129,14 +120,7 @@ def _averaging(results: Results[Any]) -> list[str]:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the metrics of each table, differences in NLL, and mean ranks.
-
-    Args:
-        results: of the experiment.
-
-    Yields:
-        The figures.
-    """
+    """Draw the metrics of each table, differences in NLL, and mean ranks."""
     for name, table in zip(results.config.data, results.tables, strict=False):
         yield _metrics(name, table)
     yield _differences(results)

@@ -65,8 +65,6 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 from probml_tp.priors import FanInNormalPrior, NormalPrior
 
-__all__ = ["EXPERIMENT", "Config", "run", "stages"]
-
 NAME, TABLE = "tabular-regression", "diabetes"
 LINEAR = ("exact", "nuts", "laplace", "mean-field", "low-rank-normal", "mc-dropout", "map")
 NET = ("laplace-linearized", "laplace", "mean-field", "low-rank-normal", "mc-dropout", "map")
@@ -97,14 +95,7 @@ class Config(TabularConfig):
 
 
 def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores.
-
-    Args:
-        config: the options.
-
-    Returns:
-        Stage to seconds, in the order of the run.
-    """
+    """Name the stages with their expected seconds on 2 cores."""
     step = {"mean-field": 1.8e-3, "low-rank-normal": 2e-3, "mc-dropout": 1.8e-3}
     guides = [*config.linear_guides, *config.net_guides]
     split = 2.5 + sum(step.get(guide, 0.0) * config.epochs for guide in guides)
@@ -174,16 +165,7 @@ def _recipes(config: Config, layer: str, rate: float, seed: int) -> Recipes:
 def fit_split(
     split: Split, config: Config, index: int
 ) -> tuple[dict[str, Posterior], dict[str, float]]:
-    """Fit all guides of both models to a split.
-
-    Args:
-        split: the data.
-        config: the options.
-        index: of the split.
-
-    Returns:
-        Row to posterior, and to the seconds of the fit.
-    """
+    """Fit all guides of both models to a split."""
     seed, features = derived_seed(config.seed, f"fit {index}"), split.train[0].shape[1]
     posteriors: dict[str, Posterior] = {}
     seconds: dict[str, float] = {}
@@ -210,14 +192,7 @@ def fit_split(
 
 
 def library_methods(seed: int) -> dict[str, Callable[[], Any]]:
-    """What makes each method of scikit-learn; all of them predict a standard deviation.
-
-    Args:
-        seed: of the restarts of the Gaussian process.
-
-    Returns:
-        Name to factory.
-    """
+    """What makes each method of scikit-learn; all of them predict a standard deviation."""
     kernel = ConstantKernel(1.0) * RBF(3.0) + WhiteKernel(0.5)
     return {
         "BayesianRidge": BayesianRidge,
@@ -230,15 +205,7 @@ def library_methods(seed: int) -> dict[str, Callable[[], Any]]:
 
 
 def scores(predictive: RegressionPredictive, split: Split) -> dict[str, float]:
-    """Scores on the test points, in the target's own units.
-
-    Args:
-        predictive: of the standardised targets.
-        split: the data.
-
-    Returns:
-        RMSE, NLL, CRPS, and the coverage of central intervals in percent.
-    """
+    """Scores on the test points, in the target's own units."""
     y, scale = split.test[1], split.y_scale
     found = regression_scores(predictive, y)
     row = {
@@ -255,16 +222,7 @@ def scores(predictive: RegressionPredictive, split: Split) -> dict[str, float]:
 
 
 def library_predictive(method: Any, split: Split) -> RegressionPredictive:
-    """Fit a method of scikit-learn and predict: a normal distribution at each test point.
-
-    Args:
-        method: a regressor whose ``predict`` has ``return_std``.
-        split: the data.
-
-    Returns:
-        The predictions of the standardised targets; all their variance counts as aleatoric, as the
-        methods do not tell it apart.
-    """
+    """Fit a method of scikit-learn and predict: a normal distribution at each test point."""
     method.fit(split.train[0].numpy(), split.train[1].numpy())
     mean, sd = method.predict(split.test[0].numpy(), return_std=True)
     mean, sd = torch.from_numpy(mean), torch.from_numpy(np.asarray(sd))
@@ -277,17 +235,7 @@ def judge_split(
     seconds: Mapping[str, float],
     config: Config,
 ) -> Rows:
-    """Judge the posteriors of a split, with scikit-learn's methods beside them.
-
-    Args:
-        split: the data.
-        posteriors: by row.
-        seconds: of their fits, by row.
-        config: the options.
-
-    Returns:
-        Row to metric to value.
-    """
+    """Judge the posteriors of a split, with scikit-learn's methods beside them."""
     return judge_rows(
         posteriors,
         seconds,

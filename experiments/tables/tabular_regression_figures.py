@@ -18,8 +18,6 @@ from probml_tp.kit.common import FIT_COLUMN, span
 from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import number
 
-__all__ = ["COLUMNS", "DIFFERENCES", "LEVELS", "REFERENCE", "figures", "findings"]
-
 LEVELS = (0.5, 0.8, 0.95)
 REFERENCE = row_name(LIBRARY, "BayesianRidge")
 COLUMNS = {
@@ -33,14 +31,7 @@ DIFFERENCES = {"rmse": COLUMNS["rmse"], "nll": COLUMNS["nll"], "crps": COLUMNS["
 
 
 def findings(results: Results[Any]) -> list[str]:
-    """What the numbers say, the most important first.
-
-    Args:
-        results: of the experiment.
-
-    Returns:
-        Sentences.
-    """
+    """What the numbers say, the most important first."""
     metrics = results.metrics
     rmse, nll = (_values(results, metric) for metric in ("rmse", "nll"))
     ranges = (
@@ -103,14 +94,7 @@ def _coverage(results: Results[Any]) -> str:
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw the differences from BayesianRidge, and the coverage of intervals.
-
-    Args:
-        results: of the experiment.
-
-    Yields:
-        The figures.
-    """
+    """Draw the differences from BayesianRidge, and the coverage of intervals."""
     table = results.tables[0]
     columns = [
         Panel(heading, panel_rows(table.metrics, table.intervals, metric), reference=0.0)

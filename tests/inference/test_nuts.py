@@ -16,6 +16,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor, nn
 
 from probml_tp import BayesianModel, Delta, Exact, Gaussian, NormalPrior, fit, sample_nuts
+from probml_tp.inference.nuts import transition as nuts_module
 from probml_tp.inference.nuts.adaptation import (
     CovarianceEstimator,
     DualAveraging,
@@ -36,7 +37,6 @@ from probml_tp.inference.nuts.transition import (
     leapfrog,
     with_momentum,
 )
-from probml_tp.inference.nuts import transition as nuts_module
 
 Target = Callable[[np.ndarray], tuple[float, np.ndarray]]
 

@@ -22,7 +22,8 @@ from probml_tp.experiments.plane.laplace_vs_vi_findings import (
     evidence_sentence,
     nearest_sentence,
 )
-from probml_tp.experiments.plane.posterior_gap import BLOBS_GUIDES, FLOOR, MOONS_GUIDES, REGIONS
+from probml_tp.experiments.plane.posterior_gap import BLOBS_GUIDES, MOONS_GUIDES, REGIONS
+from probml_tp.gap.checks import NOISE_FLOOR
 from probml_tp.harness.experiment import Results, run_experiment
 from probml_tp.harness.results import read_results, write_results
 from probml_tp.inference.memory import peak_growth_mib
@@ -61,8 +62,8 @@ def test_every_planned_stage_is_run_and_timed(results):
 def test_every_guide_has_its_divergences_and_bounds(results):
     blobs = results.tables[0]
     for table, guides in ((results, MOONS_GUIDES), (blobs, BLOBS_GUIDES)):
-        assert list(table.metrics) == [*guides, FLOOR]
-        for guide in [*guides[:-1], FLOOR]:
+        assert list(table.metrics) == [*guides, NOISE_FLOOR]
+        for guide in [*guides[:-1], NOISE_FLOOR]:
             for region in REGIONS:
                 low, high = table.intervals[guide][f"kl_{region}"]
                 assert 0 <= low <= high
@@ -139,8 +140,12 @@ def test_the_growth_of_memory_is_that_of_the_block():
 def test_sentences_are_computed():
     kl = {f"kl_{region}": 0.5 for region in REGIONS}
     less = {f"kl_{region}": 0.1 for region in REGIONS}
-    metrics = {"map": kl, "laplace": less, FLOOR: {f"kl_{region}": 0.01 for region in REGIONS}}
-    ends = {"map": (0.4, 0.6), "laplace": (0.015, 0.2), FLOOR: (0.0, 0.02)}
+    metrics = {
+        "map": kl,
+        "laplace": less,
+        NOISE_FLOOR: {f"kl_{region}": 0.01 for region in REGIONS},
+    }
+    ends = {"map": (0.4, 0.6), "laplace": (0.015, 0.2), NOISE_FLOOR: (0.0, 0.02)}
     intervals = {name: dict.fromkeys(kl, pair) for name, pair in ends.items()}
     sentence = nearest_sentence("T", metrics, intervals)
     assert "on a far ring Laplace has the least (0.1) and MAP the largest (0.5)" in sentence
