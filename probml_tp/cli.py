@@ -53,6 +53,7 @@ class _Settings:
 @dataclass(frozen=True)
 class _Job:
     experiment: Experiment[Any]
+    size: Size
     config: ExperimentConfig
 
 
@@ -212,7 +213,7 @@ def _experiment_command(experiment: Experiment[Any]) -> click.Command:
     def choose(settings: _Settings, /, quick: bool, full: bool, **given: Any) -> _Job:
         overrides = _common(experiment, settings) | given_values(given)
         size = _size(quick, full, settings.size)
-        return _Job(experiment, experiment.config.preset(size, **overrides))
+        return _Job(experiment, size, experiment.config.preset(size, **overrides))
 
     options = [config_option(option) for option in experiment.config.options()]
     return click.Command(
@@ -266,7 +267,8 @@ def _run_chosen(settings: _Settings, jobs: list[_Job], /, **_options: object) ->
     """Run the chosen experiments, or all."""
     known = experiments.EXPERIMENTS
     jobs = jobs or [
-        _Job(e, e.config.preset(settings.size, **_common(e, settings))) for e in known.values()
+        _Job(e, settings.size, e.config.preset(settings.size, **_common(e, settings)))
+        for e in known.values()
     ]
     _check_jobs(jobs, settings)
     saved = _run_jobs(jobs, settings)
@@ -297,16 +299,15 @@ def _check_jobs(jobs: list[_Job], settings: _Settings) -> None:
 
 
 def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[SavedResults]:
-    from probml_tp.harness.progress import show_progress, without_repeats
+    from probml_tp.harness.progress import show_progress
     from probml_tp.harness.results import require_writable
+    from probml_tp.harness.timings import foretold
 
     require_writable(settings.results)
-    plan = without_repeats(
-        {
-            job.experiment.name: {**job.experiment.stages(job.config), SAVING: SAVING_SECONDS}
-            for job in jobs
-        }
+    known = foretold(
+        [(job.experiment.name, job.size, job.config.describe()) for job in jobs], settings.results
     )
+    plan = {name: {**stages, SAVING: SAVING_SECONDS} for name, stages in known.items()}
     console = _console(sys.stderr)
     with show_progress(plan, console=console, visible=settings.progress) as progress:
         return [

@@ -20,12 +20,10 @@ from probml_tp.experiments.images.kit import (
     ImageClassifiers,
     ImageConfig,
     fit_all,
-    fit_stages,
-    pass_seconds,
     records_stage,
     seeds,
 )
-from probml_tp.harness.experiment import Experiment, Progress, Results, Table, option
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
 from probml_tp.kit.common import (
     CLASSIFICATION_COLUMNS,
     Array,
@@ -84,18 +82,6 @@ class Config(ImageConfig):
     )
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    images = round(config.validation_share * config.train_size)
-    plan: dict[str, float] = {}
-    for seed in seeds(config):
-        plan |= fit_stages(config, config.guides, seed)
-        for guide in config.guides:
-            seconds = pass_seconds(config, guide, images) + 1.0
-            plan[f"judge {guide}, seed {seed}"] = seconds
-    return plan | {records_stage(config): 0.5 * len(config.guides)}
-
-
 @dataclass(frozen=True)
 class _Judged:
     """What one guide of one seed came to."""
@@ -124,9 +110,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title=f"Calibration and selection on {TITLES[config.dataset]}",
         config=config,
-        metrics=metrics,
-        intervals=intervals,
-        columns=COLUMNS,
+        main=Table(MAIN_TABLE, "Posterior", metrics, COLUMNS, intervals),
         tables=[_selection_table(config, judged), *_set_tables(config, judged)],
         findings=[],
         data_source=first.data_source,
@@ -205,7 +189,7 @@ def _selection_table(config: Config, judged: list[dict[str, _Judged]]) -> Table:
             f"{percent(1 - config.delta, 0)}"
         ),
         row_heading="Posterior",
-        metrics=metrics,
+        rows=metrics,
         columns=columns,
         intervals=intervals,
     )
@@ -226,7 +210,7 @@ def _set_tables(config: Config, judged: list[dict[str, _Judged]]) -> Iterator[Ta
         yield Table(
             title=f"Prediction sets that promise to hold the true class in {percent(coverage, 0)}",
             row_heading="Posterior, method",
-            metrics=metrics,
+            rows=metrics,
             columns=SET_COLUMNS,
             intervals=intervals,
         )
@@ -236,7 +220,6 @@ EXPERIMENT = Experiment(
     name=NAME,
     summary=EXPERIMENTS.summary(NAME),
     config=Config,
-    stages=stages,
     run=run,
     figures=figures,
 )

@@ -25,12 +25,18 @@ from probml_tp.experiments.images.kit import (
     ImageClassifiers,
     ImageConfig,
     fit_all,
-    fit_stages,
-    pass_seconds,
     records_stage,
     seeds,
 )
-from probml_tp.harness.experiment import Experiment, Progress, Results, Table, Update, option
+from probml_tp.harness.experiment import (
+    MAIN_TABLE,
+    Experiment,
+    Progress,
+    Results,
+    Table,
+    Update,
+    option,
+)
 from probml_tp.kit.common import Array, Rows, derived_seed, over_seeds
 from probml_tp.metrics.accuracy import classification_scores
 from probml_tp.metrics.detection import auroc
@@ -80,21 +86,6 @@ class Config(ImageConfig):
     )
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    conditions = 1 + len(config.corruptions) * len(_severities(config)) + len(_angles(config))
-    size = conditions * config.shift_size
-    draws = replace(config, num_samples=config.shift_samples)
-    plan: dict[str, float] = {}
-    for seed in seeds(config):
-        plan |= fit_stages(config, config.guides, seed, predict=False)
-    plan["shift images"] = 0.5 + 2e-4 * size
-    for seed in seeds(config):
-        for guide in config.guides:
-            plan[_stage(config, guide, seed)] = 0.03 * conditions + pass_seconds(draws, guide, size)
-    return plan | {records_stage(config): 0.5 * len(config.guides)}
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the guides, shift the test images, and judge every guide on every shift."""
     fitted = [
@@ -120,15 +111,13 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title=f"{TITLES[config.dataset]} under distribution shift",
         config=config,
-        metrics=rows,
-        columns=_columns(config),
+        main=Table(MAIN_TABLE, "Posterior", rows, _columns(config), intervals),
         findings=[],
         data_source=f"{fitted[0].data_source}; {len(shifts.clean):,} of them shifted",
         data_is_fallback=fitted[0].is_fallback,
         arrays=arrays,
         posteriors={guide: fitted[0].posterior(guide) for guide in config.guides},
         inference_data=records,
-        intervals=intervals,
         tables=[_detection_table(judged, config), _corruption_table(judged, config)],
     )
     return replace(results, findings=findings(results))
@@ -347,7 +336,6 @@ EXPERIMENT = Experiment(
     name=NAME,
     summary=EXPERIMENTS.summary(NAME),
     config=Config,
-    stages=stages,
     run=run,
     figures=figures,
 )

@@ -15,12 +15,12 @@ from probml_tp.experiments.images.shift_panels import (
     heat_map_panels,
     turning_panels,
 )
+from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import (
     Array,
     by_guide,
     labels_of,
-    one_of_each_family,
     percent,
     span,
 )

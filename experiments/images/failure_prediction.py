@@ -33,7 +33,6 @@ from probml_tp.experiments.images.kit import (
     ImageClassifiers,
     ImageConfig,
     fit_all,
-    fit_stages,
     records_stage,
     seeds,
 )
@@ -47,6 +46,7 @@ from probml_tp.experiments.images.score_rows import (
     scored_guides,
 )
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     Progress,
     Results,
@@ -113,22 +113,6 @@ class Config(ImageConfig):
     resamples: int = option(1000, "Bootstrap resamples of the test images.", quick=200, minimum=50)
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    images = config.train_size * (1 - config.validation_share)
-    tuning = 5e-5 * config.confidnet_epochs + 3e-4 * config.cloning_epochs
-    plan: dict[str, float] = {}
-    for seed in seeds(config):
-        plan |= fit_stages(config, scored_guides(config), seed)
-        plan |= {
-            f"fit ConfidNet, seed {seed}": 1.0 + images * tuning,
-            f"fit other scores, seed {seed}": 1.0 + 1e-4 * images,
-            f"score, seed {seed}": 1.0 + 2e-3 * config.test_size,
-        }
-    plan["compare"] = 3.0 + 2e-6 * config.resamples * config.test_size
-    return plan | {records_stage(config): 0.5 * len(config.guides)}
-
-
 @dataclass(frozen=True)
 class _Run:
     """One seed: what each score says of the test images, and what is right."""
@@ -169,10 +153,13 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title=f"Failure prediction on {TITLES[config.dataset]}",
         config=config,
-        metrics=of_scores.scaled(SCALES),
-        intervals=of_scores.scaled_intervals(SCALES),
-        columns=COLUMNS,
-        row_heading="Score",
+        main=Table(
+            MAIN_TABLE,
+            "Score",
+            of_scores.scaled(SCALES),
+            COLUMNS,
+            of_scores.scaled_intervals(SCALES),
+        ),
         tables=[_guide_table(of_guides), *_published(config)],
         findings=[],
         data_source=first.data_source,
@@ -256,7 +243,7 @@ def _guide_table(comparison: Comparison) -> Table:
     return Table(
         title="Each posterior's own predictions, by its own uncertainty",
         row_heading="Posterior: score",
-        metrics=comparison.scaled(SCALES),
+        rows=comparison.scaled(SCALES),
         columns=COLUMNS,
         intervals=comparison.scaled_intervals(SCALES),
     )
@@ -318,7 +305,6 @@ EXPERIMENT = Experiment(
     name=NAME,
     summary=EXPERIMENTS.summary(NAME),
     config=Config,
-    stages=stages,
     run=run,
     figures=figures,
 )

@@ -19,7 +19,7 @@ from probml_tp.datasets import NORMALIZATION, ImageDataset, load_images
 from probml_tp.datasets.image_dataset import stratified_order
 from probml_tp.diagnostics import to_inference_data
 from probml_tp.guides import Delta
-from probml_tp.guides.recipes import Recipes, SwagPath
+from probml_tp.guides.recipes import FitSettings, SwagPath, fit_one
 from probml_tp.harness.experiment import (
     ExperimentConfig,
     Progress,
@@ -275,8 +275,13 @@ class ImageClassifiers:
         for name in self.recipes.order([_fitted_as(guide)]):
             if name not in self._done:
                 data = self.normalized(self.train), self.train.labels
-                self._done[name] = self.recipes.fit(
-                    name, self.model, data, done=self._done, update=update or no_update
+                self._done[name] = fit_one(
+                    name,
+                    self.model,
+                    data,
+                    self.recipes,
+                    done=self._done,
+                    update=update or no_update,
                 )
         if guide == DROPOUT_OFF and guide not in self._done:
             dropout = self._done["mc-dropout"]
@@ -367,7 +372,7 @@ def records_stage(config: ImageConfig) -> SharedStage:
     Returns:
         Its name.
     """
-    return SharedStage("records for ArviZ", key=(_shared(config), config.guides))
+    return SharedStage("records for ArviZ")
 
 
 def _with_seed(config: ImageConfig, stage: str, seed: int) -> str:
@@ -375,15 +380,15 @@ def _with_seed(config: ImageConfig, stage: str, seed: int) -> str:
 
 
 def _fit_stage(config: ImageConfig, guide: str, seed: int) -> SharedStage:
-    return SharedStage(_with_seed(config, f"fit {guide}", seed), key=(_shared(config), seed))
+    return SharedStage(_with_seed(config, f"fit {guide}", seed))
 
 
 def _predict_stage(config: ImageConfig, guide: str, seed: int) -> SharedStage:
-    return SharedStage(_with_seed(config, f"predict {guide}", seed), key=(_shared(config), seed))
+    return SharedStage(_with_seed(config, f"predict {guide}", seed))
 
 
 def _load_stage(config: ImageConfig, seed: int) -> SharedStage:
-    return SharedStage(_with_seed(config, "load images", seed), key=(_shared(config), seed))
+    return SharedStage(_with_seed(config, "load images", seed))
 
 
 def _load(config: ImageConfig, split: str, size: int, seed: int) -> ImageDataset:
@@ -408,14 +413,14 @@ def _split(config: ImageConfig, seed: int) -> tuple[ImageDataset, ImageDataset]:
     return fitted, validation
 
 
-def _recipes(config: ImageConfig, seed: int) -> Recipes:
+def _recipes(config: ImageConfig, seed: int) -> FitSettings:
     swag = SwagPath(
         lr=config.swag_lr,
         epochs=config.swag_epochs,
         batch_size=config.batch_size,
         momentum=0.9,
     )
-    return Recipes(
+    return FitSettings(
         epochs=config.epochs,
         lr=config.lr,
         from_mode=("low-rank-normal",),

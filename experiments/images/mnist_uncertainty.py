@@ -36,14 +36,13 @@ from probml_tp.experiments.images.kit import (
     ImageClassifiers,
     ImageConfig,
     fit_all,
-    fit_stages,
     records_stage,
     seeds,
 )
 from probml_tp.experiments.images.mnist_uncertainty_figures import figures
 from probml_tp.experiments.images.mnist_uncertainty_findings import findings
 from probml_tp.guides.gaussian import StructuredNormal
-from probml_tp.harness.experiment import Experiment, Progress, Results, Table, option
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
 from probml_tp.kit.common import (
     CLASSIFICATION_COLUMNS,
     FIT_COLUMN,
@@ -94,16 +93,6 @@ def _check_digit(config: Config, test_size: int) -> None:
         )
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    plan: dict[str, float] = {}
-    for seed in seeds(config):
-        plan |= fit_stages(config, config.guides, seed)
-    if lead_guide(config.guides):
-        plan["draws of single images"] = 0.2 + 1.5e-3 * config.num_samples
-    return {**plan, records_stage(config): 0.5 * len(config.guides)}
-
-
 @dataclass(frozen=True)
 class _Judged:
     """A posterior and what it predicts at the test images."""
@@ -140,12 +129,10 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title=f"LeNet on {TITLES[config.dataset]}",
         config=config,
-        metrics=metrics,
-        columns=_columns(),
+        main=Table(MAIN_TABLE, "Posterior", metrics, _columns(), intervals),
         findings=[],
         data_source=first.data_source,
         data_is_fallback=first.is_fallback,
-        intervals=intervals,
         tables=_agreement(judged_of_seeds),
         arrays=arrays,
         posteriors={guide: one.posterior for guide, one in judged.items()},
@@ -267,7 +254,6 @@ EXPERIMENT = Experiment(
     name=NAME,
     summary=EXPERIMENTS.summary(NAME),
     config=Config,
-    stages=stages,
     run=run,
     figures=figures,
 )

@@ -36,8 +36,6 @@ from probml_tp.experiments.images.kit import (
     ImageClassifiers,
     ImageConfig,
     fit_all,
-    fit_stages,
-    pass_seconds,
     records_stage,
     seeds,
 )
@@ -62,7 +60,7 @@ from probml_tp.experiments.images.score_rows import (
     output_rows,
     scored_guides,
 )
-from probml_tp.harness.experiment import Experiment, Progress, Results, Table, option
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
 from probml_tp.kit.common import Array, derived_seed
 from probml_tp.kit.comparisons import Comparison, compare
 from probml_tp.scores import NetworkPass, Odin, choose_odin
@@ -85,24 +83,6 @@ class Config(ImageConfig):
         1_000, "Images of each foreign set, at most.", quick=300, full=2_000, minimum=50
     )
     resamples: int = option(500, "Bootstrap resamples of the images.", quick=200, minimum=50)
-
-
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    foreign = 4 * config.ood_size
-    guides = scored_guides(config)
-    images = config.test_size + foreign
-    passes = sum(pass_seconds(config, guide, foreign) for guide in guides)
-    odin = 1e-4 * len(TEMPERATURES) * (len(EPSILONS) + 2)
-    plan: dict[str, float] = {}
-    for seed in seeds(config):
-        plan |= fit_stages(config, guides, seed)
-        plan |= {
-            f"fit scores, seed {seed}": 1.0 + 1e-4 * config.train_size,
-            f"score, seed {seed}": passes + (odin + 2e-3) * images,
-        }
-    plan["compare"] = 2.0 + 4e-5 * config.resamples * images / 100
-    return plan | {records_stage(config): 0.5 * len(config.guides)}
 
 
 @dataclass(frozen=True)
@@ -133,10 +113,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title=f"Out-of-distribution detection, {TITLES[config.dataset]} against other images",
         config=config,
-        metrics=metrics,
-        intervals=intervals,
-        columns=auroc,
-        row_heading="Score",
+        main=Table(MAIN_TABLE, "Score", metrics, auroc, intervals),
         tables=[_set_table(name, one) for name, one in compared.items()],
         findings=[],
         data_source=f"{first.data_source}. Foreign: "
@@ -281,7 +258,7 @@ def _set_table(name: str, comparison: Comparison) -> Table:
     return Table(
         title=f"Against {SETS[name]}",
         row_heading="Score",
-        metrics=comparison.scaled(SCALES),
+        rows=comparison.scaled(SCALES),
         columns=COLUMNS,
         intervals=comparison.scaled_intervals(SCALES),
     )
@@ -317,7 +294,6 @@ EXPERIMENT = Experiment(
     name=NAME,
     summary=EXPERIMENTS.summary(NAME),
     config=Config,
-    stages=stages,
     run=run,
     figures=figures,
 )

@@ -49,8 +49,8 @@ from probml_tp.experiments.lines.conjugate_fits import (
     simulate,
     simulate_line,
 )
-from probml_tp.harness.experiment import Experiment, Progress, Results, Table, Update
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, Update
+from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import Array, Intervals, Rows, derived_seed
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.metrics.accuracy import crps
@@ -62,24 +62,6 @@ GRID = np.linspace(-2.0, 4.0, 61)
 """Where the function's intervals are looked at: the training range and a width on either side."""
 
 SECONDS = {"exact": 0.02, "laplace": 0.04, "map": 0.03}
-
-
-def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores."""
-    jobs = number_of_jobs(config.jobs, config.fits)
-    each = SECONDS | {
-        "nuts": 8e-3 * (config.warmup + config.chain_draws),
-        "low-rank-normal": 1.6e-3 * config.epochs,
-        "mc-dropout": 1.4e-3 * config.epochs,
-    }
-    plan = {f"fit {g}": each[g] * config.count(g) / jobs + 0.5 for g in config.guides if g in each}
-    if "mean-field" in config.guides:
-        plan["fit mean-field"] = 1e-3 * config.stacked_epochs * (1 + config.datasets / 500)
-    if "laplace" in config.guides:
-        plan["fit laplace"] += 3.0  # importing what its curvature needs
-    plan = {f"fit {guide}": plan[f"fit {guide}"] for guide in config.guides}
-    plan[ON_THE_LINE] = SECONDS["exact"] * config.datasets / jobs
-    return plan | {JUDGE: 2.0, RECORDS: 0.3 * len(config.guides)}
 
 
 # -------------------------------------------------------------------------------------- judging
@@ -245,9 +227,13 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title="Intervals of a conjugate model: what each guide promises and holds",
         config=config,
-        metrics={g: row | {"seconds": seconds[g]} for g, (row, _) in rows.items()},
-        intervals={guide: ends for guide, (_, ends) in rows.items()},
-        columns=COLUMNS,
+        main=Table(
+            MAIN_TABLE,
+            "Posterior",
+            {g: row | {"seconds": seconds[g]} for g, (row, _) in rows.items()},
+            COLUMNS,
+            {guide: ends for guide, (_, ends) in rows.items()},
+        ),
         tables=[_differences(judged), _places(judged), line],
         findings=[],
         data_source=_data_source(config),
@@ -285,7 +271,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.kit.common import one_of_each_family
 from probml_tp.plots.regression import Band, mark_limit, mark_training_range
 from probml_tp.plots.style import (
     DATA_COLOR,

@@ -48,12 +48,9 @@ from probml_tp.experiments.lines.line_variance import (
 )
 from probml_tp.experiments.lines.linear_regression_figures import SEQUENCE, figures, findings
 from probml_tp.guides import Exact
-from probml_tp.guides.recipes import (
-    Recipes,
-    SwagPath,
-)
+from probml_tp.guides.recipes import FitSettings, SwagPath, fit_one
 from probml_tp.harness.config import option
-from probml_tp.harness.experiment import Experiment, Progress, Results, Update
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, Update
 from probml_tp.inference import fit, sample_nuts
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.posterior_checks import with_posterior_checks
@@ -179,9 +176,9 @@ def _fit_nuts(model: BayesianModel, data: Data, config: Config, update: Update) 
     )
 
 
-def _recipes(config: Config) -> Recipes:
+def _recipes(config: Config) -> FitSettings:
     swag = SwagPath(lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch)
-    return Recipes(
+    return FitSettings(
         epochs=config.epochs,
         lr=1e-2,
         rounds=3,
@@ -190,23 +187,6 @@ def _recipes(config: Config) -> Recipes:
         swag=swag,
         seed=config.seed,
     )
-
-
-def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores."""
-    chains_a_core = config.chains / min(config.chains, config.jobs or 2)
-    draw = 4e-3 * (config.warmup + config.chain_draws)
-    seconds = dict.fromkeys(("exact", "laplace", "laplace-diagonal", "map"), 0.1)
-    seconds |= {"mean-field": 7e-4 * config.epochs, "low-rank-normal": 1e-3 * config.epochs}
-    seconds["swag"] = 4e-4 * config.swag_epochs * config.n / config.swag_batch
-    seconds["nuts"] = chains_a_core * draw + 1
-    order = _recipes(config).order(config.guides)
-    plan: dict[str, float] = {SEQUENCE: 0.5, LIMIT: 0.3}
-    plan |= {HOLE: 0.2} if "hole" in config.data else {}
-    for name in config.data:
-        plan |= {_stage(name, guide): seconds[guide] for guide in order}
-        plan[_stage(name, "judge")] = 1e-3 * config.test_points + 1
-    return plan
 
 
 def _stage(data: str, what: str) -> str:
@@ -269,8 +249,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment="linear-regression",
         title="Bayesian linear regression: every guide against the exact posterior",
         config=config,
-        metrics={},
-        columns=COLUMNS,
+        main=Table(MAIN_TABLE, "Posterior", {}, COLUMNS),
         findings=[],
         data_source=_data_source(config),
     )
@@ -307,7 +286,9 @@ def _fit_all(problem: _Problem, config: Config, progress: Progress) -> list[Row]
                 done[guide] = _fit_nuts(model, problem.train, config, update)
             else:
                 with single_thread():
-                    done[guide] = recipes.fit(guide, model, problem.train, done=done, update=update)
+                    done[guide] = fit_one(
+                        guide, model, problem.train, recipes, done=done, update=update
+                    )
     return [
         Row(
             f"{problem.name}-{guide}",
@@ -341,7 +322,7 @@ def _judge_one(
     metrics |= {"seconds": row.seconds}
     metrics |= {} if row.guide == "exact" else _distances(moments, exact)
     record = posterior.to_inference_data(*train, num_samples=draws)
-    results.metrics[row.label] = metrics
+    results.main.put(row.label, metrics)
     results.posteriors[row.key], results.inference_data[row.key] = posterior, record
     results.arrays |= band.to_arrays(row.key)
     results.arrays |= {f"{row.key}.weight_mean": moments[0]}
@@ -397,7 +378,6 @@ EXPERIMENT = with_posterior_checks(
         name="linear-regression",
         summary="Every guide against the exact posterior of Bayesian linear regression.",
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

@@ -45,13 +45,9 @@ from probml_tp.experiments.lines.model_choice import (
 )
 from probml_tp.experiments.lines.nonlinear_regression_figures import figures, findings
 from probml_tp.guides import Exact
-from probml_tp.guides.recipes import (
-    LAPLACE,
-    Recipes,
-    SwagPath,
-)
+from probml_tp.guides.recipes import FitSettings, SwagPath, fit_one
 from probml_tp.harness.config import option
-from probml_tp.harness.experiment import Experiment, Progress, Results, Update
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, Update
 from probml_tp.inference import fit, sample_nuts
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.posterior_checks import with_posterior_checks
@@ -235,8 +231,8 @@ def _fit_nuts(model: BayesianModel, data: Data, config: Config, update: Update) 
     )
 
 
-def _recipes(config: Config) -> Recipes:
-    return Recipes(
+def _recipes(config: Config) -> FitSettings:
+    return FitSettings(
         epochs=config.epochs,
         lr=1e-2,
         rounds=MODE_ROUNDS,
@@ -259,34 +255,13 @@ def _fit_net(config: Config, data: Data, progress: Progress) -> list[Row]:
                 done[guide].info.begin_from(done["map"].info)
             else:
                 with single_thread():
-                    done[guide] = recipes.fit(guide, model, data, done=done, update=update)
+                    done[guide] = fit_one(guide, model, data, recipes, done=done, update=update)
     return [
         Row(f"mlp-{g}", f"mlp · {g}", g, done[g], done[g].info.total_seconds) for g in config.guides
     ]
 
 
 # ------------------------------------------------------------------------------------- running
-
-
-def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores."""
-    chains_a_core = config.chains / min(config.chains, config.jobs or 2)
-    steps = 2**config.tree_depth * (config.warmup + config.chain_draws)
-    swag_steps = config.swag_epochs * config.n / config.swag_batch
-    seconds = {"map": 1.0, **dict.fromkeys(LAPLACE, 0.2)}
-    seconds |= {"nuts": 1e-3 * chains_a_core * steps + 1, "mean-field": 7e-4 * config.epochs}
-    seconds |= {"low-rank-normal": 1e-3 * config.epochs, "mc-dropout": 9e-4 * config.epochs}
-    seconds |= {"concrete-dropout": 1.2e-3 * config.epochs}
-    seconds |= {"gaussian-dropout": 1e-3 * config.epochs, "deep-ensemble": 1.5e-3 * config.epochs}
-    seconds |= {"swag": 4e-4 * swag_steps, "multi-swag": 1e-3 * swag_steps}
-    plan = {
-        "bases": 1.0,
-        "gaussian process": 0.7,
-        **{_stage(guide): seconds[guide] for guide in _recipes(config).order(config.guides)},
-    }
-    models = sum(len(family) for family in config.selection.families().values())
-    choice = 3e-2 * models * config.training_sets + 1
-    return plan | {"judge": 0.3 * (2 + len(config.guides)), CHOICE: choice}
 
 
 def _stage(guide: str) -> str:
@@ -307,8 +282,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment="nonlinear-regression",
         title="Nonlinear regression: what is believed where there are no data",
         config=config,
-        metrics={},
-        columns=COLUMNS,
+        main=Table(MAIN_TABLE, "Posterior", {}, COLUMNS),
         findings=[],
         data_source=f"generated: y = sin(2πx) + x + noise of SD {config.noise:g}; {config.n} "
         f"points on [0, 1]",
@@ -346,7 +320,7 @@ def _judge(row: Row, problem: _Problem, results: Results[Config]) -> None:
     record = posterior.to_inference_data(*train, num_samples=draws)
     if row.key == "polynomial-exact":
         del metrics["epistemic_far"]  # it diverges: the number would be that of the grid's end
-    results.metrics[row.label] = metrics | {"seconds": row.seconds}
+    results.main.put(row.label, metrics | {"seconds": row.seconds})
     results.posteriors[row.key], results.inference_data[row.key] = posterior, record
     results.arrays |= band.to_arrays(row.key)
     if row.guide == "nuts":
@@ -360,7 +334,7 @@ def _judge_process(process: GaussianProcess, problem: _Problem, results: Results
     band = Band.from_predictive(grid, process.predict(grid))
     metrics = row_metrics(band, regression_scores(process.predict(x), y), problem.train)
     own = {"log_evidence": process.log_evidence, "seconds": process.seconds}
-    results.metrics["gp · rbf"] = metrics | own
+    results.main.put("gp · rbf", metrics | own)
     results.arrays |= band.to_arrays(GP)
     results.arrays[f"{GP}.hyperparameters"] = np.array([process.variance, process.lengthscale])
 
@@ -370,7 +344,6 @@ EXPERIMENT = with_posterior_checks(
         name="nonlinear-regression",
         summary=EXPERIMENTS.summary("nonlinear-regression"),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

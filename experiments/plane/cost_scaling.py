@@ -20,8 +20,8 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
-from probml_tp.guides import Delta, Laplace, LowRankNormal, MCDropout, MeanFieldNormal
-from probml_tp.guides.recipes import LAPLACE
+from probml_tp.guides import Laplace
+from probml_tp.guides.recipes import RECIPES, FitSettings, Make, guides_for
 from probml_tp.harness.experiment import Update
 from probml_tp.inference import GuideFactory, fit
 from probml_tp.inference.memory import peak_growth_mib
@@ -32,16 +32,21 @@ from probml_tp.models import mlp_classifier
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
+HOW = FitSettings(rates=0.2)
+
 SCALED: Mapping[str, GuideFactory] = {
-    "map": Delta,
-    "laplace": partial(Laplace, max_params=1_000_000),  # bounded by memory here
-    "laplace-kronecker": LAPLACE["laplace-kronecker"],
-    "laplace-diagonal": LAPLACE["laplace-diagonal"],
-    "laplace-last-layer": LAPLACE["laplace-last-layer"],
-    "mean-field": partial(MeanFieldNormal, init_scale=0.01),
-    "low-rank-normal": partial(LowRankNormal, rank=10, init_scale=0.01),
-    "mc-dropout": partial(MCDropout, rates=0.2),
-}
+    guide: cast("Make", RECIPES[guide].make)(HOW)
+    for guide in guides_for(
+        "layers",
+        without=(
+            "reference",
+            "ensemble",
+            "laplace-linearized",
+            "concrete-dropout",
+            "gaussian-dropout",
+        ),
+    )
+} | {"laplace": partial(Laplace, max_params=1_000_000)}  # bounded by memory here
 """The guides whose cost is measured, MAP first: the Laplace guides start from it."""
 
 PER_DECADE = 2
@@ -100,7 +105,7 @@ def measure_costs(
             )
             update(max(done - 1, 0), len(widths), f"{model.num_params:,} parameters")
             start: Posterior | None = None
-            for guide, factory in SCALED.items():
+            for guide, factory in sorted(SCALED.items(), key=lambda one: one[0] != "map"):
                 if guide == "laplace" and full_laplace_mib(model.num_params) > limit_mib:
                     continue
                 cost, posterior = _cost(guide, factory, model, data, start, steps, repeats, seed)
@@ -124,7 +129,7 @@ def _cost(
     for _ in range(repeats):
         with peak_growth_mib() as growth:
             begin = time.perf_counter()
-            if start is not None and guide in LAPLACE:
+            if start is not None and RECIPES[guide].cost == "curvature":
                 posterior = _curvature(factory, model, data, start)
             else:
                 posterior = fit(model, factory, data, epochs=steps, seed=seed, progress=False)

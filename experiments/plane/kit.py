@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probml_tp.diagnostics import to_inference_data
 from probml_tp.empirical import Empirical
-from probml_tp.guides.recipes import Recipes
+from probml_tp.guides.recipes import FitSettings, one_of_each_family
 from probml_tp.harness.experiment import Figure, Progress, Results, Update
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import (
@@ -20,7 +20,6 @@ from probml_tp.kit.common import (
     Array,
     by_guide,
     labels_of,
-    one_of_each_family,
     percent,
     span,
 )
@@ -226,7 +225,7 @@ def study_on_plane(
     guides: Sequence[str],
     fit_guide: Callable[[str, Mapping[str, Posterior], Update], Posterior],
     *,
-    recipes: Recipes,
+    recipes: FitSettings,
     plane: Plane,
     train: Data,
     test: Data,

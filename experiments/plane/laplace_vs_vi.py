@@ -30,9 +30,10 @@ from probml_tp.experiments.plane.posterior_gap import (
     plane_regions,
     study_problem,
 )
-from probml_tp.gap.study import Chains, GapProblem
-from probml_tp.guides.recipes import Recipes
+from probml_tp.gap.study import GapProblem
+from probml_tp.guides.recipes import Chains, FitSettings
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Progress,
@@ -107,20 +108,6 @@ class Config(ExperimentConfig):
     )
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    steps, draws = config.epochs, config.nuts_samples + config.nuts_warmup
-    leapfrogs = draws * 2**config.nuts_tree_depth * config.nuts_chains
-    compare = 1.0 + 1e-5 * config.points * config.resamples
-    return {
-        "fit blobs": 1.0 + 1.5e-3 * steps + 1e-2 * config.blobs_draws * config.nuts_chains,
-        "compare blobs": compare,
-        "fit moons": 2.5 + 6e-3 * steps + 5e-4 * leapfrogs,
-        "compare moons": 2 * compare,
-        SCALING_STAGE: 2.0 + config.repeats * (0.08 * config.steps + 1e-3 * config.most_params),
-    }
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Compare the guides with NUTS on two problems, and measure what they cost."""
     studies = {
@@ -150,7 +137,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 
 def _problems(config: Config) -> list[GapProblem]:
     """The blobs under logistic regression, the moons under a net; as in their own experiments."""
-    recipes = Recipes(
+    how = FitSettings(
         epochs=config.epochs,
         lr=config.lr,
         lrs={"low-rank-normal": 0.03, "mean-field": 0.1},
@@ -161,10 +148,10 @@ def _problems(config: Config) -> list[GapProblem]:
         from_mode=("low-rank-normal",),
         seed=config.seed,
     )
-    return [_blobs(config, replace(recipes, rank=1)), _moons(config, recipes)]
+    return [_blobs(config, replace(how, rank=1)), _moons(config, how)]
 
 
-def _blobs(config: Config, recipes: Recipes) -> GapProblem:
+def _blobs(config: Config, how: FitSettings) -> GapProblem:
     seeds = config.seed, derived_seed(config.seed, "test data")
     train, test = (blobs(seed=seed, dtype=torch.float64) for seed in seeds)
     x, regions = plane_regions(
@@ -179,14 +166,19 @@ def _blobs(config: Config, recipes: Recipes) -> GapProblem:
         x=x,
         regions=regions,
         guides=BLOBS_GUIDES,
-        recipes=recipes,
-        chains=Chains(
-            chains=config.nuts_chains, draws=draws, warmup=draws // 2, tree_depth=BLOBS_TREE_DEPTH
+        how=replace(
+            how,
+            chains=Chains(
+                chains=config.nuts_chains,
+                draws=draws,
+                warmup=draws // 2,
+                max_tree_depth=BLOBS_TREE_DEPTH,
+            ),
         ),
     )
 
 
-def _moons(config: Config, recipes: Recipes) -> GapProblem:
+def _moons(config: Config, how: FitSettings) -> GapProblem:
     seeds = config.seed, derived_seed(config.seed, "test data")
     train, test = (two_moons(seed=seed) for seed in seeds)
     x, regions = plane_regions(
@@ -200,12 +192,14 @@ def _moons(config: Config, recipes: Recipes) -> GapProblem:
         x=x,
         regions=regions,
         guides=MOONS_GUIDES,
-        recipes=recipes,
-        chains=Chains(
-            chains=config.nuts_chains,
-            draws=config.nuts_samples,
-            warmup=config.nuts_warmup,
-            tree_depth=config.nuts_tree_depth,
+        how=replace(
+            how,
+            chains=Chains(
+                chains=config.nuts_chains,
+                draws=config.nuts_samples,
+                warmup=config.nuts_warmup,
+                max_tree_depth=config.nuts_tree_depth,
+            ),
         ),
     )
 
@@ -224,9 +218,9 @@ def _results(
         experiment=NAME,
         title="Laplace against variational inference",
         config=config,
-        metrics=moons_study.metrics,
-        columns=moons_study.columns,
-        intervals=moons_study.intervals,
+        main=Table(
+            MAIN_TABLE, "Moons", moons_study.metrics, moons_study.columns, moons_study.intervals
+        ),
         findings=findings(studies, costs, config.memory_limit),
         data_source=(
             f"400 points in two Gaussian blobs and 1,000 on two moons (seed {config.seed}), "
@@ -239,12 +233,11 @@ def _results(
             for guide, posterior in study.posteriors.items()
         },
         inference_data={f"{name}-nuts": study.record for name, study in studies.items()},
-        row_heading="Moons",
         tables=[
             Table(
                 title=f"{blobs_study.title}: the same",
                 row_heading="Blobs",
-                metrics=blobs_study.metrics,
+                rows=blobs_study.metrics,
                 columns=blobs_study.columns,
                 intervals=blobs_study.intervals,
             ),
@@ -270,7 +263,7 @@ def _cost_table(costs: list[Cost], config: Config) -> Table:
             f"from a given mode)"
         ),
         row_heading="Guide",
-        metrics=rows,
+        rows=rows,
         columns={
             "most": "Parameters",
             "seconds": "Time (s) ↓",
@@ -286,7 +279,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

@@ -26,18 +26,19 @@ from probml_tp.experiments.plane.kit import (
     closest_to_reference,
     far_away,
     plane_columns,
-    plane_stages,
     study_on_plane,
 )
 from probml_tp.experiments.plane.logistic_regression_figures import figures
 from probml_tp.experiments.plane.predictive_links import LinkStudy, compare_links, link_sentence
 from probml_tp.guides.gaussian import StructuredNormal
-from probml_tp.guides.recipes import Recipes, SwagPath
+from probml_tp.guides.recipes import FitSettings, SwagPath, fit_one
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Progress,
     Results,
+    Table,
     Update,
     option,
 )
@@ -108,26 +109,6 @@ class Config(ExperimentConfig):
     resolution: int = option(121, "Grid points along each axis of a map.", quick=61, minimum=2)
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    steps = config.nuts_samples + config.nuts_warmup
-    seconds = {
-        "map": 0.5,
-        "laplace": 0.1,
-        "laplace-diagonal": 0.1,
-        "mean-field": 4e-4 * config.epochs,
-        "low-rank-normal": 7e-4 * config.epochs,
-        "swag": 2e-4 * config.swag_epochs * config.n / config.swag_batch,
-        "nuts": 2.0 + 3e-3 * steps * config.nuts_chains,
-    }
-    fits = {guide: seconds[guide] for guide in _recipes(config).order(config.guides)}
-    links = {LINK_STAGE: 1.0 + 2e-7 * config.num_samples * config.resolution**2}
-    return {
-        **plane_stages(fits, predict=1.0 + 0.6 * len(config.guides)),
-        **(links if "laplace" in config.guides else {}),
-    }
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit every guide to the blobs and look at it near the data and far away."""
     train = blobs(n=config.n, std=config.std, seed=config.seed, dtype=torch.float64)
@@ -157,8 +138,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title="Logistic regression on two blobs",
         config=config,
-        metrics=study.metrics,
-        columns={**plane_columns(plane), **EVIDENCE_COLUMNS, **FIT_COLUMN},
+        main=Table(
+            MAIN_TABLE,
+            "Posterior",
+            study.metrics,
+            {**plane_columns(plane), **EVIDENCE_COLUMNS, **FIT_COLUMN},
+        ),
         findings=_findings(config, study, links),
         data_source=(
             f"{config.n} points in two Gaussian blobs about (2, 2) and (-2, -2), standard "
@@ -172,8 +157,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
-def _recipes(config: Config) -> Recipes:
-    return Recipes(
+def _recipes(config: Config) -> FitSettings:
+    return FitSettings(
         epochs=config.epochs,
         lr=config.lr,
         rounds=MODE_ROUNDS,
@@ -206,7 +191,7 @@ def _fit(
             progress=update,
         )
     with single_thread():
-        return _recipes(config).fit(guide, model, data, done=done, update=update)
+        return fit_one(guide, model, data, _recipes(config), done=done, update=update)
 
 
 def _plane(config: Config) -> Plane:
@@ -268,7 +253,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

@@ -96,7 +96,7 @@ def study_problem(
 ) -> ProblemStudy:
     """Fit every guide, and compare what they predict with NUTS, region by region."""
     with progress.stage(f"fit {problem.name}") as update:
-        done = fit_problem(problem, seed=seed, update=update)
+        done = fit_problem(problem, update=update)
     posteriors = {guide: done[guide] for guide in problem.guides}
     with progress.stage(f"compare {problem.name}"), single_thread():
         report = compare(

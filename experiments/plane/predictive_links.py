@@ -129,7 +129,7 @@ def _table(
             f"draws, Student's t interval at 95 %)"
         ),
         row_heading="Predictive by",
-        metrics=metrics,
+        rows=metrics,
         columns={
             "tv_mean": "Mean TV ↓",
             "tv_max": "Largest TV ↓",

@@ -71,7 +71,7 @@ class Repeats:
                 f"seeds with Student's t intervals at 95 %, and NUTS against itself"
             ),
             row_heading="Posterior",
-            metrics=means,
+            rows=means,
             columns=METRICS,
             intervals=intervals,
         )

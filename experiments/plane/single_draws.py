@@ -88,7 +88,7 @@ def roughness_table(maps: Mapping[str, tuple[Array, Array]]) -> Table:
             f"95 %), and how far apart the averages of the two kinds are"
         ),
         row_heading="Posterior",
-        metrics=metrics,
+        rows=metrics,
         columns={
             "one_draw": "One draw for all points",
             "draw_a_point": "A draw a point",

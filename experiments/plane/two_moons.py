@@ -24,14 +24,12 @@ from probml_tp.experiments.plane.kit import (
     closest_to_reference,
     far_away,
     plane_columns,
-    plane_stages,
     study_on_plane,
 )
 from probml_tp.experiments.plane.repeated_fits import (
     Repeats,
     repeat_fits,
     repeat_sentences,
-    repeat_stages,
 )
 from probml_tp.experiments.plane.single_draws import (
     SINGLE,
@@ -41,8 +39,9 @@ from probml_tp.experiments.plane.single_draws import (
     roughness_table,
 )
 from probml_tp.experiments.plane.two_moons_figures import figures
-from probml_tp.guides.recipes import LAPLACE, Recipes, SwagPath
+from probml_tp.guides.recipes import FitSettings, SwagPath, fit_one
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Progress,
@@ -149,34 +148,6 @@ class Config(ExperimentConfig):
     resolution: int = option(101, "Grid points along each axis of a map.", quick=51, minimum=2)
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    leapfrogs = (config.nuts_samples + config.nuts_warmup) * 2**config.nuts_tree_depth
-    swag_steps = config.swag_epochs * config.n / config.swag_batch
-    seconds = {
-        "map": 1.5,
-        **dict.fromkeys(LAPLACE, 0.3),
-        "deep-ensemble": 6e-4 * config.members * config.epochs,
-        "mean-field": 2e-3 * config.epochs,
-        "low-rank-normal": 2.5e-3 * config.epochs,
-        "swag": 4e-4 * swag_steps,
-        "multi-swag": 3e-4 * config.members * swag_steps,
-        "mc-dropout": 3e-3 * config.epochs,
-        "concrete-dropout": 4e-3 * config.epochs,
-        "gaussian-dropout": 3e-3 * config.epochs,
-        "nuts": 3.0 + 5e-4 * leapfrogs * config.nuts_chains,
-    }
-    points = config.resolution**2 + Plane.num_radii * Plane.num_angles
-    predict = 3e-8 * config.num_samples * len(config.guides) * points
-    fits = {guide: seconds[guide] for guide in _recipes(config).order(config.guides)}
-    single = {SINGLE_STAGE: 0.5 + 3e-5 * SINGLE_MAPS * config.resolution**2}
-    return {
-        **plane_stages(fits, predict=1.0 + predict),
-        **repeat_stages(config.guides, seconds, config.seeds),
-        **(single if set(SINGLE) & set(config.guides) else {}),
-    }
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit every guide to the moons, and compare what they predict with NUTS."""
     train = two_moons(n=config.n, noise=config.noise, seed=config.seed)
@@ -218,8 +189,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title="Two moons",
         config=config,
-        metrics=study.metrics,
-        columns={**plane_columns(plane), **FIT_COLUMN},
+        main=Table(MAIN_TABLE, "Posterior", study.metrics, {**plane_columns(plane), **FIT_COLUMN}),
         findings=_findings(config, study, repeats, tables),
         data_source=(
             f"{config.n} points on scikit-learn's two moons, noise {config.noise:g} (seed "
@@ -232,8 +202,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
-def _recipes(config: Config) -> Recipes:
-    return Recipes(
+def _recipes(config: Config) -> FitSettings:
+    return FitSettings(
         epochs=config.epochs,
         lr=config.dropout_lr,
         lrs={"mean-field": config.mean_field_lr, "low-rank-normal": config.low_rank_lr},
@@ -269,7 +239,7 @@ def _fit(
             progress=update,
         )
     with single_thread():
-        return _recipes(config).fit(guide, model, data, done=done, update=update)
+        return fit_one(guide, model, data, _recipes(config), done=done, update=update)
 
 
 def _plane(config: Config) -> Plane:
@@ -342,7 +312,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from probml_tp.diagnostics import to_inference_data
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.references.gap_problems import DRAWS, PROBLEMS, problem_seconds
+from probml_tp.experiments.references.gap_problems import DRAWS, PROBLEMS
 from probml_tp.experiments.references.sbc_judging import sbc_table
 from probml_tp.experiments.references.sbc_problems import SbcSize
-from probml_tp.experiments.references.sbc_study import SbcStudy, run_sbc, sbc_arrays, sbc_stages
+from probml_tp.experiments.references.sbc_study import SbcStudy, run_sbc, sbc_arrays
 from probml_tp.experiments.references.sbc_study_figures import sbc_figures
 from probml_tp.experiments.references.sbc_study_findings import sbc_findings
 from probml_tp.gap import UnconvergedReferenceError
@@ -31,6 +31,7 @@ from probml_tp.gap.tables import (
     weights_table,
 )
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Figure,
@@ -102,16 +103,6 @@ def _stage(name: str) -> str:
     return f"fit and compare {name}"
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    compared = 1.0 + 1.5e-3 * config.num_samples + 5e-3 * config.resamples
-    fits = {
-        _stage(name): problem_seconds(name, **config.size(name)) + compared
-        for name in config.problems
-    }
-    return {**fits, **sbc_stages(config.sbc, jobs=config.jobs)}
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Study each problem, then calibrate by simulation."""
     comparison = Comparison(
@@ -149,8 +140,7 @@ def _results(
         experiment=NAME,
         title=TITLE,
         config=config,
-        metrics=metrics,
-        columns=columns,
+        main=Table(MAIN_TABLE, "Posterior", metrics, columns),
         findings=[
             *overview(studies),
             *(f"{title} is left out. {reason}" for title, reason in refused.items()),
@@ -189,7 +179,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

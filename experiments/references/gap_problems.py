@@ -18,8 +18,8 @@ from torch import Tensor
 from probml_tp.datasets import blobs, linear_data_with_hole, sine_data, two_moons
 from probml_tp.experiments.lines.kit import even_grid
 from probml_tp.experiments.plane.kit import ring
-from probml_tp.gap.study import Chains, GapProblem, in_regions
-from probml_tp.guides.recipes import Recipes, SwagPath
+from probml_tp.gap.study import GapProblem, in_regions
+from probml_tp.guides.recipes import Chains, FitSettings, SwagPath
 from probml_tp.kit.common import derived_seed
 from probml_tp.models import LinearBasis, linear_regression, logistic_regression
 from probml_tp.models.mlp import mlp_classifier, mlp_regressor
@@ -70,10 +70,15 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
         x=x,
         regions=regions,
         guides=(*FLAT_GUIDES, "exact"),
-        recipes=_recipes(epochs, seed, init_scale=0.05, rank=1),
+        how=_settings(
+            epochs,
+            seed,
+            init_scale=0.05,
+            rank=1,
+            chains=_chains(draws, warmup, mass_matrix="dense"),
+        ),
         reference="exact",
         identified=True,
-        chains=_chains(draws, warmup, mass_matrix="dense"),
     )
 
 
@@ -100,8 +105,13 @@ def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapP
         x=x,
         regions=regions,
         guides=FLAT_GUIDES,
-        recipes=_recipes(epochs, seed, init_scale=0.3, rank=1),
-        chains=_chains(draws, warmup, mass_matrix="dense", target_accept=0.9),
+        how=_settings(
+            epochs,
+            seed,
+            init_scale=0.3,
+            rank=1,
+            chains=_chains(draws, warmup, mass_matrix="dense", target_accept=0.9),
+        ),
         identified=True,
     )
 
@@ -136,15 +146,15 @@ def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProb
         x=x,
         regions=regions,
         guides=NET_GUIDES,
-        recipes=_recipes(
+        how=_settings(
             epochs,
             seed,
             init_scale=0.1,
             rank=10,
             rates={"fc2": 0.1},
             swag=SwagPath(lr=0.3, epochs=100, batch_size=20),
+            chains=_chains(draws, warmup, max_tree_depth=7, target_accept=0.7),
         ),
-        chains=_chains(draws, warmup, tree_depth=7, target_accept=0.7),
     )
 
 
@@ -178,7 +188,7 @@ def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProbl
         x=x,
         regions=regions,
         guides=NET_GUIDES,
-        recipes=_recipes(
+        how=_settings(
             epochs,
             seed,
             lrs={"low-rank-normal": 0.03},
@@ -187,8 +197,8 @@ def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProbl
             rates={"fc2": 0.05},
             from_mode=(*NORMALS, "mc-dropout"),
             swag=SwagPath(lr=0.02, epochs=100, batch_size=5),
+            chains=_chains(draws, warmup, max_tree_depth=5, target_accept=0.7),
         ),
-        chains=_chains(draws, warmup, tree_depth=5, target_accept=0.7),
     )
 
 
@@ -221,10 +231,10 @@ SECONDS: Mapping[str, tuple[float, float, float]] = {
 # ------------------------------------------------------------------- fits, chains and places
 
 
-def _recipes(epochs: int, seed: int, **options: Any) -> Recipes:
-    """Recipes whose mode is found by L-BFGS, and whose normals start there."""
+def _settings(epochs: int, seed: int, **options: Any) -> FitSettings:
+    """Settings whose mode is found by L-BFGS, and whose normals start there."""
     own: dict[str, Any] = {"lr": 0.05, "rounds": 5, "from_mode": NORMALS} | options
-    return Recipes(epochs=epochs, seed=seed, **own)
+    return FitSettings(epochs=epochs, seed=seed, **own)
 
 
 def _chains(draws: int, warmup: int, **options: Any) -> Chains:

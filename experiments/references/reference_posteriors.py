@@ -19,6 +19,7 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.references.moment_panels import moments_figure
 from probml_tp.guides import Delta, Laplace, LowRankNormal, MeanFieldNormal
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Figure,
@@ -122,19 +123,6 @@ class Config(ExperimentConfig):
     target_accept: float = option(0.9, "Acceptance that NUTS aims at.", minimum=0.5, maximum=0.999)
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Seconds expected of each stage on 2 cores."""
-    variational = len(set(VARIATIONAL) & set(config.guides))
-    transitions = (config.nuts_samples + config.nuts_warmup) * max(2, config.nuts_chains / 2)
-    seconds = {}
-    for name in config.posteriors:
-        steps = variational * (config.epochs + STARTS[name].search)
-        seconds[name] = 1 + STEP.get(name, 2e-3) * steps
-        if "nuts" in config.guides and name in config.nuts_on:
-            seconds[name] += TRANSITION.get(name, 4e-3) * transitions
-    return seconds
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit every guide to every posterior, and hold its moments against the known ones."""
     errors: dict[str, dict[str, pd.DataFrame]] = {}
@@ -174,10 +162,9 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title="Posteriors with known answers",
         config=config,
-        metrics=tables[0].metrics,
-        columns=tables[0].columns,
-        intervals=tables[0].intervals,
-        row_heading=HEADINGS["error"],
+        main=Table(
+            MAIN_TABLE, HEADINGS["error"], tables[0].metrics, tables[0].columns, tables[0].intervals
+        ),
         findings=_findings(config, errors, left, refused, divergences),
         data_source="; ".join(f"{name}: {CLASSICS[name]().source}" for name in config.posteriors),
         arrays=_arrays(errors),
@@ -387,7 +374,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from probml_tp.guides.recipes import Recipes
+from probml_tp.guides.recipes import FitSettings, fit_one
 from probml_tp.harness.config import ExperimentConfig, option
 from probml_tp.harness.experiment import Results, Update, no_update
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
@@ -199,7 +199,7 @@ def fit_guides(
     model: BayesianModel,
     data: tuple[Tensor, Tensor],
     guides: Iterable[str],
-    recipes: Recipes,
+    recipes: FitSettings,
 ) -> tuple[dict[str, Posterior], dict[str, float]]:
     """Fit guides by their recipes, each after the one that it starts from.
 
@@ -215,7 +215,7 @@ def fit_guides(
     """
     asked, done = list(guides), dict[str, Posterior]()
     for guide in recipes.order(asked):
-        done[guide] = recipes.fit(guide, model, data, done=done, update=no_update)
+        done[guide] = fit_one(guide, model, data, recipes, done=done, update=no_update)
     return (
         {row_name(family, guide): done[guide] for guide in asked},
         {row_name(family, guide): done[guide].info.total_seconds for guide in asked},

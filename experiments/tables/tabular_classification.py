@@ -46,10 +46,10 @@ from probml_tp.experiments.tables.tabular_classification_figures import (
     figures,
     findings,
 )
-from probml_tp.guides.recipes import Recipes, SwagPath
+from probml_tp.guides.recipes import FitSettings, SwagPath
 from probml_tp.harness.config import option
-from probml_tp.harness.experiment import Experiment, Progress, Results, Table
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table
+from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Rows, derived_seed
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.metrics.accuracy import classification_scores
@@ -105,18 +105,6 @@ class Config(TabularConfig):
     )
 
 
-def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores."""
-    step = {"mean-field": 3e-3, "low-rank-normal": 3e-3, "mc-dropout": 3e-3, "deep-ensemble": 4e-3}
-    split = 2.5 + sum(step.get(guide, 0.0) * config.epochs for guide in config.net_guides)
-    others = len(config.data) * config.splits - 1
-    return {
-        FIRST: 4.0 + split,
-        OTHERS: others * split / number_of_jobs(config.jobs, max(others, 1)),
-        RECORDS: 0.3 * (len(config.net_guides) + len(config.logistic_guides)),
-    }
-
-
 # -------------------------------------------------------------------------------------- fitting
 
 
@@ -135,8 +123,8 @@ def models(split: Split, config: Config) -> dict[str, BayesianModel]:
     return {"mlp": net, "logistic": logistic_regression(**shape, prior=prior)}
 
 
-def _recipes(config: Config, seed: int) -> Recipes:
-    return Recipes(
+def _recipes(config: Config, seed: int) -> FitSettings:
+    return FitSettings(
         epochs=config.epochs,
         lr=0.05,
         rounds=MODE_ROUNDS,
@@ -253,9 +241,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title="Classification of three tables, beside scikit-learn",
         config=config,
-        metrics=_overall(runs, tables),
-        columns=OVERALL,
-        row_heading="Model and posterior",
+        main=Table(MAIN_TABLE, "Model and posterior", _overall(runs, tables), OVERALL),
         tables=[*tables, _difference_table(runs, config)],
         findings=[],
         data_source=_data_source(config),
@@ -329,7 +315,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

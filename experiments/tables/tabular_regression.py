@@ -50,11 +50,11 @@ from probml_tp.experiments.tables.tabular_regression_figures import (
     findings,
 )
 from probml_tp.guides import Exact, fit_evidence
-from probml_tp.guides.recipes import Recipes
+from probml_tp.guides.recipes import FitSettings
 from probml_tp.harness.config import option
-from probml_tp.harness.experiment import Experiment, Progress, Results, Table
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table
 from probml_tp.inference import fit, sample_nuts
-from probml_tp.inference.parallel import number_of_jobs, single_thread
+from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import Rows, derived_seed
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.likelihoods import Gaussian
@@ -92,22 +92,6 @@ class Config(TabularConfig):
     tree_depth: int = option(
         4, "A NUTS draw takes at most 2 to this power steps.", full=10, minimum=1
     )
-
-
-def stages(config: Config) -> dict[str, float]:
-    """Name the stages with their expected seconds on 2 cores."""
-    step = {"mean-field": 1.8e-3, "low-rank-normal": 2e-3, "mc-dropout": 1.8e-3}
-    guides = [*config.linear_guides, *config.net_guides]
-    split = 2.5 + sum(step.get(guide, 0.0) * config.epochs for guide in guides)
-    chain = 4e-4 * 2**config.tree_depth * (config.warmup + config.chain_draws)
-    chain *= "nuts" in config.linear_guides
-    others, nuts = config.splits - 1, min(config.nuts_splits, config.splits) - 1
-    jobs = number_of_jobs(config.jobs, max(others, 1))
-    return {
-        FIRST: 4.0 + split + chain,
-        OTHERS: (others * split + nuts * chain) / jobs,
-        RECORDS: 0.3 * len(guides),
-    }
 
 
 # -------------------------------------------------------------------------------------- fitting
@@ -149,8 +133,8 @@ def fit_exact(split: Split, seed: int) -> Posterior:
     return exact
 
 
-def _recipes(config: Config, layer: str, rate: float, seed: int) -> Recipes:
-    return Recipes(
+def _recipes(config: Config, layer: str, rate: float, seed: int) -> FitSettings:
+    return FitSettings(
         epochs=config.epochs,
         lr=0.02,
         rounds=MODE_ROUNDS,
@@ -274,10 +258,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title="Regression on the diabetes table, beside scikit-learn",
         config=config,
-        metrics=metrics,
-        intervals=intervals,
-        columns=COLUMNS,
-        row_heading="Model and posterior",
+        main=Table(MAIN_TABLE, "Model and posterior", metrics, COLUMNS, intervals),
         tables=[_difference_table(runs, sizes)],
         findings=[],
         data_source=_data_source(config, sizes),
@@ -308,7 +289,6 @@ EXPERIMENT = with_posterior_checks(
         name=NAME,
         summary=EXPERIMENTS.summary(NAME),
         config=Config,
-        stages=stages,
         run=run,
         figures=figures,
     )

@@ -26,8 +26,8 @@ from probml_tp.gap.study import (
     check_something_to_compare,
     part_of,
 )
-from probml_tp.guides.recipes import LAPLACE, Recipes
-from probml_tp.harness.experiment import Update, no_update
+from probml_tp.guides.recipes import RECIPES, FitSettings, fit_one
+from probml_tp.harness.experiment import Update
 from probml_tp.inference.fitting import ProgressCallback
 from probml_tp.inference.parallel import single_thread
 from probml_tp.inference.starts import check_same_model
@@ -174,14 +174,9 @@ def _fit(work: _Work, guide: str, seconds: float, update: Update) -> None:
             raise _LateError(f"it takes more than {limit:.0f} s. Pass more minutes.")
 
     def make() -> Posterior:
-        if missing := problem.recipes.missing(guide, work.done):
-            raise ValueError(f"it starts from {missing}, which was refused")
-        if guide == problem.reference or guide in LAPLACE:
-            recipes = problem.recipes
-        else:
-            recipes = _affordable(work, guide, seconds)
-        with single_thread():
-            return recipes.fit(guide, problem.model, problem.data, done=work.done, update=told)
+        fixed = guide == problem.reference or RECIPES[guide].cost == "curvature"
+        how = problem.how if fixed else _affordable(work, guide, seconds)
+        return fit_one(guide, problem.model, problem.data, how, done=work.done, update=told)
 
     if guide == problem.reference:
         work.done[guide] = make()
@@ -189,35 +184,34 @@ def _fit(work: _Work, guide: str, seconds: float, update: Update) -> None:
         work.attempt(guide, make)
 
 
-def _affordable(work: _Work, guide: str, seconds: float) -> Recipes:
-    """The recipe with as many epochs as the time allows."""
-    recipes, (x, _) = work.problem.recipes, work.problem.data
-    if guide == "map" and recipes.rounds is not None:
+def _affordable(work: _Work, guide: str, seconds: float) -> FitSettings:
+    """The settings with as many epochs as the time allows."""
+    how, (x, _) = work.problem.how, work.problem.data
+    if guide == "map" and how.rounds is not None:
         if ROUND * _gradient_seconds(work.problem.model, work.problem.data) < seconds:
-            cost = _seconds_of(work, guide, replace(recipes, rounds=1))
-            return replace(recipes, rounds=int(min(max(seconds / cost, 1), recipes.rounds)))
-        recipes = replace(recipes, rounds=None)
-    cost = _epoch_seconds(work, recipes, guide, seconds)
-    if cost * recipes.epochs <= seconds:
-        return recipes
+            cost = _seconds_of(work, guide, replace(how, rounds=1))
+            return replace(how, rounds=int(min(max(seconds / cost, 1), how.rounds)))
+        how = replace(how, rounds=None)
+    cost = _epoch_seconds(work, how, guide, seconds)
+    if cost * how.epochs <= seconds:
+        return how
     epochs = max(int(seconds / cost), FEWEST_EPOCHS)
-    work.cut.append(f"{guide} {epochs:,} epochs instead of {recipes.epochs:,}")
-    by_batches = recipes.batch_size is None and len(x) > 2 * BATCH
-    return replace(recipes, epochs=epochs, batch_size=BATCH if by_batches else recipes.batch_size)
+    work.cut.append(f"{guide} {epochs:,} epochs instead of {how.epochs:,}")
+    by_batches = how.batch_size is None and len(x) > 2 * BATCH
+    return replace(how, epochs=epochs, batch_size=BATCH if by_batches else how.batch_size)
 
 
-def _epoch_seconds(work: _Work, recipes: Recipes, guide: str, seconds: float) -> float:
+def _epoch_seconds(work: _Work, how: FitSettings, guide: str, seconds: float) -> float:
     """Of one epoch; the first is slower than the others, so it counts only where it is long."""
-    cost = _seconds_of(work, guide, replace(recipes, epochs=1))
+    cost = _seconds_of(work, guide, replace(how, epochs=1))
     if cost > seconds / 100:
         return cost
-    return _seconds_of(work, guide, replace(recipes, epochs=10)) / 10
+    return _seconds_of(work, guide, replace(how, epochs=10)) / 10
 
 
-def _seconds_of(work: _Work, guide: str, recipes: Recipes) -> float:
+def _seconds_of(work: _Work, guide: str, how: FitSettings) -> float:
     begin = time.monotonic()
-    with single_thread():
-        recipes.fit(guide, work.problem.model, work.problem.data, done=work.done, update=no_update)
+    fit_one(guide, work.problem.model, work.problem.data, how, done=work.done)
     return max(time.monotonic() - begin, 1e-6)
 
 
@@ -238,7 +232,7 @@ def _gradient_seconds(model: BayesianModel, data: Data) -> float:
 def _run_chains(
     work: _Work, warmup: int | None, max_tree_depth: int | None, update: Update
 ) -> None:
-    problem, chains = work.problem, work.problem.chains
+    problem, chains = work.problem, work.problem.how.chains
     try:
         work.done[NUTS] = sample_within(
             problem.model,

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from probml_tp.digest import digest
 from probml_tp.gap.page import TITLE, page_arrays, page_figures, page_findings
-from probml_tp.gap.study import Chains, GapProblem, GapStudy, in_regions
+from probml_tp.gap.study import GapProblem, GapStudy, in_regions
 from probml_tp.gap.tables import evidence_table, predictions_table, weights_table
 from probml_tp.guides.exact import why_not_exact
-from probml_tp.guides.recipes import LAPLACE, Recipes
+from probml_tp.guides.recipes import Chains, FitSettings, guides_for
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Figure,
     Progress,
     Results,
+    Table,
     option,
     run_experiment,
 )
@@ -32,13 +34,19 @@ __all__ = ["GUIDES", "Config", "own_experiment", "own_problem", "usual_points"]
 NAME = "which-posterior"
 SUMMARY = "How far each posterior of one model is from a reference, and which one to use."
 
-GUIDES = ("map", *LAPLACE, "mean-field", "low-rank-normal", "mc-dropout", "deep-ensemble", "nuts")
-"""What can be asked for by name, besides ``"exact"``."""
+GUIDES = guides_for(
+    "layers", without=("swag", "multi-swag", "concrete-dropout", "gaussian-dropout")
+)
+"""What can be asked for by name, besides ``"exact"``: what needs no choice of a path or rate."""
 
 REFERENCES = ("exact", "nuts")
 
 MOST_DENSE = 2000
 """Parameters up to which the full covariance of Laplace is among the usual guides."""
+
+SMALL_LAPLACE = ("laplace", "laplace-linearized")
+LARGE_LAPLACE = ("laplace-kronecker", "laplace-last-layer")
+"""The usual kinds of Laplace of a net, by its size."""
 
 MODE_ROUNDS = 20
 WIDEN = 3.0
@@ -186,9 +194,8 @@ def own_problem(
         x=x,
         regions=places,
         guides=[*others, first],
-        recipes=_recipes(model, config),
+        how=_settings(model, config),
         reference=first,
-        chains=Chains(chains=config.chains, draws=config.draws),
         identified=True,
         notes=notes,
     )
@@ -197,16 +204,13 @@ def own_problem(
 def _usual_guides(model: BayesianModel) -> list[str]:
     """Laplace by the size of the model, what trains quickly, dropout and an ensemble for nets."""
     small = model.num_params <= MOST_DENSE
-    full = (
-        ["laplace", "laplace-linearized"] if small else ["laplace-kronecker", "laplace-last-layer"]
-    )
     deep = sum(parameter.ndim > 1 for parameter in model.net.parameters()) > 1
+    left_out = {"nuts", "laplace-diagonal" if deep or small else "laplace"}
+    left_out |= set(SMALL_LAPLACE if not small else LARGE_LAPLACE) if deep else set()
     return [
-        "map",
-        *(full if deep else ["laplace" if small else "laplace-diagonal"]),
-        "mean-field",
-        "low-rank-normal",
-        *(["mc-dropout", "deep-ensemble"] if deep else []),
+        guide
+        for guide in guides_for(*(["layers"] if deep else []))
+        if guide in GUIDES and guide not in left_out
     ]
 
 
@@ -221,8 +225,8 @@ def _checked_guides(guides: Sequence[str]) -> list[str]:
     return list(guides)
 
 
-def _recipes(model: BayesianModel, config: Config) -> Recipes:
-    return Recipes(
+def _settings(model: BayesianModel, config: Config) -> FitSettings:
+    return FitSettings(
         epochs=config.epochs,
         lr=config.lr,
         rounds=MODE_ROUNDS if config.batch_size is None else None,
@@ -231,6 +235,7 @@ def _recipes(model: BayesianModel, config: Config) -> Recipes:
         rank=min(10, model.num_params),
         rates=config.rate,
         members=config.members,
+        chains=Chains(chains=config.chains, draws=config.draws),
         seed=config.seed,
     )
 
@@ -250,9 +255,7 @@ def own_experiment(study: GapStudy, config: Config) -> tuple[Experiment[Config],
         return _results(study, config)
 
     experiment = with_posterior_checks(
-        Experiment(
-            name=NAME, summary=SUMMARY, config=Config, stages=lambda _: {}, run=run, figures=figures
-        )
+        Experiment(name=NAME, summary=SUMMARY, config=Config, run=run, figures=figures)
     )
     return experiment, run_experiment(experiment, config)
 
@@ -269,9 +272,7 @@ def _results(study: GapStudy, config: Config) -> Results[Config]:
         experiment=NAME,
         title=f"{TITLE} {study.problem.title}",
         config=config,
-        metrics=main.metrics,
-        columns=main.columns,
-        intervals=main.intervals,
+        main=Table(MAIN_TABLE, "Posterior", main.metrics, main.columns, main.intervals),
         findings=page_findings(study),
         data_source=f"{len(x):,} data points, digest {digest([x, y])}",
         arrays=page_arrays([study]),

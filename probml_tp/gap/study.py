@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,18 +14,15 @@ from torch import Tensor
 from probml_tp.gap import Advice, GapReport, Requirement, compare, recommend
 from probml_tp.gap.checks import check_reference, check_same_data
 from probml_tp.gap.doubt import Doubt
-from probml_tp.guides.recipes import Recipes
+from probml_tp.guides.recipes import FitSettings, fit_all
 from probml_tp.harness.experiment import Update
-from probml_tp.inference import sample_nuts
 from probml_tp.inference.fitting import ProgressCallback
-from probml_tp.inference.nuts.starts import MassMatrix
 from probml_tp.inference.parallel import single_thread
 from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 
 __all__ = [
-    "Chains",
     "Comparison",
     "GapProblem",
     "GapStudy",
@@ -40,70 +39,6 @@ Data = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chains:
-    """How NUTS is run.
-
-    Args:
-        chains: how many.
-        draws: kept of each.
-        warmup: steps of each.
-        tree_depth: at most 2 to this power leapfrog steps a draw.
-        mass_matrix: what is adapted.
-        target_accept: the acceptance that the step size aims at.
-        start: the guide whose posterior the chains start from; the net's own values by default.
-        per_batch: chains evaluated together in one process.
-        jobs: processes.
-    """
-
-    chains: int = 4
-    draws: int = 1000
-    warmup: int = 1000
-    tree_depth: int = 10
-    mass_matrix: MassMatrix = "diagonal"
-    target_accept: float = 0.8
-    start: str | None = None
-    per_batch: int | None = None
-    jobs: int | None = None
-
-    def sample(
-        self,
-        model: BayesianModel,
-        data: Data,
-        *,
-        init: Posterior | None,
-        seed: int,
-        update: Update,
-    ) -> Posterior:
-        """Run the chains.
-
-        Args:
-            model: the model.
-            data: inputs and targets.
-            init: the posterior to start from, if any.
-            seed: determines them.
-            update: told of the progress.
-
-        Returns:
-            The posterior.
-        """
-        return sample_nuts(
-            model,
-            data,
-            num_samples=self.draws,
-            warmup=self.warmup,
-            chains=self.chains,
-            target_accept=self.target_accept,
-            max_tree_depth=self.tree_depth,
-            mass_matrix=self.mass_matrix,
-            init=init,
-            chains_per_batch=self.per_batch,
-            jobs=self.jobs,
-            seed=seed,
-            progress=update,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class GapProblem:
     """A model, its data, and what is to be compared where.
 
@@ -115,9 +50,8 @@ class GapProblem:
         x: inputs where predictions are compared, ``(N, ...)``.
         regions: name to a boolean array ``(N,)`` or to indices of points.
         guides: the posteriors to compare, the reference among them; their order is that of tables.
-        recipes: how they are fitted.
+        how: the settings of their fits, chains among them.
         reference: ``"exact"`` or ``"nuts"``, or any name under which a fitted one is given.
-        chains: how NUTS is run.
         identified: whether weights are, so that a figure compares them.
         notes: sentences on where is compared, for the page.
     """
@@ -129,9 +63,8 @@ class GapProblem:
     x: Tensor
     regions: Mapping[str, object]
     guides: Sequence[str]
-    recipes: Recipes
+    how: FitSettings
     reference: str = NUTS
-    chains: Chains = field(default_factory=Chains)
     identified: bool = False
     notes: Sequence[str] = ()
 
@@ -145,10 +78,8 @@ class GapProblem:
             Guides, each once.
         """
         left = [guide for guide in self.guides if guide not in given]
-        starts = [self.chains.start] if self.chains.start and NUTS in left else []
         first = [guide for guide in left if guide == self.reference]
-        order = [guide for part in (starts, first, left) for guide in self.recipes.order(part)]
-        return [guide for guide in dict.fromkeys(order) if guide not in given]
+        return list(dict.fromkeys([*self.how.order(first, given), *self.how.order(left, given)]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +148,6 @@ def fit_problem(
     given: Mapping[str, Posterior] | None = None,
     check: bool = False,
     refused: dict[str, str] | None = None,
-    seed: int,
     update: ProgressCallback,
 ) -> dict[str, Posterior]:
     """Fit every guide of a problem; those that they start from, and the reference, first.
@@ -228,7 +158,6 @@ def fit_problem(
         check: refuse a reference that has not converged before the others are fitted.
         refused: where to note a guide that refuses the model, with its reason, and go on without
             it; by default its error is raised. The reference may not be refused.
-        seed: of the chains; of the others the recipes have one.
         update: told of the progress.
 
     Returns:
@@ -239,36 +168,16 @@ def fit_problem(
     """
     done = dict(given or {})
     order = problem.order(done)
-    for place, guide in enumerate(order):
-        step = part_of(update, place, len(order), guide)
-        try:
-            done[guide] = _fit(problem, guide, done, seed, step)
-        except ValueError as error:
-            if refused is None or guide == problem.reference:
-                raise
-            refused[guide] = str(error)
-            continue
-        if check and guide == problem.reference:
-            check_reference(guide, done[guide], problem.x)
-    return done
 
+    def stage(guide: str) -> AbstractContextManager[Update]:
+        return nullcontext(part_of(update, order.index(guide), len(order), guide))
 
-def _fit(
-    problem: GapProblem,
-    guide: str,
-    done: Mapping[str, Posterior],
-    seed: int,
-    update: Update,
-) -> Posterior:
-    model, data = problem.model, problem.data
-    if guide == NUTS:
-        start = problem.chains.start
-        init = done.get(start) if start else None
-        return problem.chains.sample(model, data, init=init, seed=seed, update=update)
-    if missing := problem.recipes.missing(guide, done):
-        raise ValueError(f"it starts from {missing}, which was refused")
-    with single_thread():
-        return problem.recipes.fit(guide, model, data, done=done, update=update)
+    fit = partial(fit_all, model=problem.model, data=problem.data, how=problem.how, stage=stage)
+    if problem.reference in order:
+        done = fit([problem.reference], given=done)
+        if check:
+            check_reference(problem.reference, done[problem.reference], problem.x)
+    return fit(problem.guides, given=done, refused=refused)
 
 
 def study_gap(
@@ -306,7 +215,6 @@ def study_gap(
         given=given,
         check=not comparison.accept_reference,
         refused=refused if tolerant else None,
-        seed=seed,
         update=update,
     )
     posteriors = {guide: done[guide] for guide in problem.guides if guide in done}

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import pkgutil
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from probml_tp.harness.config import SIZES, ExperimentConfig, Option, Size, option
+from probml_tp.harness.table import MAIN_TABLE, Ends, Table, frame_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import pandas as pd
     from matplotlib.figure import Figure as MatplotlibFigure
 
 __all__ = [
+    "MAIN_TABLE",
     "SIZES",
     "Entry",
     "Experiment",
@@ -59,7 +62,7 @@ class Progress(Protocol):
     """What an experiment tells about its progress: one stage after the other, never nested."""
 
     def stage(self, name: str) -> AbstractContextManager[Update]:
-        """Enter the stage ``name``, which the experiment's ``stages`` lists."""
+        """Enter the stage ``name``."""
 
 
 class NullProgress:
@@ -90,23 +93,12 @@ def no_update(done: int, total: int, message: str = "") -> None:
 class SharedStage(str):
     """The name of a stage whose work later experiments of the same run find done.
 
-    Args:
-        name: as shown.
-        key: all that the work depends on; stages of one name and key are the same work.
-
     Example:
-        >>> stage = SharedStage("fit map", key=("lenet", 0))
-        >>> stage, stage.key
-        ('fit map', ('lenet', 0))
+        >>> SharedStage("fit map")
+        'fit map'
     """
 
-    key: Hashable
-
-    def __new__(cls, name: str, *, key: Hashable) -> SharedStage:
-        """Make a text with a key."""
-        stage = super().__new__(cls, name)
-        stage.key = key
-        return stage
+    __slots__ = ()
 
 
 class SavesTensors(Protocol):
@@ -131,10 +123,7 @@ class Results(Generic[ConfigT]):
         experiment: the experiment's name.
         title: the heading of its section in the report.
         config: the options of this run.
-        metrics: row (a guide's name) to metric to value, finite; a metric that a row does not
-            have is left out. Row names are shown as they are.
-        columns: metric to heading, in the order of the table's columns: with the unit, and ending
-            in "↓" where lower is better, "↑" where higher is better.
+        main: the first table.
         findings: sentences computed from the numbers, the most important first.
         data_source: which data this was, and where it came from.
         data_is_fallback: whether these data stand in for those that the experiment is meant for.
@@ -142,9 +131,7 @@ class Results(Generic[ConfigT]):
         posteriors: file name (a guide's) to posterior; saved as safetensors.
         inference_data: file name (a guide's) to ArviZ record; saved as netCDF.
         timings: stage to seconds; :func:`run_experiment` fills in the stages that are missing.
-        intervals: row to metric to the two ends of its interval, for those that have one; the
-            findings or the headings say which interval it is.
-        row_heading: what the rows of ``metrics`` are.
+        shared_stages: the stages whose work later experiments of the same run find done.
         tables: more tables, shown below the first.
         checks: diagnostics of the posteriors, shown below all tables.
     """
@@ -152,8 +139,7 @@ class Results(Generic[ConfigT]):
     experiment: str
     title: str
     config: ConfigT
-    metrics: dict[str, dict[str, float]]
-    columns: dict[str, str]
+    main: Table
     findings: list[str]
     data_source: str
     data_is_fallback: bool = False
@@ -161,29 +147,29 @@ class Results(Generic[ConfigT]):
     posteriors: dict[str, SavesTensors] = field(default_factory=dict)
     inference_data: dict[str, SavesNetcdf] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
-    row_heading: str = "Posterior"
+    shared_stages: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     checks: Table | None = None
 
+    @property
+    def all_tables(self) -> list[Table]:
+        """The main table, those that follow it, and the checks."""
+        return [self.main, *self.tables, *([self.checks] if self.checks else [])]
 
-@dataclass(frozen=True)
-class Table:
-    """A table of numbers, with intervals where there are some.
+    @property
+    def frame(self) -> pd.DataFrame:
+        """Every number, one a line: table, row, metric, value, the ends of its interval, unit."""
+        return frame_of(self.all_tables)
 
-    Attributes:
-        title: a line above it.
-        row_heading: what the rows are.
-        metrics: row to metric to value, as in :class:`Results`.
-        columns: metric to heading.
-        intervals: row to metric to the two ends of its interval.
-    """
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Row to metric to value, of the main table."""
+        return self.main.metrics
 
-    title: str
-    row_heading: str
-    metrics: dict[str, dict[str, float]]
-    columns: dict[str, str]
-    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    @property
+    def intervals(self) -> dict[str, dict[str, Ends]]:
+        """Row to metric to interval, of the main table."""
+        return self.main.intervals
 
 
 @dataclass(frozen=True)
@@ -212,15 +198,13 @@ class Experiment(Generic[ConfigT]):
         name: as on the command line, for example "linear-regression".
         summary: one line, the same as in the registry.
         config: the dataclass of its options.
-        stages: config to stage name to seconds expected on 2 cores, in the order of the run.
-        run: computes the results; enters each of the stages once.
+        run: computes the results; enters each of its stages once.
         figures: draws from the results alone.
     """
 
     name: str
     summary: str
     config: type[ConfigT]
-    stages: Callable[[ConfigT], Mapping[str, float]]
     run: Callable[[ConfigT, Progress], Results[ConfigT]]
     figures: Callable[[Results[ConfigT]], Iterable[Figure]]
 
@@ -231,6 +215,7 @@ class _TimedProgress:
     def __init__(self, inner: Progress) -> None:
         self._inner = inner
         self.seconds: dict[str, float] = {}
+        self.shared: list[str] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Update]:
@@ -238,6 +223,8 @@ class _TimedProgress:
         with self._inner.stage(name) as update:
             yield update
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        if isinstance(name, SharedStage):
+            self.shared.append(str(name))
 
 
 def run_experiment(
@@ -264,6 +251,7 @@ def run_experiment(
     timed = _TimedProgress(progress or NullProgress())
     results = experiment.run(config, timed)
     results.timings = timed.seconds | results.timings
+    results.shared_stages = timed.shared
     return results
 
 

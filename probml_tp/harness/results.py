@@ -3,8 +3,8 @@
 <folder>/<experiment>/
     config.json         the resolved options
     environment.json    versions, platform, date, commit
-    metrics.json        row -> metric -> value
-    manifest.json       title, columns, findings, data source, timings, figures
+    metrics.json        a line a number: table, row, metric, value, ends of its interval, unit
+    manifest.json       title, tables, findings, data source, timings, figures
     arrays.npz          all that the figures need
     figures/<name>.png
     posteriors/<name>.safetensors, <name>.nc
@@ -27,16 +27,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probml_tp.environment import describe_environment
-from probml_tp.harness.experiment import Table
+from probml_tp.harness.table import Table, frame_of
 from probml_tp.storage.files import write_errors
 from probml_tp.storage.schema import conform, read_json
 from probml_tp.storage.staging import FRESH, put_in_place, staging
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from probml_tp.harness.experiment import Experiment, Figure, Results, SavesNetcdf
 
 __all__ = [
-    "MAIN_TABLE",
     "SavedFigure",
     "SavedResults",
     "check_file_name",
@@ -47,10 +48,9 @@ __all__ = [
     "write_results",
 ]
 
-FORMAT = 3
+FORMAT = 4
 DPI = 150
 MANIFEST, DIGESTS = "manifest.json", "digests.json"
-MAIN_TABLE = "Metrics"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -83,16 +83,13 @@ class SavedResults:
         preset: which preset it ran with, and what differed.
         config: option to value.
         environment: as :func:`probml_tp.environment.describe_environment` gives it.
-        metrics: row to metric to value.
-        columns: metric to heading.
+        all_tables: the main table and those that follow it.
         findings: sentences.
         data_source: which data it was.
         data_is_fallback: whether they stand in for the data meant.
         timings: stage to seconds.
+        shared_stages: the stages whose work later experiments find done.
         figures: the figures, in the experiment's order.
-        intervals: row to metric to the two ends of its interval.
-        row_heading: what the rows of the metrics are.
-        tables: more tables.
     """
 
     folder: Path
@@ -102,22 +99,28 @@ class SavedResults:
     preset: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    metrics: dict[str, dict[str, float]]
-    columns: dict[str, str]
+    all_tables: tuple[Table, ...]
     findings: list[str]
     data_source: str
     data_is_fallback: bool
     timings: dict[str, float]
+    shared_stages: list[str]
     figures: tuple[SavedFigure, ...]
-    intervals: dict[str, dict[str, tuple[float, float]]]
-    row_heading: str
-    tables: tuple[Table, ...]
 
     @property
-    def all_tables(self) -> tuple[Table, ...]:
-        """The metrics as a table, and those that follow it."""
-        main = Table(MAIN_TABLE, self.row_heading, self.metrics, self.columns, self.intervals)
-        return (main, *self.tables)
+    def main(self) -> Table:
+        """The first table."""
+        return self.all_tables[0]
+
+    @property
+    def tables(self) -> list[Table]:
+        """Those that follow it."""
+        return list(self.all_tables[1:])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """Every number, one a line: table, row, metric, value, the ends of its interval, unit."""
+        return frame_of(self.all_tables)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Load the arrays that the figures were drawn from.
@@ -192,25 +195,14 @@ def _check(results: Results[Any], experiment: Experiment[Any]) -> None:
         )
     for name in (results.experiment, *results.posteriors, *results.inference_data):
         check_file_name(name)
-    for table in _tables(results):
-        for row, metrics in table.metrics.items():
-            for metric, value in metrics.items():
-                _check_metric(row, metric, value, table.columns)
-        for row, ends in table.intervals.items():
-            for metric, pair in ends.items():
-                for value in (table.metrics.get(row, {}).get(metric, math.nan), *pair):
+    titles = [table.title for table in results.all_tables]
+    if len(set(titles)) < len(titles):
+        raise ValueError(f"Each table must have a title of its own; got {'; '.join(titles)}.")
+    for table in results.all_tables:
+        for row, cells in table.cells.items():
+            for metric, cell in cells.items():
+                for value in (cell.value, *(cell.ends or ())):
                     _check_metric(row, metric, value, table.columns)
-
-
-def _tables(results: Results[Any]) -> list[Table]:
-    main = Table(
-        MAIN_TABLE, results.row_heading, results.metrics, results.columns, results.intervals
-    )
-    return [main, *_further_tables(results)]
-
-
-def _further_tables(results: Results[Any]) -> list[Table]:
-    return [*results.tables, *([results.checks] if results.checks else [])]
 
 
 def check_file_name(name: str) -> None:
@@ -243,7 +235,7 @@ def _write_all(results: Results[Any], experiment: Experiment[Any], folder: Path)
     figures = _write_figures(experiment.figures(results), folder / "figures")
     _write_json(folder / "config.json", results.config.to_dict())
     _write_json(folder / "environment.json", describe_environment())
-    _write_json(folder / "metrics.json", _plain_metrics(results.metrics))
+    _write_json(folder / "metrics.json", _lines(results))
     arrays: dict[str, Any] = dict(results.arrays)
     np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **arrays)
     _write_posteriors(results, folder / "posteriors")
@@ -266,27 +258,6 @@ def _digest(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-def _plain_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    return {row: {name: float(v) for name, v in cells.items()} for row, cells in metrics.items()}
-
-
-def _plain_intervals(
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
-) -> dict[str, dict[str, list[float]]]:
-    return {
-        row: {name: [float(end) for end in ends] for name, ends in cells.items()}
-        for row, cells in intervals.items()
-    }
-
-
-def _plain_table(table: Table) -> dict[str, Any]:
-    return {
-        **vars(table),
-        "metrics": _plain_metrics(table.metrics),
-        "intervals": _plain_intervals(table.intervals),
-    }
-
-
 def _manifest(
     results: Results[Any], experiment: Experiment[Any], figures: list[dict[str, str]]
 ) -> dict[str, Any]:
@@ -296,16 +267,31 @@ def _manifest(
         "title": results.title,
         "summary": experiment.summary,
         "preset": results.config.describe(),
-        "columns": results.columns,
         "findings": results.findings,
         "data_source": results.data_source,
         "data_is_fallback": results.data_is_fallback,
         "timings": results.timings,
+        "shared_stages": results.shared_stages,
         "figures": figures,
-        "intervals": _plain_intervals(results.intervals),
-        "row_heading": results.row_heading,
-        "tables": [_plain_table(table) for table in _further_tables(results)],
+        "tables": [
+            {
+                "title": table.title,
+                "row_heading": table.row_heading,
+                "rows": table.rows,
+                "columns": table.columns,
+            }
+            for table in results.all_tables
+        ],
     }
+
+
+def _lines(results: Results[Any]) -> list[dict[str, Any]]:
+    """The tidy frame, with ``null`` for the ends of an interval where there is none."""
+    frame = results.frame
+    return [
+        {name: None if value != value else value for name, value in line.items()}
+        for line in frame.to_dict("records")
+    ]
 
 
 def _write_figures(figures: Iterable[Figure], folder: Path) -> list[dict[str, str]]:
@@ -380,28 +366,53 @@ def read_results(folder: Path) -> SavedResults:
         ValueError: a file is missing or damaged.
     """
     manifest = _part(folder / MANIFEST, _MANIFEST)
+    tables = {entry["title"]: _empty(entry) for entry in manifest.pop("tables")}
     figures = tuple(
         SavedFigure(**entry, path=folder / "figures" / f"{entry['name']}.png")
         for entry in manifest.pop("figures")
     )
-    tables = tuple(Table(**entry) for entry in manifest.pop("tables"))
     del manifest["format"]
     parts: dict[str, Any] = {
         part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()
     }
-    return SavedResults(folder=folder, figures=figures, tables=tables, **parts, **manifest)
+    with _damage_named(folder / "metrics.json"):
+        for number, line in enumerate(parts.pop("metrics")):
+            _enter(line, tables, f"its [{number}]")
+    return SavedResults(
+        folder=folder, figures=figures, all_tables=tuple(tables.values()), **parts, **manifest
+    )
 
 
-_Cells = dict[str, dict[str, float]]
-_Ends = dict[str, dict[str, tuple[float, float]]]
+def _empty(entry: Mapping[str, Any]) -> Table:
+    """A table of the manifest, whose rows have no numbers yet."""
+    table = Table(entry["title"], entry["row_heading"], columns=entry["columns"])
+    for row in entry["rows"]:
+        table.put(row, {})
+    return table
+
+
+def _enter(line: Mapping[str, Any], tables: Mapping[str, Table], place: str) -> None:
+    """Put a number into its table."""
+    low, high, metric = line["low"], line["high"], line["metric"]
+    if line["table"] not in tables:
+        raise ValueError(f"{place}.table must be one of {MANIFEST}; got {line['table']!r}")
+    if (low is None) != (high is None):
+        raise ValueError(f"{place} must have both ends of an interval or none")
+    ends = {} if low is None else {metric: (low, high)}
+    tables[line["table"]].put(line["row"], {metric: line["value"]}, ends)
+
+
 _Plain = bool | int | float | str | None
 
-_TABLE = {
-    "title": str,
-    "row_heading": str,
-    "metrics": _Cells,
-    "columns": dict[str, str],
-    "intervals": _Ends,
+_TABLE = {"title": str, "row_heading": str, "rows": list[str], "columns": dict[str, str]}
+_LINE = {
+    "table": str,
+    "row": str,
+    "metric": str,
+    "value": float,
+    "low": float | None,
+    "high": float | None,
+    "unit": str,
 }
 _MANIFEST = {
     "format": int,
@@ -409,14 +420,12 @@ _MANIFEST = {
     "title": str,
     "summary": str,
     "preset": str,
-    "columns": dict[str, str],
     "findings": list[str],
     "data_source": str,
     "data_is_fallback": bool,
     "timings": dict[str, float],
+    "shared_stages": list[str],
     "figures": [{"name": str, "title": str, "caption": str}],
-    "intervals": _Ends,
-    "row_heading": str,
     "tables": [_TABLE],
 }
 _PARTS = {
@@ -429,18 +438,18 @@ _PARTS = {
         "packages": dict[str, str | None],
         "git_commit": str | None,
     },
-    "metrics": _Cells,
+    "metrics": [_LINE],
 }
 """What the JSON files of a results folder hold, as :func:`conform` takes it."""
 
 
-def _part(path: Path, form: Any) -> dict[str, Any]:
+def _part(path: Path, form: Any) -> Any:
     """One JSON file of a results folder, checked."""
     with _damage_named(path):
         content = read_json(path)
         if form is _MANIFEST and isinstance(content, dict) and content.get("format") != FORMAT:
             raise ValueError(f"its format is {content.get('format')!r}, of another version")
-        checked: dict[str, Any] = conform(content, form)
+        checked = conform(content, form)
         for figure in checked["figures"] if form is _MANIFEST else ():
             check_file_name(figure["name"])
         _check_digest(path)

@@ -28,7 +28,6 @@ __all__ = [
     "derived_seed",
     "labels_of",
     "listed",
-    "one_of_each_family",
     "over_seeds",
     "percent",
     "span",
@@ -56,20 +55,6 @@ FIT_COLUMN = {"seconds": "Fit (s) ↓"}
 
 HALF_WIDTH = 1.96
 """Half the width of a 95 % interval of a normal, in standard errors."""
-
-FAMILIES = (
-    (
-        "laplace-linearized",
-        "laplace-kronecker",
-        "laplace-diagonal",
-        "laplace-last-layer",
-        "laplace",
-    ),
-    ("mean-field", "low-rank-normal"),
-    ("mc-dropout", "concrete-dropout", "gaussian-dropout"),
-    ("deep-ensemble", "multi-swag", "swag"),
-)
-"""Guides that are akin, the one that stands for its family first."""
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -121,29 +106,6 @@ def listed(parts: Iterable[str]) -> str:
     """
     *others, last = parts
     return f"{', '.join(others)} and {last}" if others else last
-
-
-def one_of_each_family(guides: Iterable[str], *, most: int = 7) -> list[str]:
-    """Choose guides for a figure that could not hold all their lines.
-
-    Args:
-        guides: their names.
-        most: so many lines are drawn without choosing.
-
-    Returns:
-        All of them if they are few, else the first known guide of each family and any others that
-        belong to none.
-
-    Example:
-        >>> one_of_each_family(["swag", "map", "laplace", "laplace-linearized", "mine"], most=3)
-        ['swag', 'map', 'laplace-linearized', 'mine']
-    """
-    asked = list(guides)
-    if len(asked) <= most:
-        return asked
-    present = [[guide for guide in family if guide in asked] for family in FAMILIES]
-    left_out = {guide for family in present for guide in family[1:]}
-    return [guide for guide in asked if guide not in left_out]
 
 
 def percent(share: float, digits: int = 1) -> str:

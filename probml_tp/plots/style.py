@@ -7,7 +7,7 @@ package or drawing with it changes no one else's figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,9 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
+from probml_tp.guides.recipes import RECIPES
+
 __all__ = [
     "DATA_COLOR",
-    "GUIDE_STYLES",
     "PANEL_HEIGHT",
     "TRAINING_RANGE_COLOR",
     "WIDTH",
@@ -66,31 +67,6 @@ class GuideStyle:
     marker: str
 
 
-GUIDE_STYLES: Mapping[str, GuideStyle] = {
-    "exact": GuideStyle("Exact", "#000000", "-", "o"),
-    "nuts": GuideStyle("NUTS", "#D55E00", (0, (6, 1.5)), "s"),
-    "laplace": GuideStyle("Laplace", "#0072B2", (0, (4, 2)), "^"),
-    "laplace-linearized": GuideStyle("Laplace, linearised", "#56B4E9", (0, (4, 1, 1, 1)), "v"),
-    "laplace-kronecker": GuideStyle("Laplace, Kronecker", "#222255", (0, (6, 1, 1, 1)), "8"),
-    "laplace-diagonal": GuideStyle("Laplace, diagonal", "#6699CC", (0, (2, 2)), "1"),
-    "laplace-last-layer": GuideStyle("Laplace, last layer", "#88CCEE", (0, (6, 3)), "H"),
-    "mean-field": GuideStyle("Mean-field", "#009E73", (0, (2, 1)), "D"),
-    "low-rank-normal": GuideStyle("Low-rank normal", "#225522", (0, (2, 1, 4, 1)), "d"),
-    "mc-dropout": GuideStyle("MC dropout", "#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "P"),
-    "map": GuideStyle("MAP", "#E69F00", (0, (1, 1)), "X"),
-    "deep-ensemble": GuideStyle("Deep ensemble", "#AA3377", (0, (3, 1)), "h"),
-    "swag": GuideStyle("SWAG", "#332288", (0, (8, 2)), "<"),
-    "multi-swag": GuideStyle("Multi-SWAG", "#666633", (0, (8, 2, 2, 2)), ">"),
-    "concrete-dropout": GuideStyle("Concrete dropout", "#882255", (0, (5, 1, 2, 1)), "p"),
-    "gaussian-dropout": GuideStyle("Gaussian dropout", "#661100", (0, (3, 1, 1, 1, 1, 1)), "*"),
-}
-"""Guide name to its style, references first.
-
-The colours are those of Okabe and Ito (2008, "Color universal design"), which people with any
-common colour vision deficiency tell apart, and ones of Tol (2021, "Colour schemes"); the Laplace
-guides are all blue, normals by variational inference green.
-"""
-
 _SETTINGS: Any = {
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -133,11 +109,12 @@ def guide_style(name: str) -> GuideStyle:
         >>> guide_style("mc-dropout").label, guide_style("my-guide").label
         ('MC dropout', 'my-guide')
     """
-    if name in GUIDE_STYLES:
-        return GUIDE_STYLES[name]
-    own = GuideStyle(name, "#7f7f7f", "-", ".")
-    ends = [guide for guide in GUIDE_STYLES if name.endswith(f"-{guide}")]
-    return replace(GUIDE_STYLES[max(ends, key=len)], label=name) if ends else own
+    if name not in RECIPES:
+        ends = [guide for guide in RECIPES if name.endswith(f"-{guide}")]
+        own = GuideStyle(name, "#7f7f7f", "-", ".")
+        return replace(guide_style(max(ends, key=len)), label=name) if ends else own
+    recipe = RECIPES[name]
+    return GuideStyle(recipe.label, recipe.color, recipe.linestyle, recipe.marker)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from probml_tp.gap.choosing import PosteriorPage
 from probml_tp.gap.doubt import doubt_of_chains
 from probml_tp.gap.problem import usual_points
 from probml_tp.gap.sample import collect
-from probml_tp.guides.recipes import Recipes
+from probml_tp.guides.recipes import FitSettings
 from probml_tp.harness.results import read_results
 from probml_tp.models import CLASSICS, mlp_regressor
 
@@ -53,13 +53,13 @@ def flips(seed: int = 0) -> tuple[BayesianModel, tuple[torch.Tensor, torch.Tenso
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The guides that are fitted from now on."""
     fitted: list[str] = []
-    recipe = Recipes.fit
+    recipe = FitSettings.fit
 
-    def record(recipes: Recipes, guide: str, *arguments: Any, **options: Any) -> Posterior:
+    def record(recipes: FitSettings, guide: str, *arguments: Any, **options: Any) -> Posterior:
         fitted.append(guide)
         return recipe(recipes, guide, *arguments, **options)
 
-    monkeypatch.setattr(Recipes, "fit", record)
+    monkeypatch.setattr(FitSettings, "fit", record)
     return fitted
 
 
@@ -171,14 +171,14 @@ class Choosy(torch.nn.Module):
 
 
 def test_a_guide_that_fails_whatever_it_raises_is_left_out_unless_asked_for(monkeypatch):
-    recipe = Recipes.fit
+    recipe = FitSettings.fit
 
-    def fails(recipes: Recipes, guide: str, *arguments: Any, **options: Any) -> Posterior:
+    def fails(recipes: FitSettings, guide: str, *arguments: Any, **options: Any) -> Posterior:
         if guide == "mean-field":
             raise RuntimeError("vmap: not in this net\nand a long trace")
         return recipe(recipes, guide, *arguments, **options)
 
-    monkeypatch.setattr(Recipes, "fit", fails)
+    monkeypatch.setattr(FitSettings, "fit", fails)
     page = which_posterior(*flips(), **SHORT, **QUICK)
     assert page.refused["mean-field"] == "RuntimeError: vmap: not in this net"
     assert "laplace" in page.posteriors

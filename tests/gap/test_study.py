@@ -17,7 +17,7 @@ from probml_tp.gap.tables import (
     predictions_table,
     weights_table,
 )
-from probml_tp.guides.recipes import Recipes, SwagPath
+from probml_tp.guides.recipes import FitSettings, SwagPath
 from probml_tp.harness.experiment import no_update
 from probml_tp.models import LinearBasis, linear_regression
 from probml_tp.priors import NormalPrior
@@ -34,7 +34,7 @@ PROBLEM = GapProblem(
     x=GRID,
     regions={"data": INSIDE, "far": ~INSIDE},
     guides=("map", "laplace", "mean-field", "exact"),
-    recipes=Recipes(
+    recipes=FitSettings(
         epochs=400,
         lr=0.05,
         rounds=3,

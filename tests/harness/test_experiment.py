@@ -141,8 +141,4 @@ def test_listing_experiments_imports_nothing_heavy():
 def test_registered_experiments_meet_the_contract(name):
     experiment = EXPERIMENTS[name]
     assert (experiment.name, experiment.summary) == (name, EXPERIMENTS.summary(name))
-    for size in ("quick", "default", "full"):
-        weights = experiment.stages(experiment.config.preset(size))
-        assert weights
-        assert all(weight > 0 for weight in weights.values())
     assert all(known.help.endswith(".") for known in experiment.config.options())

@@ -7,8 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from probml_tp.harness.experiment import SharedStage
-from probml_tp.harness.progress import Timeline, show_progress, without_repeats
+from probml_tp.harness.progress import Timeline, show_progress
 
 PLAN = {"one": {"fit": 30.0, "predict": 10.0}, "two": {"fit": 60.0}}
 
@@ -32,25 +31,19 @@ def test_fraction_and_time_left_follow_the_weights_and_the_pace():
     assert timeline.seconds_left == pytest.approx(85.0)
     clock.now = 35.0  # twice as slow, the first 5 seconds counting as expected
     assert timeline.seconds_left == pytest.approx(170.0)
-    timeline.leave()
     timeline.enter("two", "fit")
     timeline.advance(7.0)
     assert timeline.fraction == pytest.approx(0.9)
 
 
-def test_shared_work_costs_its_time_once_and_other_work_each_time():
-    fit, other = SharedStage("fit", key=("net", 0)), SharedStage("fit", key=("net", 1))
-    plan = {"one": {fit: 9.0, "score": 1.0}, "two": {fit: 9.0, "score": 1.0}, "three": {other: 9.0}}
-    thinned = without_repeats(plan)
-    assert thinned["one"] == plan["one"]
-    assert thinned["two"] == {"fit": 0.0, "score": 1.0}
-    assert thinned["three"] == {"fit": 9.0}
-    Timeline(thinned).enter("two", "fit")
-
-
-def test_an_unplanned_stage_is_refused():
-    with pytest.raises(ValueError, match="got 'predcit'.*known are: fit, predict"):
-        Timeline(PLAN).enter("one", "predcit")
+def test_what_is_skipped_or_unknown_is_over_or_takes_no_time_of_the_plan():
+    timeline = Timeline(PLAN, clock=lambda: 0.0)
+    timeline.enter("two", "fit")
+    assert timeline.fraction == pytest.approx(0.4)
+    timeline.advance(0.5)
+    timeline.enter("two", "unknown")
+    timeline.advance(1.0)
+    assert timeline.fraction == pytest.approx(0.7)
 
 
 def run_plan(console: Console, *, visible: bool = True) -> str:

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from probml_tp.harness.experiment import Table, run_experiment
+from probml_tp.harness.experiment import MAIN_TABLE, Table, run_experiment
 from probml_tp.harness.results import (
-    MAIN_TABLE,
     read_results,
     require_writable,
     saved_experiments,
@@ -60,8 +59,8 @@ def test_everything_is_written_and_read_back(results, tmp_path):
     }
     saved = read_results(folder)
     assert demo.Config(**saved.config) == results.config
-    assert saved.metrics == results.metrics
-    assert saved.columns == results.columns
+    assert saved.all_tables == (results.main,)
+    assert saved.frame.equals(results.frame)
     assert (saved.title, saved.findings) == (results.title, results.findings)
     assert (saved.data_source, saved.data_is_fallback) == ("rng", False)
     assert saved.preset == "default preset with guides = map nuts"
@@ -83,50 +82,67 @@ def test_arrays_tensors_and_draws_survive_exactly(results, tmp_path):
 
 
 def test_intervals_and_more_tables_survive(results, tmp_path):
-    results.intervals = {"map": {"mean": (np.float64(-0.5), 0.5)}}
-    results.row_heading = "Score"
+    results.main.put("map", {}, {"mean": (np.float64(-0.5), 0.5)})
+    results.main.row_heading = "Score"
+    results.main.put("nothing", {})
     rows = {"a": {"x": 1.0}}
     results.tables = [Table("More", "Method", rows, {"x": "X"}, {"a": {"x": (0.5, 1.5)}})]
     saved = read_results(write_results(results, demo.EXPERIMENT, tmp_path))
-    assert saved.intervals == {"map": {"mean": (-0.5, 0.5)}}
-    assert saved.row_heading == "Score"
-    assert list(saved.tables) == results.tables
+    assert saved.main.ends("mean") == {"map": (-0.5, 0.5)}
+    assert saved.main.row_heading == "Score"
+    assert saved.main.rows[-1] == "nothing"
+    assert saved.tables == results.tables
     assert [table.title for table in saved.all_tables] == [MAIN_TABLE, "More"]
-    assert saved.all_tables[0].metrics == saved.metrics
+
+
+def test_tables_of_one_title_are_refused(results, tmp_path):
+    results.tables = [Table(MAIN_TABLE, "Method", {"a": {"x": 1.0}}, {"x": "X"})]
+    with pytest.raises(ValueError, match="a title of its own; got Metrics; Metrics"):
+        write_results(results, demo.EXPERIMENT, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("intervals", "reason"),
     [
         ({"map": {"mean": (float("nan"), 1.0)}}, "must be finite; got mean = nan"),
-        ({"map": {"unknown": (0.0, 1.0)}}, "must have a column; got 'unknown'"),
-        ({"nobody": {"mean": (0.0, 1.0)}}, "must be finite; got mean = nan in row 'nobody'"),
+        ({"map": {"unknown": (0.0, 1.0)}}, "must belong to a value; got one of unknown"),
+        ({"nobody": {"mean": (0.0, 1.0)}}, "got one of mean in row 'nobody', which has none"),
     ],
 )
 def test_intervals_of_nothing_are_refused(results, tmp_path, intervals, reason):
-    results.tables = [Table("More", "Method", results.metrics, results.columns, intervals)]
-    with pytest.raises(ValueError, match=reason):
+    def more() -> Table:
+        return Table("More", "Method", results.metrics, results.main.columns, intervals)
+
+    def write() -> None:
+        results.tables = [more()]
         write_results(results, demo.EXPERIMENT, tmp_path)
+
+    with pytest.raises(ValueError, match=reason):
+        write()
     assert tree(tmp_path) == {}
 
 
 def test_numpy_scalars_become_plain_numbers(results, tmp_path):
-    results.metrics["map"]["mean"] = np.float32(0.5)
-    results.metrics["map"]["sd"] = np.int64(2)
+    results.main.put("map", {"mean": np.float32(0.5), "sd": np.int64(2)})
     folder = write_results(results, demo.EXPERIMENT, tmp_path)
-    assert json.loads((folder / "metrics.json").read_text())["map"] == {"mean": 0.5, "sd": 2.0}
+    lines = json.loads((folder / "metrics.json").read_text())
+    assert lines[0] == {
+        "table": MAIN_TABLE, "row": "map", "metric": "mean", "value": 0.5, "low": None,
+        "high": None, "unit": "m",
+    }  # fmt: skip
+    assert lines[1]["value"] == 2.0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
 def test_metrics_that_are_not_finite_are_refused(results, tmp_path, value):
-    results.metrics["map"]["sd"] = value
+    results.main.put("map", {"sd": value})
     with pytest.raises(ValueError, match="must be finite; got sd = .* in row 'map'"):
         write_results(results, demo.EXPERIMENT, tmp_path)
     assert tree(tmp_path) == {}
 
 
 def test_a_metric_without_a_column_is_refused(results, tmp_path):
-    results.metrics["map"]["nll"] = 1.0
+    results.main.put("map", {"nll": 1.0})
     with pytest.raises(ValueError, match="'nll' in row 'map'.*mean, sd"):
         write_results(results, demo.EXPERIMENT, tmp_path)
 
@@ -229,7 +245,7 @@ def test_staging_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["manifest.json", "config.json", "metrics.json"])
-@pytest.mark.parametrize("content", [None, "", "{", "[]"])
+@pytest.mark.parametrize("content", [None, "", "{", "[1]"])
 def test_damaged_results_are_refused(written, tmp_path, part, content):
     folder = shutil.copytree(written, tmp_path / "demo")
     if content is None:
@@ -251,23 +267,25 @@ def test_results_in_another_format_are_refused(results, tmp_path):
 @pytest.mark.parametrize(
     ("part", "place", "value", "reason"),
     [
-        ("metrics.json", ("map", "mean"), float("inf"), "holds Infinity, which is no number"),
+        ("metrics.json", (0, "value"), float("inf"), "holds Infinity, which is no number"),
         (
             "metrics.json",
-            ("map", "mean"),
+            (0, "value"),
             "1e999",
             "must be a finite number; got '1e999'",
         ),
-        ("metrics.json", ("map", "mean"), 10**400, "its map.mean must be a finite number"),
-        ("metrics.json", ("map", "mean"), True, "its map.mean must be a finite number; got True"),
-        ("metrics.json", ("map", "mean"), None, "its map.mean must be a finite number; got None"),
-        ("metrics.json", ("map",), [1.0], "its map must be an object"),
+        ("metrics.json", (0, "value"), 10**400, r"its? ?\[0\].value must be a finite number"),
+        ("metrics.json", (0, "value"), True, r"\[0\].value must be a finite number; got True"),
+        ("metrics.json", (0, "value"), None, r"\[0\].value must be a finite number; got None"),
+        ("metrics.json", (0,), [1.0], r"\[0\] must be an object"),
+        ("metrics.json", (0, "table"), "Others", r"its \[0\].table must be one of manifest"),
+        ("metrics.json", (0, "low"), 1.0, r"its \[0\] must have both ends of an interval"),
         ("manifest.json", ("findings",), "one", "its findings must be a list; got 'one'"),
         ("manifest.json", ("findings", 0), 3, r"its findings\[0\] must be a text; got 3"),
         ("manifest.json", ("findings", 0), "\ud800", "is no text: it has half of a character"),
         ("manifest.json", ("figures", 0, "name"), "../../a", "becomes a file name must be letters"),
         ("manifest.json", ("figures", 0), {}, r"its figures\[0\] lacks name, title, caption"),
-        ("manifest.json", ("intervals",), {"map": {"mean": [1.0]}}, "must be a list of 2"),
+        ("manifest.json", ("shared_stages",), {}, "its shared_stages must be a list"),
         ("manifest.json", ("tables",), [{}], r"its tables\[0\] lacks title"),
         ("manifest.json", ("timings", "fit"), "long", "its timings.fit must be a finite number"),
         ("manifest.json", ("data_is_fallback",), 0, "must be true or false; got 0"),
@@ -292,7 +310,7 @@ def test_edited_results_are_refused_by_name(written, tmp_path, part, place, valu
 @pytest.mark.parametrize(
     ("part", "old", "new"),
     [
-        ("metrics.json", '"sd": ', '"sd": 1'),
+        ("metrics.json", '"value": ', '"value": 1'),
         ("manifest.json", '"rng"', '"rgn"'),
         ("config.json", '"seed": 0', '"seed": 1'),
         ("environment.json", '"python": "3', '"python": "2'),

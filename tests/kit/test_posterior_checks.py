@@ -22,12 +22,14 @@ from probml_tp import (
     fit,
 )
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Figure,
     NullProgress,
     Progress,
     Results,
+    Table,
 )
 from probml_tp.kit.posterior_checks import CHECK_FIGURES, with_posterior_checks
 
@@ -57,8 +59,7 @@ def run(config: ExperimentConfig, progress: Progress) -> Results[ExperimentConfi
         experiment="demo",
         title="Demo",
         config=config,
-        metrics={},
-        columns={},
+        main=Table(MAIN_TABLE, "Posterior", {}, {}),
         findings=[],
         data_source="",
         posteriors={name: posterior for name, (posterior, _) in made.items()},
@@ -70,9 +71,7 @@ def no_figures(results: Results[ExperimentConfig]) -> Iterator[Figure]:
     yield from ()
 
 
-DEMO = with_posterior_checks(
-    Experiment("demo", "", ExperimentConfig, lambda config: {}, run, no_figures)
-)
+DEMO = with_posterior_checks(Experiment("demo", "", ExperimentConfig, run, no_figures))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from probml_tp.guides.recipes import RECIPES
 from probml_tp.plots.classification import (
     CLASS_COLORS,
     confidence_panels,
@@ -19,7 +20,7 @@ from probml_tp.plots.classification import (
     plot_probability,
     plot_variation_ratio,
 )
-from probml_tp.plots.style import GUIDE_STYLES, guide_style
+from probml_tp.plots.style import guide_style
 
 EXTENT = np.array([-2.0, 2.0, -1.0, 1.0])
 
@@ -83,7 +84,7 @@ def test_a_confidence_curve_is_in_per_cent_and_in_the_guides_style(ax):
 
 @pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (4, (1, 4)), (6, (2, 3)), (7, (2, 4))])
 def test_map_panels_have_one_panel_a_guide_and_one_colour_bar(count, shape, slope):
-    guides = list(GUIDE_STYLES)[:count]
+    guides = list(RECIPES)[:count]
     seen = []
     made = map_panels(
         dict.fromkeys(guides, slope),

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 
 import probml_tp.guides  # noqa: F401 - fills the registry
 from probml_tp.guide import Guide
+from probml_tp.guides.recipes import RECIPES
 from probml_tp.plots.style import (
-    GUIDE_STYLES,
     WIDTH,
     figure,
     guide_style,
@@ -69,18 +69,18 @@ def seen(color, deficiency):
 def test_every_guide_has_a_style():
     package = "probml_tp.guides"
     own = {name for name, guide in Guide.registry.items() if guide.__module__.startswith(package)}
-    assert own | NOT_REGISTERED == set(GUIDE_STYLES)
+    assert own | NOT_REGISTERED == set(RECIPES)
 
 
 def test_colours_are_of_the_palettes_and_differ():
-    colors = [style.color for style in GUIDE_STYLES.values()]
+    colors = [style.color for style in RECIPES.values()]
     assert set(colors) <= OKABE_ITO | TOL
     assert len(set(colors)) == len(colors)
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
 def test_guides_are_told_apart_with_any_colour_vision(deficiency):
-    points = [seen(style.color, deficiency) for style in GUIDE_STYLES.values()]
+    points = [seen(style.color, deficiency) for style in RECIPES.values()]
     distances = [np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]]
     assert min(distances) > 3 * JUST_NOTICEABLE
 
@@ -91,15 +91,15 @@ def test_red_and_green_of_equal_lightness_would_not_be_told_apart():
 
 
 def test_lines_and_markers_differ_without_colour():
-    lines = [style.linestyle for style in GUIDE_STYLES.values()]
-    markers = [style.marker for style in GUIDE_STYLES.values()]
+    lines = [style.linestyle for style in RECIPES.values()]
+    markers = [style.marker for style in RECIPES.values()]
     assert len(set(lines)) == len(lines) and len(set(markers)) == len(markers)
 
 
 def test_a_guide_of_the_users_own_is_drawn_under_its_name():
     style = guide_style("AutoNormal")
     assert style.label == "AutoNormal"
-    assert style.color not in {known.color for known in GUIDE_STYLES.values()}
+    assert style.color not in {known.color for known in RECIPES.values()}
 
 
 @house_style()
@@ -157,10 +157,10 @@ def test_a_shared_legend_lists_each_label_once_in_order():
     ],
 )
 def test_a_name_that_ends_in_a_guides_has_its_colour_under_its_own_label(name, guide):
-    style, own = guide_style(name), GUIDE_STYLES[guide]
+    style, own = guide_style(name), guide_style(guide)
     assert (style.color, style.marker, style.label) == (own.color, own.marker, name)
 
 
 @pytest.mark.parametrize("name", ["my-guide", "heatmap", "nuts-and-bolts"])
 def test_other_names_are_grey(name):
-    assert guide_style(name).color not in {style.color for style in GUIDE_STYLES.values()}
+    assert guide_style(name).color not in {style.color for style in RECIPES.values()}

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from safetensors.numpy import save_file
 
 from probml_tp.harness.experiment import (
+    MAIN_TABLE,
     Experiment,
     ExperimentConfig,
     Figure,
     Progress,
     Results,
+    Table,
     option,
 )
 
@@ -52,10 +54,6 @@ class Draws:
         save_file({"w": self.values}, f"{path}.safetensors")
 
 
-def stages(config: Config) -> dict[str, float]:
-    return {"make data": 1.0, "fit": 4.0}
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     with progress.stage("make data"):
         rng = np.random.default_rng(config.seed)
@@ -69,8 +67,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment="demo",
         title="A demonstration",
         config=config,
-        metrics={guide: {"mean": x.mean(), "sd": x.std()} for guide, x in draws.items()},
-        columns={"mean": "Mean (m)", "sd": "Standard deviation (m) ↓"},
+        main=Table(
+            MAIN_TABLE,
+            "Posterior",
+            {guide: {"mean": x.mean(), "sd": x.std()} for guide, x in draws.items()},
+            {"mean": "Mean (m)", "sd": "Standard deviation (m) ↓"},
+        ),
         findings=[f"The mean of {config.n} draws is {draws[config.guides[0]].mean():.2f} m."],
         data_source=source,
         data_is_fallback=config.fallback,
@@ -100,7 +102,6 @@ EXPERIMENT = Experiment(
     name="demo",
     summary="Shows the contract.",
     config=Config,
-    stages=stages,
     run=run,
     figures=figures,
 )
@@ -109,7 +110,6 @@ WITH_DATA = Experiment(
     name="demo-data",
     summary="Shows the contract, with data.",
     config=ConfigWithData,
-    stages=stages,
     run=lambda config, progress: rename(run(config, progress)),
     figures=figures,
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from probml_tp.harness.experiment import Table
+from probml_tp.harness.table import Cell, Table
 
 __all__ = ["MetricTable", "metric_table"]
 
@@ -58,31 +58,32 @@ def metric_table(table: Table) -> MetricTable:
         >>> metric_table(made).rows
         (('MAP', ('0.123 [0.110, 0.140]',)), ('Laplace', ('0.050',)))
     """
-    metrics, columns = table.metrics, table.columns
-    used = [key for key in columns if any(key in row for row in metrics.values())]
-    cells = [_column(table, key) for key in used]
-    header = tuple(columns[key] for key in used)
+    used = [key for key in table.columns if any(key in row for row in table.cells.values())]
+    texts = [_column(table, key) for key in used]
+    header = tuple(table.columns[key] for key in used)
     return MetricTable(
         title=table.title,
         row_heading=table.row_heading,
         header=header,
-        rows=tuple((name, tuple(column[i] for column in cells)) for i, name in enumerate(metrics)),
+        rows=tuple((row, tuple(text[i] for text in texts)) for i, row in enumerate(table.rows)),
         has_directions=any(h.endswith(("↓", "↑")) for h in header),
-        has_intervals=any(table.intervals.values()),
+        has_intervals=any(table.ends(key) for key in table.columns),
     )
 
 
 def _column(table: Table, key: str) -> list[str]:
-    values = {name: row[key] for name, row in table.metrics.items() if key in row}
-    intervals = [ends[key] for ends in table.intervals.values() if key in ends]
-    decimals = min(_decimals(list(values.values())), _decimals_of_widths(intervals))
-    cells = []
-    for name in table.metrics:
-        cell = _text(values[name], decimals) if name in values else MISSING
-        if ends := table.intervals.get(name, {}).get(key):
-            cell += f" [{', '.join(_rounded(end, decimals) for end in ends)}]"
-        cells.append(cell)
-    return cells
+    values, ends = table.column(key), table.ends(key)
+    decimals = min(_decimals(list(values.values())), _decimals_of_widths(list(ends.values())))
+    return [_cell(cells.get(key), decimals) for cells in table.cells.values()]
+
+
+def _cell(cell: Cell | None, decimals: int) -> str:
+    if cell is None:
+        return MISSING
+    text = _text(cell.value, decimals)
+    if cell.ends is not None:
+        text += f" [{', '.join(_rounded(end, decimals) for end in cell.ends)}]"
+    return text
 
 
 def _decimals(present: Sequence[float]) -> int:

@@ -75,12 +75,6 @@ def test_the_sizes_differ_where_the_time_goes():
         assert sum(judging.values()) < limit
 
 
-def test_every_planned_stage_is_run_and_timed(results):
-    assert list(results.timings) == list(EXPERIMENT.stages(TINY))
-    assert "judge mc-dropout, seed 6" in results.timings
-    assert tuple(results.posteriors) == tuple(results.inference_data) == TINY.guides
-
-
 def test_arrays_have_a_cell_for_every_seed_corruption_and_severity(results):
     assert results.arrays["severities"].tolist() == [1, 5]
     assert results.arrays["angles"].tolist() == [0, 60, 120, 180]

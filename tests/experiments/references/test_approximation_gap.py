@@ -29,10 +29,6 @@ def test_it_is_the_registered_experiment():
     assert EXPERIMENT.summary == EXPERIMENTS.summary("approximation-gap")
 
 
-def test_every_planned_stage_is_run_and_timed(results):
-    assert list(results.timings) == list(EXPERIMENT.stages(TINY))
-
-
 def test_each_problem_has_its_tables_and_its_advice(results):
     assert results.title == "Which posterior should I use?"
     assert set(results.columns) == {"linear", "moons"}

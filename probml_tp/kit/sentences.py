@@ -1,0 +1,330 @@
+"""Findings: rows that name a form of sentence, a selection of the frame, and a wording.
+
+A study lists its findings as data, the most important first, and :func:`tell` makes the sentences::
+
+    FINDINGS = (
+        Range("far_confidence", "Mean confidence at distance {config.radius:g} runs {range}."),
+        BestWorst("tv", "{best} predicts most like NUTS ({value}), {worst} least ({last})."),
+    )
+    results.findings = tell(FINDINGS, results)
+
+There are seven forms: :class:`Range` over rows, :class:`BestWorst`, :class:`Agreement` of two
+columns, :class:`Gap` between two rows with its interval, :class:`Count` of rows that meet a rule,
+:class:`Chains` (their health) and :class:`Refusals`. A form whose selection is empty says nothing.
+What fits none is a function of the results that returns a sentence or ``None``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from probml_tp.harness.experiment import Results
+from probml_tp.harness.table import MAIN_TABLE, Table
+from probml_tp.kit.common import labels_of, listed, percent, span
+
+__all__ = [
+    "Agreement",
+    "BestWorst",
+    "Chains",
+    "Count",
+    "Finding",
+    "Gap",
+    "Range",
+    "Refusals",
+    "any_of",
+    "points",
+    "shares",
+    "table_of",
+    "tell",
+]
+
+Write = Callable[[float], str]
+Rows = Callable[[str], bool]
+Rule = Callable[[float], bool]
+
+
+class Finding(Protocol):
+    """A form of sentence with its selection and wording, or a function of one's own."""
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence, or ``None`` where there is nothing to say."""
+
+
+def tell(findings: Iterable[Finding], results: Results[Any]) -> list[str]:
+    """Make the sentences of findings.
+
+    Args:
+        findings: what to say, the most important first.
+        results: of a study.
+
+    Returns:
+        The sentences of those that have something to say.
+    """
+    said = (finding(results) for finding in findings)
+    return [sentence for sentence in said if sentence]
+
+
+def points(value: float) -> str:
+    """Write a share as percentage points without their name.
+
+    Example:
+        >>> points(0.123)
+        '12.3'
+    """
+    return f"{100 * value:.1f}"
+
+
+def plain_label(row: str) -> str:
+    """What a sentence calls a row: a guide's label, or the row's own name."""
+    return labels_of([row])
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the forms over a column share.
+
+    Args:
+        metric: the column.
+        words: the sentence, with the form's fields in braces; ``{config.name}`` is an option,
+            ``{n}`` the number of rows.
+        table: the title of the table, or what it begins with.
+        rows: which rows count; all by default.
+        write: how to write a value.
+        name: what to call a row.
+    """
+
+    metric: str
+    words: str
+    table: str = field(default=MAIN_TABLE, kw_only=True)
+    rows: Rows = field(default=lambda row: True, kw_only=True)
+    write: Write = field(default="{:.3g}".format, kw_only=True)
+    name: Callable[[str], str] = field(default=plain_label, kw_only=True)
+
+    def _column(self, results: Results[Any], metric: str | None = None) -> dict[str, float]:
+        table = table_of(results, self.table)
+        column = {} if table is None else table.column(metric or self.metric)
+        return {row: value for row, value in column.items() if self.rows(row)}
+
+    def _say(self, results: Results[Any], column: Mapping[str, float], **fields: object) -> str:
+        return self.words.format(config=results.config, n=len(column), **fields)
+
+
+def table_of(results: Results[Any], title: str) -> Table | None:
+    """The table of a title, or whose title begins so; ``None`` where there is none."""
+    return next((t for t in results.all_tables if t.title.startswith(title)), None)
+
+
+@dataclass(frozen=True)
+class Range(_Form):
+    """Over which range rows spread: ``{range}``, with ``{low}`` and ``{high}``.
+
+    Args:
+        reference: a row to mention in any case, if it is there.
+
+    Example:
+        >>> from probml_tp.harness.experiment import ExperimentConfig
+        >>> table = Table(MAIN_TABLE, "", {"map": {"ece": 0.1}, "laplace": {"ece": 0.2}})
+        >>> results = Results("x", "X", ExperimentConfig(), table, [], "")
+        >>> Range("ece", "The ECE runs {range}.", write="{:.1f}".format)(results)
+        'The ECE runs from 0.1 (MAP) to 0.2 (Laplace).'
+    """
+
+    reference: str | None = field(default=None, kw_only=True)
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence."""
+        column = self._column(results)
+        if not column:
+            return None
+        low, high = min(column.values()), max(column.values())
+        return self._say(
+            results,
+            column,
+            range=span(column, self.write, reference=self.reference, name=self.name),
+            low=self.write(low),
+            high=self.write(high),
+        )
+
+
+@dataclass(frozen=True)
+class BestWorst(_Form):
+    """Which rows are best and which is worst.
+
+    Fields: ``{best}`` and ``{worst}`` (labels), ``{value}`` and ``{last}`` (their values). With
+    ``tie`` rows share the first place whose values differ by that share at most.
+
+    Args:
+        higher: whether higher is better.
+        tie: the share by which values may differ and count as equal.
+        alone: the wording where there is nothing besides the best; ``words`` by default.
+    """
+
+    higher: bool = field(default=False, kw_only=True)
+    tie: float = field(default=0.0, kw_only=True)
+    alone: str | None = field(default=None, kw_only=True)
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence."""
+        column = self._column(results)
+        if not column:
+            return None
+        order = sorted(column, key=lambda row: column[row], reverse=self.higher)
+        top = column[order[0]]
+        near = [row for row in column if abs(column[row] - top) <= self.tie * abs(top) + 1e-300]
+        last = order[-1]
+        words = self.alone if self.alone is not None and last in near else self.words
+        return words.format(
+            config=results.config,
+            n=len(column),
+            best=listed(self.name(row) for row in near),
+            value=" and ".join(self.write(column[row]) for row in near),
+            verb="" if len(near) > 1 else "s",
+            worst=self.name(last),
+            last=self.write(column[last]),
+        )
+
+
+@dataclass(frozen=True)
+class Agreement(_Form):
+    """How two columns agree over rows: ``{correlation}`` of ranks (Spearman).
+
+    Args:
+        other: the second column, of the same table.
+    """
+
+    other: str = field(kw_only=True)
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence."""
+        first, second = self._column(results), self._column(results, self.other)
+        rows = [row for row in first if row in second]
+        if len(rows) < 3:
+            return None
+        found = spearmanr([first[r] for r in rows], [second[r] for r in rows]).statistic
+        if not np.isfinite(found):
+            return None
+        return self._say(results, dict.fromkeys(rows, 0.0), correlation=f"{found:+.2f}")
+
+
+@dataclass(frozen=True)
+class Gap(_Form):
+    """A difference with its interval: ``{row}`` is ``{size}`` ``{side}`` another, ``{interval}``.
+
+    The column holds differences; each row makes a clause, joined by semicolons in ``{gaps}``.
+
+    Args:
+        clause: the words of one row, with ``{row}``, ``{value}``, ``{size}``, ``{side}`` ("above"
+            or "below") and ``{interval}``, empty where there is none.
+    """
+
+    clause: str = field(default="{row} {value}{interval}", kw_only=True)
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence."""
+        column, table = self._column(results), table_of(results, self.table)
+        if not column or table is None:
+            return None
+        ends = table.ends(self.metric)
+        return self._say(
+            results, column, gaps="; ".join(self._clause(r, column[r], ends.get(r)) for r in column)
+        )
+
+    def _clause(self, row: str, value: float, ends: tuple[float, float] | None) -> str:
+        interval = "" if ends is None else f" [{', '.join(map(self.write, ends))}]"
+        return self.clause.format(
+            row=self.name(row),
+            value=self.write(value),
+            size=self.write(abs(value)),
+            side="above" if value >= 0 else "below",
+            interval=interval,
+        )
+
+
+@dataclass(frozen=True)
+class Count(_Form):
+    """How many rows meet a rule: ``{count}`` of ``{n}``, and ``{which}``.
+
+    Args:
+        rule: whether a value counts.
+        none: the wording where no row counts; nothing is said by default.
+    """
+
+    rule: Rule = field(kw_only=True)
+    none: str | None = field(default=None, kw_only=True)
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence."""
+        column = self._column(results)
+        met = [row for row, value in column.items() if self.rule(value)]
+        if not column or (not met and self.none is None):
+            return None
+        words = self.words if met else self.none or ""
+        return words.format(
+            config=results.config,
+            n=len(column),
+            count=len(met),
+            which=listed(map(self.name, met)) if met else "none",
+        )
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Whether chains are to be trusted, by their record.
+
+    Args:
+        watched: what the figures are taken over, in words.
+        record: the name of the record.
+        group: ``"posterior"`` for the parameters, ``"log_likelihood"`` for the function.
+    """
+
+    watched: str
+    record: str = "nuts"
+    group: str = "posterior"
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence."""
+        from probml_tp.kit.common import chain_health
+
+        found: Any = results.inference_data.get(self.record)
+        if found is None:
+            return None
+        return chain_health(found, group=self.group).sentence(self.watched)
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What refused and why: ``{reasons}``, those of one reason together.
+
+    Args:
+        refused: name to reason.
+        words: the sentence.
+    """
+
+    refused: Mapping[str, str]
+    words: str = "Left out: {reasons}."
+
+    def __call__(self, results: Results[Any]) -> str | None:
+        """The sentence."""
+        if not self.refused:
+            return None
+        groups: dict[str, list[str]] = {}
+        for name, reason in self.refused.items():
+            groups.setdefault(re.sub(r"\.$", "", reason), []).append(name)
+        reasons = "; ".join(f"{labels_of(names)}: {reason}" for reason, names in groups.items())
+        return self.words.format(config=results.config, reasons=reasons, n=len(self.refused))
+
+
+def shares(digits: int = 1) -> Write:
+    """Write shares as percentages with so many decimals."""
+    return lambda value: percent(value, digits)
+
+
+def any_of(rows: Sequence[str]) -> Rows:
+    """The rows of these names."""
+    return lambda row: row in rows
