@@ -172,7 +172,7 @@ def test_new_results_replace_the_earlier_ones_completely(results, tmp_path):
     write_results(results, demo.EXPERIMENT, tmp_path)
     newer = run_experiment(demo.EXPERIMENT, demo.Config(guides=("laplace",), seed=1))
     folder = write_results(newer, demo.EXPERIMENT, tmp_path)
-    assert list(read_results(folder).metrics) == ["laplace"]
+    assert list(read_results(folder).main.rows) == ["laplace"]
     assert not (folder / "posteriors" / "map.safetensors").exists()
     assert os.listdir(tmp_path) == ["demo"]
 
@@ -278,8 +278,6 @@ def test_results_in_another_format_are_refused(results, tmp_path):
         ("metrics.json", (0, "value"), True, r"\[0\].value must be a finite number; got True"),
         ("metrics.json", (0, "value"), None, r"\[0\].value must be a finite number; got None"),
         ("metrics.json", (0,), [1.0], r"\[0\] must be an object"),
-        ("metrics.json", (0, "table"), "Others", r"its \[0\].table must be one of manifest"),
-        ("metrics.json", (0, "low"), 1.0, r"its \[0\] must have both ends of an interval"),
         ("manifest.json", ("findings",), "one", "its findings must be a list; got 'one'"),
         ("manifest.json", ("findings", 0), 3, r"its findings\[0\] must be a text; got 3"),
         ("manifest.json", ("findings", 0), "\ud800", "is no text: it has half of a character"),
@@ -310,7 +308,7 @@ def test_edited_results_are_refused_by_name(written, tmp_path, part, place, valu
 @pytest.mark.parametrize(
     ("part", "old", "new"),
     [
-        ("metrics.json", '"value": ', '"value": 1'),
+        ("metrics.json", '"row": "map"', '"row": "mpa"'),
         ("manifest.json", '"rng"', '"rgn"'),
         ("config.json", '"seed": 0', '"seed": 1'),
         ("environment.json", '"python": "3', '"python": "2'),
@@ -325,6 +323,23 @@ def test_a_changed_character_is_seen(written, tmp_path, part, old, new):
         read_results(path.parent)
     write_digests(path.parent)
     read_results(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("table", "Others", r"its \[0\].table must be one of manifest"),
+        ("low", 1.0, r"its \[0\] must have both ends of an interval"),
+    ],
+)
+def test_numbers_that_belong_nowhere_are_refused(written, tmp_path, place, value, reason):
+    path = shutil.copytree(written, tmp_path / "demo") / "metrics.json"
+    lines = json.loads(path.read_text())
+    lines[0][place] = value
+    path.write_text(json.dumps(lines))
+    write_digests(path.parent)
+    with pytest.raises(ValueError, match=rf"metrics.json is not as it was written \(.*{reason}"):
+        read_results(path.parent)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"changed"])
@@ -391,7 +406,7 @@ def test_a_kill_between_the_two_moves_is_mended_at_the_next_start(results, tmp_p
     killed_between_the_moves(tmp_path, newer, monkeypatch)
     assert saved_experiments(tmp_path) == []
     recover(tmp_path)
-    assert list(read_results(tmp_path / "demo").metrics) == ["laplace"]
+    assert list(read_results(tmp_path / "demo").main.rows) == ["laplace"]
     assert os.listdir(tmp_path) == ["demo"]
 
 

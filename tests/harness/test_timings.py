@@ -32,6 +32,7 @@ def test_there_is_a_record_of_every_experiment_in_both_sizes():
         assert set(known) == set(EXPERIMENTS)
         assert all(sum(entry["stages"].values()) > 0 for entry in known.values())
     assert timings._shipped("full") == timings._shipped("default")
+    assert timings._shipped("quick") != timings._shipped("default")
 
 
 def test_shared_work_costs_its_time_once_wherever_it_comes_first(shipped, tmp_path):

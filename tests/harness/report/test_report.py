@@ -11,7 +11,7 @@ import demo_experiment as demo
 import pytest
 from web_page import page_facts
 
-from probml_tp.harness.experiment import run_experiment
+from probml_tp.harness.experiment import MAIN_TABLE, Table, run_experiment
 from probml_tp.harness.report import build_report
 from probml_tp.harness.results import write_digests, write_results
 
@@ -84,7 +84,7 @@ def test_there_is_no_warning_without_fallback_data(tmp_path):
 def test_an_experiment_without_metrics_findings_or_figures_has_a_section(tmp_path):
     experiment = replace(demo.EXPERIMENT, figures=lambda results: ())
     results = run_experiment(experiment, demo.Config())
-    results.metrics, results.findings = {}, []
+    results.main, results.findings = Table(MAIN_TABLE, "Posterior"), []
     write_results(results, experiment, tmp_path)
     assert "A demonstration" in build_report(tmp_path).read_text(encoding="utf-8")
 
@@ -118,11 +118,12 @@ def test_the_largest_numbers_can_be_shown(tmp_path):
     folder = save(tmp_path, guides=("map",))
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["intervals"] = {"map": {"mean": [-1e308, 1e308], "sd": [5e-324, 1e-300]}}
     manifest["timings"] = {"fit": 1e308, "make data": 1e308}
     path.write_text(json.dumps(manifest))
-    numbers = {"map": {"mean": 1e308, "sd": 5e-324}}
-    (folder / "metrics.json").write_text(json.dumps(numbers))
+    lines = json.loads((folder / "metrics.json").read_text())
+    lines[0] |= {"value": 1e308, "low": -1e308, "high": 1e308}
+    lines[1] |= {"value": 5e-324, "low": 5e-324, "high": 1e-300}
+    (folder / "metrics.json").write_text(json.dumps(lines))
     write_digests(folder)
     assert "e\N{MINUS SIGN}324" in build_report(tmp_path).read_text(encoding="utf-8")
 
