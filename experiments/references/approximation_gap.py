@@ -130,7 +130,6 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 def _results(
     config: Config, studies: list[GapStudy], refused: dict[str, str], calibration: SbcStudy
 ) -> Results[Config]:
-    metrics, columns = limits_table(studies)
     found = {
         f"{study.problem.name}-{guide}": (study.problem, posterior)
         for study in studies
@@ -140,7 +139,7 @@ def _results(
         experiment=NAME,
         title=TITLE,
         config=config,
-        main=Table(MAIN_TABLE, "Posterior", metrics, columns),
+        main=limits_table(studies, MAIN_TABLE),
         findings=[
             *overview(studies),
             *(f"{title} is left out. {reason}" for title, reason in refused.items()),

@@ -11,7 +11,7 @@ from probml_tp.checks.arguments import checked
 from probml_tp.checks.values import data_pair
 from probml_tp.gap import Advice, GapReport, Requirement
 from probml_tp.gap.fits import study_own
-from probml_tp.gap.problem import Config, own_experiment, own_problem
+from probml_tp.gap.problem import Config, GapOptions, own_experiment, own_problem
 from probml_tp.gap.study import Comparison, GapStudy
 from probml_tp.harness.experiment import Experiment, Figure, Results
 from probml_tp.harness.report import build_report
@@ -21,6 +21,8 @@ from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
 
 __all__ = ["PosteriorPage", "which_posterior"]
+
+USUAL = GapOptions()
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,9 @@ def which_posterior(
     reference: str | None = None,
     requirements: Sequence[Requirement] | None = None,
     minutes: float = Config.minutes,
-    epochs: int = Config.epochs,
-    lr: float = Config.lr,
-    batch_size: int | None = Config.batch_size,
-    chains: int = Config.chains,
-    draws: int = Config.draws,
-    warmup: int | None = Config.warmup,
-    max_tree_depth: int | None = Config.max_tree_depth,
-    num_samples: int = Config.num_samples,
-    resamples: int = Config.resamples,
-    level: float = Config.level,
     seed: int = Config.seed,
     progress: bool | ProgressCallback = True,
+    options: GapOptions = USUAL,
 ) -> PosteriorPage:
     """Fit the usual posteriors of a model, measure how far each is from the truth, recommend one.
 
@@ -142,18 +135,9 @@ def which_posterior(
         requirements: how far predictions may be off; default: those of ``recommend``.
         minutes: how long it may take. Fits, draws and chains are cut to it, and the page says what
             was. What is cut depends on the machine; chains that suffice are a function of the seed.
-        epochs: passes over the data of each fit.
-        lr: initial learning rate of Adam, cosine schedule.
-        batch_size: points a step; all by default, and MAP by L-BFGS then.
-        chains: NUTS chains.
-        draws: kept of each chain, at most.
-        warmup: steps of each chain; by default what the time allows.
-        max_tree_depth: at most 2 to this power leapfrog steps a draw; by default likewise.
-        num_samples: draws of each posterior that is not a chain, at least 100.
-        resamples: bootstrap resamples for the intervals.
-        level: of the intervals, and of the central intervals whose coverage is counted.
         seed: determines everything but what is cut.
         progress: show a bar (on terminals), or a callback ``(done, total, message)``.
+        options: how guides are fitted, chains run and posteriors compared.
 
     Returns:
         The page: ``print(page)``, ``page.report``, ``page.save("folder")``.
@@ -167,15 +151,11 @@ def which_posterior(
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior, which_posterior
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> x = torch.linspace(0, 1, 20).unsqueeze(-1)
-        >>> page = which_posterior(model, (x, x), guides=("map", "laplace"), num_samples=2000)
+        >>> page = which_posterior(model, (x, x), guides=("map", "laplace"), minutes=1)
         >>> page.advice.qualified
         ('laplace',)
     """
-    config = Config(
-        seed=seed, minutes=minutes, epochs=epochs, lr=lr, batch_size=batch_size, chains=chains,
-        draws=draws, warmup=warmup, max_tree_depth=max_tree_depth, num_samples=num_samples,
-        resamples=resamples, level=level,
-    )  # fmt: skip
+    config = Config(seed=seed, minutes=minutes, **vars(options))
     given = dict(posteriors or {})
     for name in given:
         check_file_name(name)

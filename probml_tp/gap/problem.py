@@ -15,6 +15,7 @@ from probml_tp.gap.study import GapProblem, GapStudy, in_regions
 from probml_tp.gap.tables import evidence_table, predictions_table, weights_table
 from probml_tp.guides.exact import why_not_exact
 from probml_tp.guides.recipes import Chains, FitSettings, guides_for
+from probml_tp.harness.config import Options
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -22,14 +23,14 @@ from probml_tp.harness.experiment import (
     Figure,
     Progress,
     Results,
-    Table,
     option,
     run_experiment,
 )
+from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.model import BayesianModel
 
-__all__ = ["GUIDES", "Config", "own_experiment", "own_problem", "usual_points"]
+__all__ = ["GUIDES", "Config", "GapOptions", "own_experiment", "own_problem", "usual_points"]
 
 NAME = "which-posterior"
 SUMMARY = "How far each posterior of one model is from a reference, and which one to use."
@@ -64,30 +65,52 @@ Places = tuple[Tensor, dict[str, object], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ExperimentConfig):
-    """How a user's problem is studied."""
+class GapOptions(Options):
+    """How :func:`probml_tp.which_posterior` fits, samples and compares, for those who care.
 
-    epochs: int = option(3000, "Passes over the data of each fit.", minimum=1)
-    lr: float = option(0.02, "Initial learning rate (Adam, cosine schedule).", minimum=1e-6)
-    batch_size: int | None = option(None, "Points a step; all by default.", minimum=1)
-    rate: float = option(0.1, "Drop rate of MC dropout.", minimum=0.001, maximum=0.999)
-    members: int = option(5, "Members of the ensemble.", minimum=2)
-    chains: int = option(4, "NUTS chains.", minimum=2)
-    draws: int = option(1000, "Draws kept of each chain, at most.", minimum=20)
-    minutes: float = option(2.0, "How long it may take, about.", minimum=0.01)
-    warmup: int | None = option(
-        None, "Warm-up steps of each chain; by default what the time allows.", minimum=1
-    )
-    max_tree_depth: int | None = option(
-        None,
-        "At most 2 to this power leapfrog steps a draw; by default what the time allows.",
-        minimum=1,
-        maximum=20,
-    )
+    Args:
+        epochs: passes over the data of each fit.
+        lr: initial learning rate of Adam, cosine schedule.
+        batch_size: points a step; all by default, and MAP by L-BFGS then.
+        rate: drop rate of MC dropout.
+        members: of the ensemble.
+        chains: NUTS chains.
+        draws: kept of each chain, at most.
+        warmup: steps of each chain; by default what the time allows.
+        max_tree_depth: at most 2 to this power leapfrog steps a draw; by default likewise.
+        points: of each of the usual regions.
+        num_samples: draws of each posterior that is not a chain, at least 100.
+        resamples: bootstrap resamples for the intervals.
+        level: of the intervals, and of the central intervals whose coverage is counted.
+
+    Raises:
+        ValueError: a value breaks a rule of its option.
+
+    Example:
+        >>> GapOptions(chains=2, draws=500).num_samples
+        1000
+    """
+
+    epochs: int = knob("epochs", 3000)
+    lr: float = knob("lr", 0.02)
+    batch_size: int | None = knob("batch_size", None)
+    rate: float = knob("rate", 0.1)
+    members: int = knob("members", 5)
+    chains: int = knob("chains", 4)
+    draws: int = knob("draws", 1000, minimum=20)
+    warmup: int | None = knob("warmup", None)
+    max_tree_depth: int | None = knob("max_tree_depth", None)
     points: int = option(40, "Points of each of the usual regions.", minimum=2)
-    num_samples: int = option(1000, "Draws of each posterior that is not a chain.", minimum=100)
-    resamples: int = option(200, "Bootstrap resamples for the intervals.", minimum=20)
-    level: float = option(0.95, "Level of the intervals.", minimum=0.5, maximum=0.999)
+    num_samples: int = knob("num_samples", 1000, minimum=100)
+    resamples: int = knob("resamples", 200, minimum=20)
+    level: float = knob("level", 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(GapOptions, ExperimentConfig):
+    """How a user's problem is studied, and how long it may take."""
+
+    minutes: float = option(2.0, "How long it may take, about.", minimum=0.01)
 
 
 def usual_points(model: BayesianModel, x: Tensor, *, points: int, seed: int) -> Places:
@@ -266,13 +289,12 @@ def figures(results: Results[Config]) -> Iterator[Figure]:
 
 
 def _results(study: GapStudy, config: Config) -> Results[Config]:
-    main = predictions_table(study)
     x, y = study.problem.data
     return Results(
         experiment=NAME,
         title=f"{TITLE} {study.problem.title}",
         config=config,
-        main=Table(MAIN_TABLE, "Posterior", main.metrics, main.columns, main.intervals),
+        main=predictions_table(study, main=MAIN_TABLE),
         findings=page_findings(study),
         data_source=f"{len(x):,} data points, digest {digest([x, y])}",
         arrays=page_arrays([study]),

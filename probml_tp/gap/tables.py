@@ -11,7 +11,7 @@ import pandas as pd
 from probml_tp.gap import GapReport
 from probml_tp.gap.study import GapStudy
 from probml_tp.harness.experiment import Table
-from probml_tp.kit.common import HALF_WIDTH, Intervals, Rows, labels_of
+from probml_tp.kit.common import HALF_WIDTH, labels_of
 
 __all__ = [
     "evidence_table",
@@ -58,24 +58,17 @@ COSTS = {
 }
 
 
-def predictions_table(study: GapStudy) -> Table:
+def predictions_table(study: GapStudy, *, main: str | None = None) -> Table:
     """How far each posterior's predictions are from the reference's, by region.
 
     Args:
         study: what was found.
+        main: another title.
 
     Returns:
         Posteriors by metric and region, the noise floor first, with the report's intervals.
     """
     report, metrics = study.report, metrics_of(study.report)
-    rows: Rows = {}
-    intervals: Intervals = {}
-    for region in report.regions:
-        table = report.table(of=region)
-        for name in table.index:
-            for metric in metrics:
-                key = f"{metric}.{region}"
-                _put(rows, intervals, str(name), key, table.loc[name, metric])
     columns = {
         f"{metric}.{region}": f"{words}, {region}{' ↓' if metric in DISTANCES else ''}"
         for metric, words in metrics.items()
@@ -85,7 +78,13 @@ def predictions_table(study: GapStudy) -> Table:
         f"{study.problem.title}: distance of the predictions from {labels_of([report.reference])}, "
         f"{report.level:.0%} bootstrap intervals (ratios: 1 is right, coverages: {report.level:g})"
     )
-    return Table(title, "Posterior", rows, columns, intervals)
+    table = Table(title if main is None else main, "Posterior", columns=columns)
+    for region in report.regions:
+        found = report.table(of=region)
+        for name in found.index:
+            for metric in metrics:
+                _put(table, str(name), f"{metric}.{region}", found.loc[name, metric])
+    return table
 
 
 def evidence_table(study: GapStudy) -> Table:
@@ -99,23 +98,22 @@ def evidence_table(study: GapStudy) -> Table:
         errors to either side.
     """
     report = study.report
-    rows: Rows = {}
-    intervals: Intervals = {}
-    for name in study.posteriors:
-        own = report.evidence.loc[name]
-        for key in WITH_ERRORS:
-            half = HALF_WIDTH * own[f"{key}_error"]
-            ends = {"value": own[key], "low": own[key] - half, "high": own[key] + half}
-            _put(rows, intervals, name, key, ends)
-        for key in COSTS:
-            value = own[key] if key in own else report.costs.loc[name, key]
-            _put(rows, intervals, name, key, {"value": value})
     title = (
         f"{study.problem.title}: what needs no reference, ± 1.96 standard errors, and the costs "
         f"(k-hat is to be trusted up to {report.evidence['k_threshold'].max():.2f}; a dash where "
         f"it is minus infinity: all weights equal)"
     )
-    return Table(title, "Posterior", rows, {**WITH_ERRORS, **COSTS}, intervals)
+    table = Table(title, "Posterior", columns={**WITH_ERRORS, **COSTS})
+    for name in study.posteriors:
+        own = report.evidence.loc[name]
+        for key in WITH_ERRORS:
+            half = HALF_WIDTH * own[f"{key}_error"]
+            ends = {"value": own[key], "low": own[key] - half, "high": own[key] + half}
+            _put(table, name, key, ends)
+        for key in COSTS:
+            value = own[key] if key in own else report.costs.loc[name, key]
+            _put(table, name, key, {"value": value})
+    return table
 
 
 def weights_table(study: GapStudy) -> Table:
@@ -128,11 +126,6 @@ def weights_table(study: GapStudy) -> Table:
         Posteriors by site and metric, the noise floor first, with the report's intervals.
     """
     report = study.report
-    rows: Rows = {}
-    intervals: Intervals = {}
-    for line in report.weights.itertuples(index=False):
-        ends = {"value": line.value, "low": line.low, "high": line.high}
-        _put(rows, intervals, str(line.posterior), f"{line.site}.{line.metric}", ends)
     columns = {
         f"{site}.{metric}": f"{site}: {words}"
         for site in report.weights["site"].unique()
@@ -143,42 +136,45 @@ def weights_table(study: GapStudy) -> Table:
         f"{labels_of([report.reference])}, means over a site's elements (the hidden weights of a "
         f"net are not identified: there this says little)"
     )
-    return Table(title, "Posterior", rows, columns, intervals)
+    table = Table(title, "Posterior", columns=columns)
+    for line in report.weights.itertuples(index=False):
+        ends = {"value": line.value, "low": line.low, "high": line.high}
+        _put(table, str(line.posterior), f"{line.site}.{line.metric}", ends)
+    return table
 
 
-def limits_table(studies: Sequence[GapStudy]) -> tuple[Rows, dict[str, str]]:
+def limits_table(studies: Sequence[GapStudy], title: str) -> Table:
     """How many of the requirements each posterior is shown to meet, by problem.
 
     Args:
         studies: what was found.
+        title: of the table.
 
     Returns:
-        Rows and columns of a table.
+        Posteriors by problem.
     """
-    rows: Rows = {}
-    columns = {}
+    table = Table(title, "Posterior")
+    judged = {name for study in studies for name in study.advice.table["posterior"]}
+    for name in dict.fromkeys(name for study in studies for name in study.posteriors):
+        if name in judged:
+            table.put(name, {})
     for study in studies:
-        table = study.advice.table
-        met = table[table["verdict"] == "meets"].groupby("posterior").size()
-        asked = table.groupby("posterior").size()
-        columns[study.problem.name] = f"{study.problem.title}: limits met (of {int(asked.max())}) ↑"
+        verdicts = study.advice.table
+        met = verdicts[verdicts["verdict"] == "meets"].groupby("posterior").size()
+        asked = verdicts.groupby("posterior").size()
+        words = f"{study.problem.title}: limits met (of {int(asked.max())}) ↑"
+        table.columns[study.problem.name] = words
         for name in asked.index:
-            rows.setdefault(str(name), {})[study.problem.name] = float(met.get(name, 0))
-    order = dict.fromkeys(name for study in studies for name in study.posteriors)
-    return {name: rows[name] for name in order if name in rows}, columns
+            table.put(str(name), {study.problem.name: float(met.get(name, 0))})
+    return table
 
 
-def _put(
-    rows: Rows, intervals: Intervals, row: str, key: str, ends: Mapping[str, float] | pd.Series[Any]
-) -> None:
+def _put(table: Table, row: str, metric: str, found: Mapping[str, float] | pd.Series[Any]) -> None:
     """Enter a number if it is one, and its interval if it has one."""
-    value = float(ends["value"])
-    if not np.isfinite(value):
-        return
-    rows.setdefault(row, {})[key] = value
-    found = tuple(float(ends[end]) for end in ("low", "high") if end in ends)
-    if len(found) == 2 and all(map(np.isfinite, found)) and found[1] > found[0]:
-        intervals.setdefault(row, {})[key] = found
+    value, *ends = (float(found[end]) for end in ("value", "low", "high") if end in found)
+    if np.isfinite(value):
+        spread = len(ends) == 2 and np.isfinite(ends).all() and ends[1] > ends[0]
+        table.put(row, {metric: value}, {metric: (ends[0], ends[1])} if spread else None)
 
 
 def metrics_of(report: GapReport) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["SIZES", "ExperimentConfig", "Option", "Size", "option"]
+__all__ = ["SIZES", "ExperimentConfig", "Option", "Options", "Size", "option"]
 
 Size = Literal["quick", "default", "full"]
 SIZES: tuple[Size, ...] = get_args(Size)
@@ -165,28 +165,12 @@ class Option:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """The options that every experiment has; subclass it, frozen and keyword-only.
+class Options:
+    """Options that check themselves; subclass it, frozen and keyword-only.
 
     Every field is declared with :func:`option` and is a bool, int, float or str, one of these or
-    None, or a tuple of int, float or str. Values are checked whenever a config is made.
-
-    Example:
-        >>> @dataclass(frozen=True, kw_only=True)
-        ... class Config(ExperimentConfig):
-        ...     guides: tuple[str, ...] = option(
-        ...         ("map", "laplace"), "Guides.", choices=("map", "laplace", "exact")
-        ...     )
-        ...     epochs: int = option(20, "Passes over the data.", quick=2, minimum=1)
-        >>> Config.preset("quick", guides=["exact"])
-        Config(seed=0, guides=('exact',), epochs=2)
-        >>> Config(epochs=0)
-        Traceback (most recent call last):
-        ...
-        ValueError: Option epochs must be at least 1; got 0. Give a larger value.
+    None, or a tuple of int, float or str. Values are checked whenever an object is made.
     """
-
-    seed: int = option(0, "Seed of everything random.", minimum=0, maximum=2**32 - 1)
 
     def __post_init__(self) -> None:
         """Check every value and store it in canonical form.
@@ -275,6 +259,28 @@ class ExperimentConfig:
         reference = self.preset(size)
         values = {known.name: getattr(self, known.name) for known in self.options()}
         return {n: value for n, value in values.items() if value != getattr(reference, n)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(Options):
+    """The options that every experiment has; subclass it, frozen and keyword-only.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Config(ExperimentConfig):
+        ...     guides: tuple[str, ...] = option(
+        ...         ("map", "laplace"), "Guides.", choices=("map", "laplace", "exact")
+        ...     )
+        ...     epochs: int = option(20, "Passes over the data.", quick=2, minimum=1)
+        >>> Config.preset("quick", guides=["exact"])
+        Config(seed=0, guides=('exact',), epochs=2)
+        >>> Config(epochs=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: Option epochs must be at least 1; got 0. Give a larger value.
+    """
+
+    seed: int = option(0, "Seed of everything random.", minimum=0, maximum=2**32 - 1)
 
 
 def _plain(value: object) -> str:

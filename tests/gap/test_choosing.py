@@ -26,17 +26,23 @@ from probml_tp import (
 from probml_tp.empirical import Empirical
 from probml_tp.gap import CLASSIFICATION, Requirement, compare
 from probml_tp.gap import chains as own_chains
+from probml_tp.gap import fits as own_fits
 from probml_tp.gap import problem as own_problem
 from probml_tp.gap.choosing import PosteriorPage
 from probml_tp.gap.doubt import doubt_of_chains
-from probml_tp.gap.problem import usual_points
+from probml_tp.gap.problem import GapOptions, usual_points
 from probml_tp.gap.sample import collect
-from probml_tp.guides.recipes import FitSettings
 from probml_tp.harness.results import read_results
 from probml_tp.models import CLASSICS, mlp_regressor
 
 QUICK = {"epochs": 50, "num_samples": 200, "resamples": 20, "progress": False}
 SHORT = {"minutes": 0.02, "chains": 2, "warmup": 30}
+
+
+def ask(*arguments: Any, **given: Any) -> PosteriorPage:
+    """``which_posterior`` with what belongs to its options put there."""
+    own = {name: given.pop(name) for name in GapOptions.__dataclass_fields__ if name in given}
+    return which_posterior(*arguments, options=GapOptions(**own), **given)
 
 
 def flips(seed: int = 0) -> tuple[BayesianModel, tuple[torch.Tensor, torch.Tensor]]:
@@ -53,19 +59,19 @@ def flips(seed: int = 0) -> tuple[BayesianModel, tuple[torch.Tensor, torch.Tenso
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The guides that are fitted from now on."""
     fitted: list[str] = []
-    recipe = FitSettings.fit
+    fit = own_fits.fit_one
 
-    def record(recipes: FitSettings, guide: str, *arguments: Any, **options: Any) -> Posterior:
+    def record(guide: str, *arguments: Any, **options: Any) -> Posterior:
         fitted.append(guide)
-        return recipe(recipes, guide, *arguments, **options)
+        return fit(guide, *arguments, **options)
 
-    monkeypatch.setattr(FitSettings, "fit", record)
+    monkeypatch.setattr(own_fits, "fit_one", record)
     return fitted
 
 
 @pytest.fixture(scope="module")
 def page() -> PosteriorPage:
-    return which_posterior(*flips(), chains=2, draws=600, warmup=300, **QUICK)
+    return ask(*flips(), chains=2, draws=600, warmup=300, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +121,7 @@ def test_what_is_given_is_not_fitted_again(chain, monkeypatch):
     mine = fit(model, Laplace, data, epochs=5, optimizer="lbfgs", progress=False)
     fitted = recorded(monkeypatch)
     given = {"mine": mine, "nuts": chain}
-    page = which_posterior(model, data, posteriors=given, guides=("map",), **QUICK)
+    page = ask(model, data, posteriors=given, guides=("map",), **QUICK)
     assert set(fitted) == {"map"}
     assert page.posteriors["mine"] is mine
     assert page.posteriors["nuts"] is chain
@@ -124,7 +130,7 @@ def test_what_is_given_is_not_fitted_again(chain, monkeypatch):
 def test_a_conjugate_model_has_the_exact_posterior_as_its_reference():
     x = torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(-1)
     model = BayesianModel(torch.nn.Linear(1, 1).double(), NormalPrior(1.0), Gaussian(scale=0.1))
-    page = which_posterior(model, (x, x.squeeze(-1)), **QUICK | {"num_samples": 2000})
+    page = ask(model, (x, x.squeeze(-1)), **QUICK | {"num_samples": 2000})
     assert page.report.reference == "exact"
     assert page.advice.choice == "exact"  # it costs least, too
     assert page.advice.qualified[0] == "laplace"
@@ -146,15 +152,13 @@ def test_a_usual_guide_that_refuses_the_model_is_noted_and_the_rest_goes_on():
     chains = sample_nuts(
         schools.model, schools.data, num_samples=30, warmup=30, chains=2, progress=False
     )
-    page = which_posterior(schools.model, schools.data, posteriors={"nuts": chains}, **QUICK)
+    page = ask(schools.model, schools.data, posteriors={"nuts": chains}, **QUICK)
     assert "positive definite" in page.refused["laplace"]
     assert list(page.advice.table["region"].unique()) == ["data", "between"]  # no ninth school
     assert "mean-field" in page.posteriors
     assert "laplace" not in page.posteriors
     with pytest.raises(ValueError, match="positive definite"):
-        which_posterior(
-            schools.model, schools.data, posteriors={"nuts": chains}, guides=("laplace",), **QUICK
-        )
+        ask(schools.model, schools.data, posteriors={"nuts": chains}, guides=("laplace",), **QUICK)
 
 
 class Choosy(torch.nn.Module):
@@ -171,24 +175,24 @@ class Choosy(torch.nn.Module):
 
 
 def test_a_guide_that_fails_whatever_it_raises_is_left_out_unless_asked_for(monkeypatch):
-    recipe = FitSettings.fit
+    fit = own_fits.fit_one
 
-    def fails(recipes: FitSettings, guide: str, *arguments: Any, **options: Any) -> Posterior:
+    def fails(guide: str, *arguments: Any, **options: Any) -> Posterior:
         if guide == "mean-field":
             raise RuntimeError("vmap: not in this net\nand a long trace")
-        return recipe(recipes, guide, *arguments, **options)
+        return fit(guide, *arguments, **options)
 
-    monkeypatch.setattr(FitSettings, "fit", fails)
-    page = which_posterior(*flips(), **SHORT, **QUICK)
+    monkeypatch.setattr(own_fits, "fit_one", fails)
+    page = ask(*flips(), **SHORT, **QUICK)
     assert page.refused["mean-field"] == "RuntimeError: vmap: not in this net"
     assert "laplace" in page.posteriors
     with pytest.raises(RuntimeError, match="vmap"):
-        which_posterior(*flips(), guides=("mean-field",), **SHORT, **QUICK)
+        ask(*flips(), guides=("mean-field",), **SHORT, **QUICK)
 
 
 def test_a_net_that_cannot_be_vectorised_is_answered_too():
     _, data = flips()
-    page = which_posterior(BayesianModel(Choosy(), NormalPrior(2.0), Bernoulli()), data, **SHORT,
+    page = ask(BayesianModel(Choosy(), NormalPrior(2.0), Bernoulli()), data, **SHORT,
                            **QUICK)  # fmt: skip
     assert len(page.posteriors) > 2
 
@@ -200,7 +204,7 @@ def test_chains_given_that_have_not_converged_make_the_page_provisional(chain):
     model, data = flips()
     draws = {name: values[:, :30] for name, values in chain.guide.chains.items()}
     short = Posterior(Empirical(model, method="nuts", draws=draws), info=chain.info)
-    page = which_posterior(model, data, posteriors={"nuts": short}, guides=("laplace",), **QUICK)
+    page = ask(model, data, posteriors={"nuts": short}, guides=("laplace",), **QUICK)
     assert page.advice.provisional
     assert page.advice.doubt.kind == "length"
     lines = str(page).splitlines()
@@ -242,7 +246,7 @@ def test_modes_are_found_and_nothing_is_recommended_with_confidence():
     x = torch.arange(20.0).unsqueeze(-1)
     y = torch.sin(1.5 * x).squeeze(-1) + 0.1 * torch.randn(20, generator=generator)
     model = BayesianModel(Wave(), NormalPrior(5.0), Gaussian(scale=0.1))
-    page = which_posterior(
+    page = ask(
         model, (x, y), x=torch.tensor([[0.5], [3.0]]), guides=("map", "laplace"), minutes=0.1,
         **QUICK,
     )  # fmt: skip
@@ -264,7 +268,7 @@ def test_modes_are_found_and_nothing_is_recommended_with_confidence():
 
 def test_a_net_too_dear_for_chains_is_answered_without_a_reference(monkeypatch):
     monkeypatch.setattr(own_chains, "LEAST_GRADIENTS", 10**12)
-    page = which_posterior(*flips(), **SHORT, **QUICK)
+    page = ask(*flips(), **SHORT, **QUICK)
     assert "(provisional: no reference)" in str(page).splitlines()[0]
     assert "a gradient of 2 chains takes" in str(page)
     assert page.advice.choice in ("laplace", "mean-field", "low-rank-normal")
@@ -273,7 +277,7 @@ def test_a_net_too_dear_for_chains_is_answered_without_a_reference(monkeypatch):
 
 def test_a_doubtful_page_is_saved_with_its_doubt(monkeypatch, tmp_path):
     monkeypatch.setattr(own_chains, "LEAST_GRADIENTS", 10**12)
-    page = which_posterior(*flips(), guides=("map", "laplace"), **SHORT, **QUICK)
+    page = ask(*flips(), guides=("map", "laplace"), **SHORT, **QUICK)
     text = page.save(tmp_path).read_text(encoding="utf-8")
     assert "provisional: no reference" in text
 
@@ -282,7 +286,7 @@ def test_a_net_that_is_not_linear_has_no_exact_posterior():
     """Known before anything is fitted, by the test that Exact itself uses."""
     model = mlp_regressor(1, hidden=(4,), prior=NormalPrior(1.0), likelihood=0.1, seed=0)
     x = torch.linspace(-1, 1, 20).unsqueeze(-1)
-    page = which_posterior(model, (x, x), guides=("map", "laplace"), **SHORT, **QUICK)
+    page = ask(model, (x, x), guides=("map", "laplace"), **SHORT, **QUICK)
     assert page.study.problem.reference == "nuts"
 
 
@@ -297,7 +301,7 @@ def test_every_model_is_answered_in_its_time(name, checkout, monkeypatch):
     torch.manual_seed(0)
     model, data = importlib.import_module("which_posterior").PROBLEMS[name]()
     start = time.process_time()
-    page = which_posterior(model, data, minutes=0.02, progress=False)
+    page = ask(model, data, minutes=0.02, progress=False)
     assert time.process_time() - start < 1.2 + 30
     assert page.report.reference in page.posteriors
     assert page.advice.provisional == ("provisional" in str(page))
@@ -306,9 +310,7 @@ def test_every_model_is_answered_in_its_time(name, checkout, monkeypatch):
 
 def test_requirements_of_ones_own_are_what_is_judged_by_on_the_saved_page_too(chain, tmp_path):
     asked = (Requirement("kl", 0.5, words="KL divergence"),)
-    page = which_posterior(
-        *flips(), posteriors={"nuts": chain}, guides=("map",), requirements=asked, **QUICK
-    )
+    page = ask(*flips(), posteriors={"nuts": chain}, guides=("map",), requirements=asked, **QUICK)
     assert list(page.advice.table["requirement"].unique()) == ["kl"]
     assert page.advice.qualified == ("map",)
     assert "KL" in page.save(tmp_path).read_text(encoding="utf-8")
@@ -317,7 +319,7 @@ def test_requirements_of_ones_own_are_what_is_judged_by_on_the_saved_page_too(ch
 def test_points_and_regions_of_ones_own(chain):
     model, (x, y) = flips()
     grid = torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, 9.0]])
-    page = which_posterior(
+    page = ask(
         model, (x, y), x=grid, regions={"far": [1, 2]}, posteriors={"nuts": chain},
         guides=("map",), **QUICK,
     )  # fmt: skip
@@ -325,9 +327,7 @@ def test_points_and_regions_of_ones_own(chain):
 
 
 def test_the_same_seed_is_the_same_page():
-    first, second = (
-        which_posterior(*flips(), guides=("mean-field",), chains=2, **QUICK) for _ in range(2)
-    )
+    first, second = (ask(*flips(), guides=("mean-field",), chains=2, **QUICK) for _ in range(2))
     assert not first.advice.provisional
     assert first.report.functions.equals(second.report.functions)
 
@@ -370,21 +370,21 @@ def test_the_usual_points_are_where_they_say():
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        which_posterior(*flips(), **QUICK | options)
+        ask(*flips(), **QUICK | options)
 
 
 def test_names_that_are_no_file_names_are_refused_before_anything_is_fitted():
     model, data = flips()
     mine = fit(model, Delta, data, epochs=1, progress=False)
     with pytest.raises(ValueError, match="becomes a file name"):
-        which_posterior(model, data, posteriors={"my fit": mine}, **QUICK)
+        ask(model, data, posteriors={"my fit": mine}, **QUICK)
 
 
 def test_a_posterior_of_other_data_is_refused(chain):
     model, _ = flips()
     _, other = flips(seed=1)
     with pytest.raises(ValueError, match="same data|those that the posteriors were fitted to"):
-        which_posterior(model, other, posteriors={"nuts": chain}, guides=("map",), **QUICK)
+        ask(model, other, posteriors={"nuts": chain}, guides=("map",), **QUICK)
 
 
 def test_the_limits_of_the_doc_are_the_ones_used(page):

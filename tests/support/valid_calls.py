@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import probml_tp as tp
 from probml_tp import datasets, diagnostics, scores
 from probml_tp.gap.choosing import PosteriorPage
+from probml_tp.gap.problem import GapOptions
 from probml_tp.metrics.bootstrap import bootstrap
 from probml_tp.metrics.calibration import TemperatureScaling
 from probml_tp.models import (
@@ -168,8 +169,8 @@ class World:
     @cached_property
     def page(self) -> PosteriorPage:
         return tp.which_posterior(
-            self.linear, self.data, guides=("map", "laplace"), epochs=2, num_samples=100,
-            resamples=20, progress=False,
+            self.linear, self.data, guides=("map", "laplace"), progress=False,
+            options=GapOptions(epochs=2, num_samples=100, resamples=20),
         )  # fmt: skip
 
     @cached_property
