@@ -10,14 +10,14 @@ import torch
 
 from probml_tp.gap import UnconvergedReferenceError
 from probml_tp.gap.page import overview, page_arrays, page_figures, page_findings
-from probml_tp.gap.study import Chains, Comparison, GapProblem, GapStudy, study_gap
+from probml_tp.gap.study import Comparison, GapProblem, GapStudy, study_gap
 from probml_tp.gap.tables import (
     evidence_table,
     limits_table,
     predictions_table,
     weights_table,
 )
-from probml_tp.guides.recipes import FitSettings, SwagPath
+from probml_tp.guides.recipes import Chains, FitSettings, SwagPath
 from probml_tp.harness.experiment import no_update
 from probml_tp.models import LinearBasis, linear_regression
 from probml_tp.priors import NormalPrior
@@ -34,7 +34,7 @@ PROBLEM = GapProblem(
     x=GRID,
     regions={"data": INSIDE, "far": ~INSIDE},
     guides=("map", "laplace", "mean-field", "exact"),
-    recipes=FitSettings(
+    how=FitSettings(
         epochs=400,
         lr=0.05,
         rounds=3,
@@ -57,7 +57,7 @@ def test_starts_come_first_then_the_reference():
     assert PROBLEM.order() == ["exact", "map", "laplace", "mean-field"]
     chains = replace(PROBLEM, reference="nuts", guides=("mean-field", "nuts"))
     assert chains.order() == ["nuts", "map", "mean-field"]
-    started = replace(chains, chains=Chains(start="laplace"))
+    started = replace(chains, how=replace(chains.how, chains=Chains(start="laplace")))
     assert started.order() == ["map", "laplace", "nuts", "mean-field"]
 
 
@@ -76,15 +76,15 @@ def test_progress_grows_to_its_end():
 
 
 def test_a_guide_that_refuses_takes_those_that_start_from_it_along():
-    away = replace(PROBLEM.recipes, rounds=None, lrs={"map": 1e200})  # out of the real numbers
-    problem = replace(PROBLEM, recipes=replace(away, from_mode=()))
+    away = replace(PROBLEM.how, rounds=None, lrs={"map": 1e200})  # out of the real numbers
+    problem = replace(PROBLEM, how=replace(away, from_mode=()))
     found = study_gap(problem, comparison=COMPARISON, tolerant=True, seed=0, update=no_update)
     assert list(found.posteriors) == ["mean-field", "exact"]
     assert found.refused["laplace"] == "it starts from map, which was refused"
     assert any("MAP is left out, because" in sentence for sentence in page_findings(found))
     with pytest.raises(ValueError, match=r"all refuse the model. map: .*laplace: it starts from"):
         study_gap(
-            replace(problem, recipes=away), comparison=COMPARISON, tolerant=True, seed=0,
+            replace(problem, how=away), comparison=COMPARISON, tolerant=True, seed=0,
             update=no_update,
         )  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_chains_that_have_not_converged_are_refused():
         PROBLEM,
         guides=("map", "nuts"),
         reference="nuts",
-        chains=Chains(chains=2, draws=20, warmup=5),
+        how=replace(PROBLEM.how, chains=Chains(chains=2, draws=20, warmup=5)),
     )
     with pytest.raises(UnconvergedReferenceError, match="'nuts' has"):
         study_gap(problem, comparison=COMPARISON, seed=0, update=no_update)
@@ -107,15 +107,15 @@ def test_the_advice_is_the_reference_where_it_costs_least(study):
 
 def test_predictions_have_the_floor_the_regions_and_intervals(study):
     table = predictions_table(study)
-    assert list(table.metrics) == ["noise floor", "map", "laplace", "mean-field"]
+    assert table.rows == ["noise floor", "map", "laplace", "mean-field"]
     assert set(table.columns) == {
         f"{metric}.{region}"
         for metric in ("w2", "epistemic_ratio", "function_coverage", "target_coverage")
         for region in ("data", "far")
     }
-    ratio = table.metrics["mean-field"]["epistemic_ratio.data"]
-    assert table.intervals["mean-field"]["epistemic_ratio.data"][0] < ratio
-    assert table.metrics["map"]["epistemic_ratio.far"] == 0
+    ratio = table["mean-field", "epistemic_ratio.data"]
+    assert table.ends("epistemic_ratio.data")["mean-field"][0] < ratio
+    assert table["map", "epistemic_ratio.far"] == 0
 
 
 def test_weights_show_what_is_too_narrow_by_the_closed_form(study):
@@ -124,28 +124,28 @@ def test_weights_show_what_is_too_narrow_by_the_closed_form(study):
     expected = (1 / precision.diag() / precision.inverse().diag()).tolist()  # both the same
     table = weights_table(study)
     for site in PROBLEM.model.sites:
-        found = table.metrics["mean-field"][f"{site}.variance_ratio"]
+        found = table["mean-field", f"{site}.variance_ratio"]
         assert found == pytest.approx(np.mean(expected), rel=0.2)
 
 
 def test_evidence_and_costs_are_finite_or_left_out(study):
     table = evidence_table(study)
-    assert "elbo" not in table.metrics["map"]
-    assert table.metrics["exact"]["log_evidence"] == pytest.approx(
-        table.metrics["laplace"]["log_evidence"], abs=1e-6
+    assert ("map", "elbo") not in table
+    assert table["exact", "log_evidence"] == pytest.approx(
+        table["laplace", "log_evidence"], abs=1e-6
     )
-    low, high = table.intervals["mean-field"]["elbo"]
-    assert low < table.metrics["mean-field"]["elbo"] < high
-    assert table.metrics["mean-field"]["forward_passes"] > 400  # the mode that it starts from too
+    low, high = table.ends("elbo")["mean-field"]
+    assert low < table["mean-field", "elbo"] < high
+    assert table["mean-field", "forward_passes"] > 400  # the mode that it starts from too
 
 
 def test_limits_count_what_is_shown_to_be_met(study):
-    rows, columns = limits_table([study])
-    assert rows["laplace"]["line"] == 6
-    assert "of 6" in columns["line"]
+    table = limits_table([study], "Limits")
+    assert table["laplace", "line"] == 6
+    assert "of 6" in table.columns["line"]
     verdicts = study.advice.table
     met = verdicts[(verdicts["posterior"] == "map") & (verdicts["verdict"] == "meets")]
-    assert rows["map"]["line"] == len(met)
+    assert table["map", "line"] == len(met)
 
 
 def test_findings_say_what_and_why_and_what_no_reference_would_have_told(study):
