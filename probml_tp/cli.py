@@ -21,13 +21,12 @@ import click
 from probml_tp import experiments
 from probml_tp.harness.click_options import config_option, given_values
 from probml_tp.harness.config import ExperimentConfig, Size
-from probml_tp.harness.experiment import Experiment, Progress, run_experiment
+from probml_tp.harness.experiment import Experiment, Progress, Results, run_experiment
 from probml_tp.harness.process import Ended, as_a_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from probml_tp.harness.results import SavedResults
 
 __all__ = ["cli", "main"]
 
@@ -279,7 +278,7 @@ def _run_chosen(settings: _Settings, jobs: list[_Job], /, **_options: object) ->
     _print_report(page)
 
 
-def _print_all(saved: list[SavedResults]) -> None:
+def _print_all(saved: list[Results[Any]]) -> None:
     from probml_tp.harness.report import print_results
 
     console = _console(sys.stdout)
@@ -298,7 +297,7 @@ def _check_jobs(jobs: list[_Job], settings: _Settings) -> None:
         raise click.UsageError(f"--{flag} has no effect on {', '.join(names)}; leave it out.")
 
 
-def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[SavedResults]:
+def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[Results[Any]]:
     from probml_tp.harness.progress import show_progress
     from probml_tp.harness.results import require_writable
     from probml_tp.harness.timings import foretold
@@ -316,7 +315,7 @@ def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[SavedResults]:
         ]
 
 
-def _run_job(job: _Job, folder: Path, progress: Progress, console: Console) -> SavedResults:
+def _run_job(job: _Job, folder: Path, progress: Progress, console: Console) -> Results[Any]:
     from probml_tp.harness.results import read_results, write_results
 
     results = run_experiment(job.experiment, job.config, progress=progress)

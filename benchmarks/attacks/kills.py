@@ -115,10 +115,10 @@ def writers() -> list[Writer]:
 def _read_results(place: Path) -> str:
     import arviz as az
 
-    saved = read_results(place / "demo")
+    saved = read_results(place / "demo", arrays=True)
     az.from_netcdf(place / "demo" / "posteriors" / "record.nc")
-    arrays = {name: a.tobytes() for name, a in saved.arrays().items()}
-    return repr((saved.metrics, saved.config, sorted(arrays.items())))
+    arrays = {name: a.tobytes() for name, a in saved.arrays.items()}
+    return repr((saved.all_tables, saved.config, sorted(arrays.items())))
 
 
 def kill_writers(count: int, random: Random, folder: Path) -> Iterator[Tally]:

@@ -37,6 +37,7 @@ __all__ = [
     "Progress",
     "Registry",
     "Results",
+    "SavedFigure",
     "SavesNetcdf",
     "SavesTensors",
     "SharedStage",
@@ -115,6 +116,23 @@ class SavesNetcdf(Protocol):
         """Give the groups as an ``xarray.DataTree``."""
 
 
+@dataclass(frozen=True)
+class SavedFigure:
+    """A figure on disk.
+
+    Attributes:
+        name: the file name, without extension.
+        title: what the figure shows.
+        caption: how to read it.
+        path: the PNG file.
+    """
+
+    name: str
+    title: str
+    caption: str
+    path: Path
+
+
 @dataclass
 class Results(Generic[ConfigT]):
     """What one run of an experiment has found: numbers, arrays and posteriors, no figures.
@@ -134,6 +152,11 @@ class Results(Generic[ConfigT]):
         shared_stages: the stages whose work later experiments of the same run find done.
         tables: more tables, shown below the first.
         checks: diagnostics of the posteriors, shown below all tables.
+        summary: of results that were read: one line on the experiment.
+        preset: likewise, which preset it ran with, and what differed.
+        environment: likewise, as :func:`probml_tp.environment.describe_environment` gives it.
+        figures: likewise, the figures on disk, in the experiment's order.
+        folder: likewise, the experiment's own folder.
     """
 
     experiment: str
@@ -150,6 +173,11 @@ class Results(Generic[ConfigT]):
     shared_stages: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     checks: Table | None = None
+    summary: str = ""
+    preset: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    figures: tuple[SavedFigure, ...] = ()
+    folder: Path | None = None
 
     @property
     def all_tables(self) -> list[Table]:

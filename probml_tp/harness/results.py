@@ -20,26 +20,22 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probml_tp.environment import describe_environment
-from probml_tp.harness.table import Table, frame_of
+from probml_tp.harness.experiment import Results, SavedFigure
+from probml_tp.harness.table import Table
 from probml_tp.storage.files import write_errors
 from probml_tp.storage.schema import conform, read_json
 from probml_tp.storage.staging import FRESH, put_in_place, staging
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from probml_tp.harness.experiment import Experiment, Figure, Results, SavesNetcdf
+    from probml_tp.harness.experiment import Experiment, Figure, SavesNetcdf
 
 __all__ = [
-    "SavedFigure",
-    "SavedResults",
     "check_file_name",
     "read_results",
     "require_writable",
@@ -52,90 +48,6 @@ FORMAT = 4
 DPI = 150
 MANIFEST, DIGESTS = "manifest.json", "digests.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class SavedFigure:
-    """A figure on disk.
-
-    Attributes:
-        name: the file name, without extension.
-        title: what the figure shows.
-        caption: how to read it.
-        path: the PNG file.
-    """
-
-    name: str
-    title: str
-    caption: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class SavedResults:
-    """What a results folder holds, less the arrays and posteriors.
-
-    Attributes:
-        folder: the experiment's folder.
-        experiment: the experiment's name.
-        title: its heading.
-        summary: one line on it.
-        preset: which preset it ran with, and what differed.
-        config: option to value.
-        environment: as :func:`probml_tp.environment.describe_environment` gives it.
-        all_tables: the main table and those that follow it.
-        findings: sentences.
-        data_source: which data it was.
-        data_is_fallback: whether they stand in for the data meant.
-        timings: stage to seconds.
-        shared_stages: the stages whose work later experiments find done.
-        figures: the figures, in the experiment's order.
-    """
-
-    folder: Path
-    experiment: str
-    title: str
-    summary: str
-    preset: str
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    all_tables: tuple[Table, ...]
-    findings: list[str]
-    data_source: str
-    data_is_fallback: bool
-    timings: dict[str, float]
-    shared_stages: list[str]
-    figures: tuple[SavedFigure, ...]
-
-    @property
-    def main(self) -> Table:
-        """The first table."""
-        return self.all_tables[0]
-
-    @property
-    def tables(self) -> list[Table]:
-        """Those that follow it."""
-        return list(self.all_tables[1:])
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """Every number, one a line: table, row, metric, value, the ends of its interval, unit."""
-        return frame_of(self.all_tables)
-
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Load the arrays that the figures were drawn from.
-
-        Returns:
-            Name to array.
-
-        Raises:
-            ValueError: the file is missing or damaged.
-        """
-        path = self.folder / "arrays.npz"
-        with _damage_named(path):
-            _check_digest(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
 
 
 def require_writable(folder: Path) -> None:
@@ -353,14 +265,15 @@ def saved_experiments(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"[!.]*/{MANIFEST}"))
 
 
-def read_results(folder: Path) -> SavedResults:
-    """Read the results of one experiment back.
+def read_results(folder: Path, *, arrays: bool = False) -> Results[Any]:
+    """Read the results of one experiment back, less the posteriors.
 
     Args:
         folder: the experiment's own folder.
+        arrays: whether to load the arrays that the figures were drawn from.
 
     Returns:
-        What it holds.
+        What it holds; the config as a dictionary of the options.
 
     Raises:
         ValueError: a file is missing or damaged.
@@ -378,9 +291,24 @@ def read_results(folder: Path) -> SavedResults:
     with _damage_named(folder / "metrics.json"):
         for number, line in enumerate(parts.pop("metrics")):
             _enter(line, tables, f"its [{number}]")
-    return SavedResults(
-        folder=folder, figures=figures, all_tables=tuple(tables.values()), **parts, **manifest
+    main, *others = tables.values()
+    loaded = _arrays(folder / "arrays.npz") if arrays else {}
+    return Results(
+        folder=folder,
+        figures=figures,
+        main=main,
+        tables=others,
+        arrays=loaded,
+        **parts,
+        **manifest,
     )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    with _damage_named(path):
+        _check_digest(path)
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _empty(entry: Mapping[str, Any]) -> Table:

@@ -131,6 +131,10 @@ class Table:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        cells = {row: self.row(row) for row in self._cells}
+        return f"Table({self.title!r}, {self.row_heading!r}, {cells}, {self.columns})"
+
     @property
     def frame(self) -> pd.DataFrame:
         """One number a line: table, row, metric, value, low, high, unit.

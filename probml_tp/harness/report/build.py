@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from probml_tp.harness.experiment import Results
 from probml_tp.harness.report.tables import MetricTable, metric_table
-from probml_tp.harness.results import SavedResults, read_results, saved_experiments
+from probml_tp.harness.results import read_results, saved_experiments
 from probml_tp.storage.files import atomic_write
 from probml_tp.storage.staging import recover
 
@@ -34,7 +35,7 @@ class _Figure:
 class _Section:
     """One experiment, as the template shows it."""
 
-    results: SavedResults
+    results: Results[Any]
     tables: tuple[MetricTable, ...]
     figures: tuple[_Figure, ...]
     environment: dict[str, Any]
@@ -85,7 +86,7 @@ def _render(sections: list[_Section]) -> str:
     return environment.get_template("report.html.jinja").render(sections=sections)
 
 
-def _section(results: SavedResults) -> _Section:
+def _section(results: Results[Any]) -> _Section:
     return _Section(
         results=results,
         tables=tuple(metric_table(table) for table in results.all_tables if table.rows),

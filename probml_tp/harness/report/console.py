@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 from rich.text import Text
@@ -13,12 +13,12 @@ from probml_tp.harness.report.tables import MetricTable, metric_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from probml_tp.harness.results import SavedResults
+    from probml_tp.harness.experiment import Results
 
 __all__ = ["print_results"]
 
 
-def print_results(results: SavedResults, *, console: Console) -> None:
+def print_results(results: Results[Any], *, console: Console) -> None:
     """Print the title, the data, the findings and the table of one experiment.
 
     Args:
