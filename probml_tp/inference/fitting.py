@@ -45,7 +45,7 @@ from probml_tp.inference.optimizers import (
 from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = [
     "EarlyStopping",
@@ -56,7 +56,6 @@ __all__ = [
     "progress_reporter",
 ]
 
-VALIDATION = 3
 MAX_CHUNK = 10_000
 
 DEFAULTS: dict[str, tuple[int, float, ScheduleName, int | None]] = {
@@ -457,7 +456,7 @@ class _Trainer:
         """The loss now, at the same random numbers each time, so that epochs compare."""
         chunk = self.options.batch_size or MAX_CHUNK
         total = 0.0
-        with torch.no_grad(), seeded(substream(self.options.seed, VALIDATION), x.device):
+        with torch.no_grad(), seeded(substream(self.options.seed, Stream.VALIDATION), x.device):
             for xb, yb in zip(x.split(chunk), y.split(chunk), strict=True):
                 total += float(self._evaluate(xb, yb)) * len(xb)
         return total / len(x)

@@ -34,8 +34,8 @@ from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_threa
 from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
 from probml_tp.quiet_arviz import az
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["Infer", "Quantity", "SbcResult", "simulation_based_calibration"]
 
@@ -47,7 +47,7 @@ Infer: TypeAlias = Callable[[BayesianModel, tuple[Tensor, Tensor], int], Posteri
 Quantity: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
 """A scalar function of one value of every site."""
 
-SBC, DATA, FIT, DRAWS, TIES = 11, 0, 1, 2, 3
+DATA, FIT, DRAWS, TIES = range(4)
 
 SMALL = 20
 """Up to so many scalar parameters each is a quantity by itself."""
@@ -345,7 +345,7 @@ class _Study:
         return guide.model.layout.unravel(stored[spaced]), True
 
     def _stream(self, index: int, purpose: int) -> int:
-        return substream(self.seed, SBC, index, purpose)
+        return substream(self.seed, Stream.SBC, index, purpose)
 
 
 def _result(study: _Study, rows: list[_Row]) -> SbcResult:
