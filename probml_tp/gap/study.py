@@ -15,9 +15,9 @@ from probml_tp.gap.doubt import Doubt
 from probml_tp.guides.recipes import Recipes
 from probml_tp.harness.experiment import Update
 from probml_tp.inference import sample_nuts
-from probml_tp.inference.fitting import ProgressCallback
 from probml_tp.inference.nuts.starts import MassMatrix
 from probml_tp.inference.parallel import single_thread
+from probml_tp.inference.progress import ProgressCallback
 from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior

@@ -17,17 +17,13 @@ from probml_tp.checks.values import data_pair, valid_seed
 from probml_tp.convergence import worst
 from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide
-from probml_tp.inference.fitting import (
-    EarlyStopping,
-    GuideFactory,
-    ProgressCallback,
-    fit,
-    progress_reporter,
-)
+from probml_tp.inference.fit_options import EarlyStopping
+from probml_tp.inference.fitting import GuideFactory, fit
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.mixture import Mixture
 from probml_tp.inference.optimizers import OptimizerFactory, OptimizerName, ScheduleName
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.inference.starts import random_start
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior

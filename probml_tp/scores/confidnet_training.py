@@ -17,7 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from probml_tp.checks.arguments import checked
 from probml_tp.checks.values import non_negative_integer, positive, positive_integer, valid_seed
-from probml_tp.inference.fitting import ProgressCallback, progress_reporter
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.scores.confidnet import (
     ConfidNet,
     ConfidNetCriterion,

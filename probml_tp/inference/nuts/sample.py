@@ -23,7 +23,6 @@ from probml_tp.checks.values import (
 from probml_tp.digest import digest
 from probml_tp.empirical import Empirical
 from probml_tp.fit_info import FitInfo
-from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.mixing import chains_convergence
 from probml_tp.inference.nuts.chain import Chain, ChainSettings, Watch, sample_chain
@@ -36,6 +35,7 @@ from probml_tp.inference.nuts.starts import (
 )
 from probml_tp.inference.nuts.transition import Draw, Gradients
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
 from probml_tp.streams import Stream, substream
