@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from probml_tp.guides.sites import LOG_2PI
+from probml_tp.priors.normal_sites import LOG_2PI
 
 __all__ = ["Block", "FlatNormal", "Root", "standard_normal"]
 

@@ -16,7 +16,7 @@ from probml_tp.checks.arguments import checked
 from probml_tp.checks.values import plain, positive
 from probml_tp.likelihoods.base import Params, RegressionLikelihood
 from probml_tp.priors import SiteDistribution
-from probml_tp.priors.normal_sites import HALF_LOG_2PI
+from probml_tp.priors.normal_sites import LOG_2PI
 
 __all__ = ["Gaussian", "HeteroscedasticGaussian", "LocScaleGaussian"]
 
@@ -246,7 +246,7 @@ def _normal(loc: Tensor, scale: Tensor) -> TorchDistribution:
 def _normal_log_prob(loc: Tensor, scale: Tensor, y: Tensor) -> Tensor:
     target = y if y.ndim == 2 else y.unsqueeze(-1)
     z = (target - loc) / scale
-    return (-0.5 * z.square() - scale.log() - HALF_LOG_2PI).sum(-1)
+    return (-0.5 * z.square() - scale.log() - 0.5 * LOG_2PI).sum(-1)
 
 
 def _matrix_outputs(name: str, shape: torch.Size) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from probml_tp.layout import Layout
 from probml_tp.priors.sites import SiteDistribution
 
-__all__ = ["HALF_LOG_2PI", "NormalSites"]
+__all__ = ["LOG_2PI", "NormalSites"]
 
-HALF_LOG_2PI = 0.9189385332046727
+LOG_2PI = math.log(2 * math.pi)
 
 
 class NormalSites(nn.Module):
@@ -57,7 +57,7 @@ class NormalSites(nn.Module):
             sites[n].scale.double().log().expand(sites[n].shape).sum()  # type: ignore[operator]
             for n in normal
         )
-        self.log_normalizer = float(sum(log_scales)) + self._size * HALF_LOG_2PI
+        self.log_normalizer = float(sum(log_scales)) + self._size * (0.5 * LOG_2PI)
 
     @property
     def loc(self) -> Tensor:

@@ -20,6 +20,7 @@ from probml_tp.checks.values import (
 )
 from probml_tp.predictions.predictive.base import Predictive
 from probml_tp.predictions.target_mixture import NUM_DRAWS, TargetMixture
+from probml_tp.priors.normal_sites import LOG_2PI
 
 __all__ = ["RegressionPredictive"]
 
@@ -105,7 +106,7 @@ class RegressionPredictive(Predictive):
             return self.components.log_prob(targets)
         means, scales = self.normal_components()
         z = (targets - means) / scales
-        log_density = -0.5 * z.square() - scales.log() - 0.5 * math.log(2 * math.pi)
+        log_density = -0.5 * z.square() - scales.log() - 0.5 * LOG_2PI
         joint = log_density.sum(-1) if log_density.ndim == 3 else log_density
         return joint.logsumexp(0) - math.log(len(joint))
 
