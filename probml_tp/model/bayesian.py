@@ -56,6 +56,7 @@ class BayesianModel(LogJoint):
             mixes dtypes, or has a layer whose output depends on the rest of the batch.
 
     Example:
+        >>> import torch
         >>> from probml_tp.likelihoods import Gaussian
         >>> from probml_tp.priors import NormalPrior
         >>> model = BayesianModel(nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))

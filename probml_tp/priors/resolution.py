@@ -44,8 +44,10 @@ def resolve_priors(
             depend on unknown sites, or on each other in a circle.
 
     Example:
+        >>> import torch
+        >>> from probml_tp.priors import NormalPrior
         >>> spec = {"bias": NormalPrior(10.0), "*": NormalPrior(1.0)}
-        >>> sites = resolve_priors(spec, dict(nn.Linear(2, 1).named_parameters()))
+        >>> sites = resolve_priors(spec, dict(torch.nn.Linear(2, 1).named_parameters()))
         >>> sites["bias"].describe()
         'Normal(loc=0, scale=10)'
     """
