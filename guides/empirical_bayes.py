@@ -27,7 +27,8 @@ from probml_tp.guides.curvature import Curvature
 from probml_tp.guides.fisher import likelihood_curvature, prior_precision
 from probml_tp.guides.in_double import in_double
 from probml_tp.guides.laplace import Laplace
-from probml_tp.likelihoods import Gaussian, is_exactly
+from probml_tp.likelihoods import Gaussian
+from probml_tp.likelihoods.base import is_exactly
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 from probml_tp.priors.normal_sites import LOG_2PI

@@ -9,7 +9,6 @@ from probml_tp.likelihoods.base import (
     ClassificationLikelihood,
     Likelihood,
     RegressionLikelihood,
-    is_exactly,
 )
 from probml_tp.likelihoods.classification import Bernoulli, Categorical
 from probml_tp.likelihoods.regression import Gaussian, HeteroscedasticGaussian, LocScaleGaussian
@@ -23,5 +22,4 @@ __all__ = [
     "Likelihood",
     "LocScaleGaussian",
     "RegressionLikelihood",
-    "is_exactly",
 ]

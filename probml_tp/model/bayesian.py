@@ -18,7 +18,8 @@ from probml_tp.contracts import check_own_sites
 from probml_tp.copying import copy_module
 from probml_tp.digest import digest
 from probml_tp.identity import behaves_alike, behaviour, named_functions
-from probml_tp.likelihoods import Gaussian, Likelihood, is_exactly
+from probml_tp.likelihoods import Gaussian, Likelihood
+from probml_tp.likelihoods.base import is_exactly
 from probml_tp.model.log_joint import LogJoint
 from probml_tp.model.parts import check_names, check_parts, check_support
 from probml_tp.model.seen import SeenData

@@ -14,7 +14,8 @@ from probml_tp.checks.net_runs import blame_for
 from probml_tp.checks.values import as_tensor, finite, paired
 from probml_tp.contracts import check_likelihood, is_ours
 from probml_tp.identity import Domain
-from probml_tp.likelihoods import Bernoulli, Categorical, is_exactly
+from probml_tp.likelihoods import Bernoulli, Categorical
+from probml_tp.likelihoods.base import is_exactly
 from probml_tp.model.log_joint import LogJoint
 from probml_tp.net_call import call_net
 

@@ -15,8 +15,8 @@ from probml_tp.likelihoods import (
     ClassificationLikelihood,
     Gaussian,
     Likelihood,
-    is_exactly,
 )
+from probml_tp.likelihoods.base import is_exactly
 from probml_tp.predictions.draws import MAX_OUTPUT_ROWS, DrawBatch
 from probml_tp.predictions.links import Link, laplace_bridge, probit, symmetric_root
 from probml_tp.predictions.predictive import (
