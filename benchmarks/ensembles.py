@@ -22,7 +22,8 @@ from torch import Tensor
 
 from probml_tp import BayesianModel, Delta, Mixture, Posterior, fit, fit_ensemble
 from probml_tp.inference.parallel import single_thread
-from probml_tp.predictions.draws import is_dense, seeded
+from probml_tp.predictions.draws import is_dense
+from probml_tp.streams import seeded
 
 JOBS = 2
 

@@ -25,7 +25,7 @@ from probml_tp import BayesianModel, MeanFieldNormal, fit
 from probml_tp.environment import describe_environment
 from probml_tp.guides.weight_noise import ExampleNoise, treatments
 from probml_tp.plots.style import figure, house_style, shared_legend
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, FIGURE = DOCS / "benchmarks.md", DOCS / "figures" / "gradient-variance.png"

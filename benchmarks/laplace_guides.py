@@ -23,7 +23,7 @@ from timing import Comparison, Contender, added_mib, compare, fresh_process_mib,
 from torch import Tensor
 
 from probml_tp import BayesianModel, LinearizedLaplace, Posterior
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 OURS = "ours"
 RTOL = 1e-3

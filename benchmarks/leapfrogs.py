@@ -18,7 +18,7 @@ from probml_tp.inference.nuts.potential import Potential
 from probml_tp.inference.nuts.sample import drive
 from probml_tp.inference.nuts.transition import Gradients, leapfrog, with_momentum
 from probml_tp.inference.parallel import single_thread
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 __all__ = ["leapfrog_step"]
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from probml_tp import BayesianModel, Delta, FanInNormalPrior, Laplace, Posterior, fit, sample_nuts
 from probml_tp.inference.parallel import single_thread
 from probml_tp.models import mlp_regressor
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 CHAINS = 4
 GRID = 20

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probml_tp import BayesianModel, MCDropout, MeanFieldNormal, Posterior
 from probml_tp.models import LENET_DROPOUT
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 __all__ = ["MEMORY_OF", "dropout_prediction", "loop_or_vmap", "memory_of", "peak_memory"]
 

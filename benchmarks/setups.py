@@ -14,7 +14,7 @@ from torch import Tensor
 from probml_tp import BayesianModel, NormalPrior
 from probml_tp.datasets import load_images
 from probml_tp.models import lenet, logistic_regression, mlp_classifier, mlp_regressor
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 __all__ = [
     "NOISE",

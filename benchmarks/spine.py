@@ -28,7 +28,7 @@ from setups import (
 from steps import dropout_step, mean_field_step
 from timing import Comparison, markdown
 
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.optim import Adam
 
 from probml_tp import BayesianModel, MCDropout, MeanFieldNormal
 from probml_tp.models import LENET_DROPOUT
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 __all__ = ["dropout_step", "mean_field_step"]
 

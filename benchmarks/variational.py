@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from variational_peers import BayesianTorch, TorchUncertainty
 
 from probml_tp import BayesianModel, MeanFieldNormal
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 INIT_SCALE = 0.01
 BY_EXAMPLE = ("flipout", "local-reparameterization")

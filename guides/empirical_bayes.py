@@ -27,11 +27,12 @@ from probml_tp.guides.curvature import Curvature
 from probml_tp.guides.fisher import likelihood_curvature, prior_precision
 from probml_tp.guides.in_double import in_double
 from probml_tp.guides.laplace import Laplace
-from probml_tp.guides.sites import LOG_2PI
-from probml_tp.likelihoods import Gaussian, is_exactly
+from probml_tp.likelihoods import Gaussian
+from probml_tp.likelihoods.base import is_exactly
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.priors.normal_sites import LOG_2PI
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["Precision", "empirical_model", "maximize_evidence", "require_laplace"]
 
@@ -39,7 +40,6 @@ Precision = Literal["scalar", "layer", "parameter", "fixed"]
 """How many prior precisions are free: one for all, one a tensor, one a number, none."""
 
 MAX_LOG_FACTOR = 25.0
-HYPERPARAMETERS = 4
 
 
 @checked()
@@ -86,7 +86,7 @@ def maximize_evidence(
     guide = require_laplace(posterior.guide)
     start = time.perf_counter()
     x, y = guide.model.check_data(*data_pair("data", data))
-    with seeded(substream(posterior.seed, HYPERPARAMETERS), guide.model.device):
+    with seeded(substream(posterior.seed, Stream.HYPERPARAMETERS), guide.model.device):
         model, found = empirical_model(guide, x, y, precision=precision, noise=noise)
         tuned = type(guide)(model, **guide.options())
         tuned.loc.data = guide.loc.detach().clone()

@@ -12,7 +12,6 @@ from probml_tp.digest import digest
 from probml_tp.fit_info import FitInfo
 from probml_tp.guides.delta import Delta
 from probml_tp.guides.empirical_bayes import (
-    HYPERPARAMETERS,
     Precision,
     empirical_model,
     require_laplace,
@@ -21,7 +20,7 @@ from probml_tp.guides.laplace import Laplace
 from probml_tp.inference import ProgressCallback, fit
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["fit_evidence"]
 
@@ -99,13 +98,13 @@ def fit_evidence(
         mode.loc.data = laplace.loc.detach().clone()
         part = fit(
             laplace.model, mode, (x, y), epochs=count, batch_size=batch_size, lr=lr,
-            optimizer=optimizer, seed=substream(seed, number),
+            optimizer=optimizer, seed=substream(seed, Stream.EVIDENCE_BLOCKS, number),
             progress=_shifted(progress, len(info.losses), epochs),
         )  # fmt: skip
         info.losses += part.info.losses
         laplace.loc.data = mode.loc.detach().clone()
         if number < len(blocks) - 1:
-            with seeded(substream(seed, HYPERPARAMETERS, number), model.device):
+            with seeded(substream(seed, Stream.HYPERPARAMETERS, number), model.device):
                 found, _ = empirical_model(laplace, x, y, precision=precision, noise=noise)
                 tuned = require_laplace(guide(found))
                 tuned.loc.data = laplace.loc.detach().clone()

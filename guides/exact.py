@@ -15,7 +15,8 @@ from probml_tp.guides.factors import DenseFactor
 from probml_tp.guides.gaussian import StructuredNormal, check_size
 from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import gradient_rows
-from probml_tp.likelihoods import Gaussian, is_exactly
+from probml_tp.likelihoods import Gaussian
+from probml_tp.likelihoods.base import is_exactly
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.priors import SiteDistribution
 

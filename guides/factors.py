@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from probml_tp.guides.cholesky import scale_tril_of_precision
 from probml_tp.guides.curvature import (
@@ -29,19 +27,11 @@ from probml_tp.guides.curvature import (
     one_precision,
     positive_precision,
 )
+from probml_tp.guides.flat_normal import Block, FlatNormal
 from probml_tp.guides.jacobians import Outer, Rows
-from probml_tp.guides.sites import LOG_2PI
 from probml_tp.model import BayesianModel
 
-__all__ = [
-    "Conditionals",
-    "DenseFactor",
-    "DiagonalFactor",
-    "Factor",
-    "FlatNormal",
-    "KroneckerFactor",
-    "standard_normal",
-]
+__all__ = ["Conditionals", "DenseFactor", "DiagonalFactor", "Factor", "KroneckerFactor"]
 
 Conditionals = Generator[TorchDistribution, Tensor, None]
 """Flat distributions of a factor's sites, one by one; what is sent in is the value sampled."""
@@ -169,11 +159,11 @@ class DenseFactor(Factor):
 
     def spread(self, epsilon: Tensor) -> Tensor:
         """See :meth:`Factor.spread`."""
-        return _Block(self.scale_tril).spread(epsilon)
+        return Block(self.scale_tril).spread(epsilon)
 
     def whiten(self, deviation: Tensor) -> Tensor:
         """See :meth:`Factor.whiten`."""
-        return _Block(self.scale_tril).whiten(deviation)
+        return Block(self.scale_tril).whiten(deviation)
 
     def project(self, gradient: Tensor) -> Tensor:
         """See :meth:`Factor.project`."""
@@ -182,7 +172,7 @@ class DenseFactor(Factor):
     @property
     def log_det(self) -> Tensor:
         """See :attr:`Factor.log_det`."""
-        return _Block(self.scale_tril).log_det
+        return Block(self.scale_tril).log_det
 
     @property
     def variance(self) -> Tensor:
@@ -201,7 +191,7 @@ class DenseFactor(Factor):
         for size in self.sizes:
             rows = self.scale_tril[start : start + size]
             mean = loc[start : start + size] + (rows[:, :start] @ epsilon).to(loc)
-            block = _Block(rows[:, start : start + size])
+            block = Block(rows[:, start : start + size])
             value = yield FlatNormal(mean, block)
             epsilon = torch.cat([epsilon, block.whiten((value - mean).unsqueeze(0))[0]])
             start += size
@@ -343,62 +333,9 @@ class KroneckerFactor(Factor):
         yield FlatNormal(loc, self)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A covariance by its lower triangular root, float64."""
-
-    scale_tril: Tensor
-
-    def spread(self, epsilon: Tensor) -> Tensor:
-        return epsilon.double() @ self.scale_tril.mT
-
-    def whiten(self, deviation: Tensor) -> Tensor:
-        flat = deviation.double().mT
-        white: Tensor = torch.linalg.solve_triangular(self.scale_tril, flat, upper=False)
-        return white.mT
-
-    @property
-    def log_det(self) -> Tensor:
-        return self.scale_tril.diagonal().log().sum()
-
-
-class FlatNormal(TorchDistribution):
-    """A flat normal distribution of any float type, whose root is in float64.
-
-    Args:
-        loc: the mean, ``(p,)``.
-        factor: the covariance.
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, loc: Tensor, factor: KroneckerFactor | _Block) -> None:
-        self.loc, self.factor = loc, factor
-        super().__init__(torch.Size(), loc.shape, validate_args=False)
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Draw vectors."""
-        shape = (*sample_shape, len(self.loc))
-        epsilon = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + self.factor.spread(epsilon).to(self.loc)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density, ``(*draws,)``."""
-        deviation = (value - self.loc).reshape(-1, len(self.loc))
-        log_prob = standard_normal(self.factor.whiten(deviation)) - self.factor.log_det
-        return log_prob.reshape(value.shape[:-1]).to(value)
-
-
 def _empty(model: BayesianModel, *shape: int) -> Tensor:
     """What a root is before it is fitted."""
     return torch.zeros(0, *shape, dtype=torch.float64, device=model.device)
-
-
-def standard_normal(white: Tensor) -> Tensor:
-    """The log density of standard normal vectors ``(*draws, p)``."""
-    return -0.5 * white.square().sum(-1) - 0.5 * LOG_2PI * white.shape[-1]
 
 
 def _gram(rows: Rows, name: str, variance: Tensor) -> Tensor:

@@ -10,16 +10,13 @@ from torch import Tensor, nn
 
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples, matches
 from probml_tp.guides.curvature import Curvature
-from probml_tp.guides.factors import (
-    DenseFactor,
-    Factor,
-    KroneckerFactor,
-    standard_normal,
-)
+from probml_tp.guides.factors import DenseFactor, Factor, KroneckerFactor
+from probml_tp.guides.flat_normal import standard_normal
 from probml_tp.guides.in_double import in_double
 from probml_tp.guides.jacobians import gradient_rows
-from probml_tp.guides.sites import LOG_2PI, flat_value, point_mass, site_distribution
+from probml_tp.guides.sites import flat_value, point_mass, site_distribution
 from probml_tp.model import BayesianModel
+from probml_tp.priors.normal_sites import LOG_2PI
 
 __all__ = ["StructuredNormal", "check_size"]
 

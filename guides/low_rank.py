@@ -18,9 +18,10 @@ from probml_tp.convergence import Convergence
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.guides.mean_field import INIT_SCALE, independent_kl, sampled_kl
 from probml_tp.guides.pathfinder import start_on_path
-from probml_tp.guides.sites import LOG_2PI, flat_value, site_distribution
+from probml_tp.guides.sites import flat_value, site_distribution
 from probml_tp.inference.settling import normal_convergence
 from probml_tp.model import BayesianModel
+from probml_tp.priors.normal_sites import LOG_2PI
 
 __all__ = ["LowRankNormal", "LowRankPlusDiagonal"]
 

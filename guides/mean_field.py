@@ -15,10 +15,10 @@ from probml_tp.checks.values import positive
 from probml_tp.convergence import Convergence
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.guides.pathfinder import start_on_path
-from probml_tp.guides.sites import LOG_2PI
 from probml_tp.guides.weight_noise import ExampleNoise, Noise, treatments
 from probml_tp.inference.settling import normal_convergence
 from probml_tp.model import BayesianModel
+from probml_tp.priors.normal_sites import LOG_2PI
 
 __all__ = ["INIT_SCALE", "MeanFieldNormal", "independent_kl", "sampled_kl"]
 

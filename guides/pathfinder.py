@@ -16,7 +16,7 @@ from torch import Tensor
 from probml_tp.guide import Guide
 from probml_tp.guides.newton import precision_diagonal
 from probml_tp.inference.descent import descent_path, in_double
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 __all__ = ["start_on_path"]
 

@@ -13,9 +13,7 @@ from torch.distributions.transforms import Transform
 
 from probml_tp.model import BayesianModel
 
-__all__ = ["LOG_2PI", "flat_value", "point_mass", "site_distribution"]
-
-LOG_2PI = 1.8378770664093453
+__all__ = ["flat_value", "point_mass", "site_distribution"]
 
 
 def site_distribution(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from probml_tp.checks.nets import generic_values, spread, widened
+from probml_tp.checks.generic_values import generic_values, spread
+from probml_tp.checks.net_runs import widened
 from probml_tp.net_call import call_net
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide, check_num_atoms
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.model import BayesianModel, check_model
-from probml_tp.predictions.draws import Vectorize, draw_batches, draw_chunks, seeded
+from probml_tp.predictions.draws import Vectorize, draw_batches, draw_chunks
 from probml_tp.predictions.links import Link
 from probml_tp.predictions.normal_outputs import predict_from_moments
 from probml_tp.predictions.predictive import accumulator_for
 from probml_tp.storage.tensor_files import read_tensors, tensor_file, write_tensors
+from probml_tp.streams import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,8 +22,9 @@ from probml_tp.empirical import Empirical
 from probml_tp.environment import package_versions
 from probml_tp.guide import Guide, check_num_samples
 from probml_tp.model import BayesianModel
-from probml_tp.predictions.draws import draw_batches, seeded, substream
+from probml_tp.predictions.draws import draw_batches
 from probml_tp.quiet_arviz import az
+from probml_tp.streams import Stream, seeded, substream
 
 if TYPE_CHECKING:
     from probml_tp.posterior import Posterior
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["InOrder", "check_sites", "to_inference_data"]
 
 MAX_POSTERIOR_ELEMENTS = 50_000_000
-NOISE = 2
 
 
 @checked(sites=None)
@@ -142,7 +142,7 @@ def _collect(
     stats: dict[str, list[Tensor]] = {"lp": []}
     if not guide.no_density:
         stats["log_q"] = []
-    with torch.no_grad(), seeded(substream(seed, NOISE), x.device):
+    with torch.no_grad(), seeded(substream(seed, Stream.REPLICATES), x.device):
         for batch in draw_batches(guide, x, num_samples=num_samples, seed=seed):
             params, targets = batch.params, y[batch.points]
             if batch.points.start == 0:

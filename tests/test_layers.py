@@ -36,6 +36,7 @@ NUMERICS = {
     "checks",
     "metrics",
     "predictions",
+    "streams",
 }
 
 JUDGING = {"diagnostics", "scores", "records"}

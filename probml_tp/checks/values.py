@@ -1,4 +1,4 @@
-"""Checks of what users pass in: each error names the rule, the value received and the remedy."""
+"""Single values that users pass in, checked: numbers in a range, seeds, pairs of data, vectors."""
 
 from __future__ import annotations
 

@@ -20,12 +20,8 @@ from probml_tp.diagnostics.sbc.ranks import (
     symmetry_p_value,
     uniform_p_value,
 )
-from probml_tp.diagnostics.sbc.run import (
-    Infer,
-    Quantity,
-    SbcResult,
-    simulation_based_calibration,
-)
+from probml_tp.diagnostics.sbc.result import SbcResult
+from probml_tp.diagnostics.sbc.run import Infer, Quantity, simulation_based_calibration
 from probml_tp.diagnostics.step_left import StepLeft, step_left
 from probml_tp.records import to_inference_data
 

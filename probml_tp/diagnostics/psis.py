@@ -22,15 +22,14 @@ from probml_tp.diagnostics.evidence.importance import check_density, importance_
 from probml_tp.guide import Guide, Sites
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import substream
 from probml_tp.quiet_arviz import az
+from probml_tp.streams import Stream, substream
 
 __all__ = ["ParetoK", "k_error", "k_threshold", "layers_of", "pareto_k", "smoothed_weights"]
 
 Array = np.ndarray[Any, Any]
 
 LEAST_DRAWS = 100
-PARETO = 7
 
 PRIOR_DRAWS = 10
 """What the value 1/2 counts in a k-hat, in draws of the tail."""
@@ -149,7 +148,7 @@ def pareto_k(
             inputs,
             targets,
             num_samples=num_samples,
-            seed=substream(seed, PARETO, stream),
+            seed=substream(seed, Stream.PARETO_K, stream),
             own_net=own_net,
         ).log_ratios
 

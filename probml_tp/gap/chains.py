@@ -21,14 +21,12 @@ from probml_tp.inference.nuts.starts import MassMatrix
 from probml_tp.inference.starts import random_start
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["Allowance", "ChainsTooDearError", "overdispersed_starts", "sample_within"]
 
 Data = tuple[Tensor, Tensor]
 Params = dict[str, Tensor]
-
-STARTS = 9
 
 TRIES = 20, 200
 """Draws from the prior that a start is picked from, at least and at most."""
@@ -98,7 +96,7 @@ def overdispersed_starts(
     starts = []
     for chain in range(chains):
         mode = None if chain % 2 else next(modes, None)
-        with seeded(substream(seed, STARTS, chain), model.device):
+        with seeded(substream(seed, Stream.CHAIN_CANDIDATES, chain), model.device):
             starts.append(mode or _picked(model, data, count, from_prior=bool(chain % 2)))
     return starts
 

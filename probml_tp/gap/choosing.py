@@ -16,7 +16,7 @@ from probml_tp.gap.study import Comparison, GapStudy
 from probml_tp.harness.experiment import Experiment, Figure, Results
 from probml_tp.harness.report import build_report
 from probml_tp.harness.results import check_file_name, write_results
-from probml_tp.inference.fitting import ProgressCallback, progress_reporter
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
 

@@ -34,15 +34,14 @@ from probml_tp.gap.distances import (
 from probml_tp.gap.evidence import evidence_tables
 from probml_tp.gap.sample import Convergence, Resampled, Sample, collect
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import substream
 from probml_tp.records import check_sites
+from probml_tp.streams import Stream, substream
 
 __all__ = ["GapReport", "compare", "draw_seeds"]
 
 Array = np.ndarray[Any, Any]
 
 LEAST_DRAWS = 20
-GAP = 6
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ def compare(
     rows = _Rows(places, chosen, level)
     first, second = samples[reference].halves()
     rows.add(NOISE_FLOOR, first.resample(resamples, seed), second.resample(resamples, seed + 1))
-    target = samples[reference].resample(resamples, substream(seed, GAP))
+    target = samples[reference].resample(resamples, substream(seed, Stream.COMPARISON))
     for name in posteriors:
         if name != reference:
             rows.add(name, samples[name].resample(resamples, seeds[name]), target)
@@ -254,7 +253,7 @@ def draw_seeds(seed: int, names: Iterable[str]) -> dict[str, int]:
     Returns:
         Name to seed.
     """
-    return {name: substream(valid_seed(seed), GAP, *name.encode()) for name in names}
+    return {name: substream(valid_seed(seed), Stream.COMPARISON, *name.encode()) for name in names}
 
 
 class _Rows:

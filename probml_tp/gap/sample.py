@@ -13,9 +13,10 @@ from torch import Tensor
 from probml_tp.empirical import Empirical
 from probml_tp.likelihoods import ClassificationLikelihood, RegressionLikelihood
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import DrawBatch, draw_batches, seeded, substream
+from probml_tp.predictions.draws import DrawBatch, draw_batches
 from probml_tp.quiet_arviz import az
 from probml_tp.records import InOrder
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["Convergence", "Resampled", "Sample", "collect", "convergence"]
 
@@ -27,8 +28,6 @@ BLOCK = 4
 
 REPLICATES = 2000
 """At least so many targets stand for a posterior of finitely many points."""
-
-OWN_DRAWS, NOISE, RESAMPLES = 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Sample:
         Returns:
             How often each draw counts.
         """
-        rng = np.random.default_rng(substream(seed, RESAMPLES))
+        rng = np.random.default_rng(substream(seed, Stream.RESAMPLES))
         once = np.ones((1, self.size), dtype=np.int64)
         if self.is_whole:
             draws = np.tile(once, (1 + resamples, 1))
@@ -175,9 +174,9 @@ def collect(
         guide = InOrder(guide)
     kept: dict[str, list[Array]] = {name: [] for name in sites}
     parts: dict[str, dict[int, list[Array]]] = {}
-    with torch.no_grad(), seeded(substream(seed, NOISE), x.device):
+    with torch.no_grad(), seeded(substream(seed, Stream.COMPARED_TARGETS), x.device):
         for batch in draw_batches(
-            guide, x, num_samples=count, seed=substream(seed, OWN_DRAWS), batch_size=250
+            guide, x, num_samples=count, seed=substream(seed, Stream.COMPARED_DRAWS), batch_size=250
         ):
             if batch.points.start == 0 and batch.draws.start == 0:
                 _check_size(posterior, batch, count, len(x), sites)

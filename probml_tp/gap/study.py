@@ -16,8 +16,8 @@ from probml_tp.gap.checks import check_reference, check_same_data
 from probml_tp.gap.doubt import Doubt
 from probml_tp.guides.recipes import FitSettings, fit_all
 from probml_tp.harness.experiment import Update
-from probml_tp.inference.fitting import ProgressCallback
 from probml_tp.inference.parallel import single_thread
+from probml_tp.inference.progress import ProgressCallback
 from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior

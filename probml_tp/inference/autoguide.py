@@ -18,7 +18,7 @@ from probml_tp.checks.arguments import checked
 from probml_tp.empirical import Empirical
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.model import BayesianModel
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 __all__ = ["AutoGuideAdapter"]
 

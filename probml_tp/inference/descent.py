@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS
 
-from probml_tp.checks.nets import widened
+from probml_tp.checks.net_runs import widened
 from probml_tp.copying import copy_module
 from probml_tp.guide import Guide
 from probml_tp.model import BayesianModel

@@ -17,25 +17,20 @@ from probml_tp.checks.values import data_pair, valid_seed
 from probml_tp.convergence import worst
 from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide
-from probml_tp.inference.fitting import (
-    EarlyStopping,
-    GuideFactory,
-    ProgressCallback,
-    fit,
-    progress_reporter,
-)
+from probml_tp.inference.fit_options import EarlyStopping
+from probml_tp.inference.fitting import GuideFactory, fit
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.mixture import Mixture
 from probml_tp.inference.optimizers import OptimizerFactory, OptimizerName, ScheduleName
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.inference.starts import random_start
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["fit_ensemble"]
 
-MEMBERS = 5
 START, TRAINING = 0, 1
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -163,11 +158,11 @@ def _started(model: BayesianModel, guide: GuideFactory, members: int, seed: int)
             f"an ensemble makes a guide for each of its members, so it needs a guide's class or a "
             f"callable; got {type(guide).__name__}. Pass for example Delta."
         )
-    with seeded(substream(seed, MEMBERS), model.device):
+    with seeded(substream(seed, Stream.MEMBERS), model.device):
         mixture = Mixture(model, member=guide, members=members)
     for index, member in enumerate(mixture.members):
         if index:
-            with seeded(substream(seed, MEMBERS, index, START), model.device):
+            with seeded(substream(seed, Stream.MEMBERS, index, START), model.device):
                 member.start_at(random_start(model))  # type: ignore[operator]
     return mixture
 
@@ -192,7 +187,7 @@ def _fit_member(
             schedule=options.schedule,
             validation=held_out and _tensors(held_out),
             early_stopping=options.early_stopping,
-            seed=substream(seed, MEMBERS, index, TRAINING),
+            seed=substream(seed, Stream.MEMBERS, index, TRAINING),
             progress=False,
         )
     tensors = {name: t.detach() for name, t in posterior.guide.state_dict().items()}

@@ -3,101 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
-from torch.optim import LBFGS
-from tqdm.auto import tqdm
 
 from probml_tp.checks.arguments import checked
 from probml_tp.checks.values import (
     data_pair,
-    non_negative,
-    non_negative_integer,
-    positive,
-    positive_integer,
     valid_seed,
 )
-from probml_tp.convergence import Convergence
 from probml_tp.digest import digest
 from probml_tp.fit_info import FitInfo
-from probml_tp.guide import Guide, check_loss
+from probml_tp.guide import Guide
 from probml_tp.inference.autoguide import AutoGuideAdapter
-from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
-from probml_tp.inference.descent import Wall, guide_in_double
+from probml_tp.inference.fit_options import EarlyStopping, chosen_options
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.optimizers import (
     OptimizerFactory,
     OptimizerName,
     ScheduleName,
-    callable_name,
-    default_optimizer,
-    describe_optimizer,
-    make_optimizer,
-    make_schedule,
 )
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.inference.starts import check_same_model
+from probml_tp.inference.training import convergence_of, trained
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import seeded
 
-__all__ = [
-    "EarlyStopping",
-    "GuideFactory",
-    "ProgressCallback",
-    "UnfinishedFitError",
-    "fit",
-    "progress_reporter",
-]
-
-VALIDATION = 3
-MAX_CHUNK = 10_000
-
-DEFAULTS: dict[str, tuple[int, float, ScheduleName, int | None]] = {
-    "adam": (1000, 1e-2, "constant", None),
-    "scaled-adam": (4000, 0.1, "cosine", 1000),
-    "lbfgs": (30, 1e-2, "constant", 1),
-}
-"""Of each optimiser: epochs at most, rate, schedule, and after how many epochs a fit may end."""
-
-SMALL_GAIN, NO_GAIN = 1e-3, 1e-9
-"""Nats that a round of L-BFGS has to gain to go on: without a look at the mode, and at all."""
+__all__ = ["GuideFactory", "UnfinishedFitError", "fit"]
 
 GuideFactory = Callable[[BayesianModel], Guide | AutoGuide]
 """A guide class, or any callable that makes a guide for a model."""
-
-ProgressCallback = Callable[[int, int, str], None]
-"""Called with (epochs done, epochs in all, message)."""
-
-
-@checked()
-@dataclass(frozen=True)
-class EarlyStopping:
-    """End a fit when the loss no longer falls, and keep the best epoch's parameters.
-
-    The loss watched is that of the validation data if there are any, else of the training data,
-    evaluated after each epoch at the same random numbers.
-
-    Args:
-        patience: epochs without improvement before stopping.
-        min_delta: the least decrease that counts, in nats per data point.
-
-    Raises:
-        ValueError: ``patience`` is below 1, or ``min_delta`` negative or not finite.
-    """
-
-    patience: int = 10
-    min_delta: float = 0.0
-
-    def __post_init__(self) -> None:
-        positive_integer("EarlyStopping.patience", self.patience)
-        non_negative("EarlyStopping.min_delta", self.min_delta)
 
 
 class UnfinishedFitError(ValueError):
@@ -198,7 +137,7 @@ def fit(
     start, earlier = time.perf_counter(), 0.0
     with seeded(seed, model.device):
         built = _build(model, guide)
-        options = _options(
+        options = chosen_options(
             built, len(x), epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer,
             schedule=schedule, early_stopping=early_stopping, checkpoint=checkpoint, seed=seed,
         )  # fmt: skip
@@ -208,10 +147,10 @@ def fit(
         info = FitInfo()
         if built.is_trainable and options.epochs:
             with progress_reporter(progress, built.name, unit="epoch") as report:
-                trainer = _trained(built, x, y, held_out, options, report)
+                trainer = trained(built, x, y, held_out, options, report)
             info, earlier = trainer.info, trainer.earlier_seconds
         _finalize(built, x, y, seed=seed, info=info)
-        info.convergence = info.convergence or _convergence(built, x, y)
+        info.convergence = info.convergence or convergence_of(built, x, y)
     info.seconds = earlier + time.perf_counter() - start
     info.peak_memory_mib = peak_memory_mib()
     info.data = digest([x, y])
@@ -219,99 +158,6 @@ def fit(
     if init is not None:
         info.begin_from(init.info)
     return Posterior(built, seed=seed, info=info)
-
-
-@dataclass(frozen=True)
-class _Options:
-    epochs: int
-    batch_size: int | None
-    lr: float
-    optimizer: OptimizerName | OptimizerFactory
-    schedule: ScheduleName
-    early_stopping: EarlyStopping | None
-    checkpoint: str | Path | None
-    seed: int
-    period: int | None = None
-    """Epochs after which a fit ends if it has settled; ``None``: it goes on to the last."""
-
-    def describe(self) -> dict[str, Any]:
-        """The options in plain types."""
-        named = isinstance(self.optimizer, str)
-        own = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "optimizer": self.optimizer if named else callable_name(self.optimizer),
-            "schedule": self.schedule,
-            "early_stopping": self.early_stopping and asdict(self.early_stopping),
-            "seed": self.seed,
-        }
-        return own if self.period is None else own | {"period": self.period}
-
-
-def _options(
-    guide: Guide,
-    size: int,
-    *,
-    epochs: int | None,
-    batch_size: int | None,
-    lr: float | None,
-    optimizer: OptimizerName | OptimizerFactory | None,
-    schedule: ScheduleName | None,
-    early_stopping: EarlyStopping | None,
-    checkpoint: str | Path | None,
-    seed: int,
-) -> _Options:
-    """The options given, and what is chosen in place of the others; see :func:`fit`."""
-    if batch_size is not None:
-        batch_size = min(positive_integer("batch_size", batch_size), size)
-    whole_fit = epochs is None and early_stopping is None
-    optimizer = optimizer or default_optimizer(
-        guide, size, batch_size=batch_size, whole_fit=whole_fit,
-        has_rate=lr is not None or schedule is not None,
-    )  # fmt: skip
-    count, rate, course, period = DEFAULTS.get(str(optimizer), DEFAULTS["adam"])
-    return _Options(
-        count if epochs is None else non_negative_integer("epochs", epochs),
-        batch_size,
-        rate if lr is None else positive("lr", lr),
-        optimizer,
-        schedule or course,
-        early_stopping,
-        checkpoint,
-        seed,
-        period if whole_fit else None,
-    )
-
-
-def _trained(
-    guide: Guide,
-    x: Tensor,
-    y: Tensor,
-    held_out: tuple[Tensor, Tensor] | None,
-    options: _Options,
-    report: ProgressCallback,
-) -> _Trainer:
-    """Train a guide, by L-BFGS on a copy in double precision."""
-    if options.optimizer == "scaled-adam":
-        guide.start_near(x, y)
-    own = guide
-    if options.optimizer == "lbfgs":
-        own, x, y = guide_in_double(guide, x, y)
-        if held_out is not None:
-            held_out = _as(held_out[0], x), _as(held_out[1], x)
-    trainer = _Trainer(own, x, y, held_out, options)
-    trainer.run(report)
-    if own is guide:
-        trainer.info.convergence = trainer.convergence
-    else:
-        guide.load_state_dict(own.state_dict())
-    return trainer
-
-
-def _as(values: Tensor, like: Tensor) -> Tensor:
-    """Real numbers in another tensor's precision; whole ones as they are."""
-    return values.to(like) if values.is_floating_point() and like.is_floating_point() else values
 
 
 def _finalize(guide: Guide, x: Tensor, y: Tensor, *, seed: int, info: FitInfo) -> None:
@@ -332,203 +178,6 @@ def _finalize(guide: Guide, x: Tensor, y: Tensor, *, seed: int, info: FitInfo) -
             f"there, to pass as init with other options and epochs=0.",
             Posterior(point, seed=seed, info=info),
         ) from error
-
-
-def _convergence(guide: Guide, x: Tensor, y: Tensor) -> Convergence | None:
-    """Whether a guide has settled; nothing where that cannot be found."""
-    try:
-        return guide.convergence(x, y)
-    except (RuntimeError, ValueError):  # a fit is not lost for want of a figure
-        return None
-
-
-class _Trainer:
-    """The training loop and all of its state."""
-
-    def __init__(
-        self,
-        guide: Guide,
-        x: Tensor,
-        y: Tensor,
-        held_out: tuple[Tensor, Tensor] | None,
-        options: _Options,
-    ) -> None:
-        self.guide, self.x, self.y, self.held_out, self.options = guide, x, y, held_out, options
-        self.spec = guide.model.spec() if options.checkpoint else {}
-        self.initial_values = digest([*guide.model.net.state_dict().values(), *guide.parameters()])
-        self.optimizer = make_optimizer(
-            guide, options.optimizer, lr=options.lr, batch_size=options.batch_size
-        )
-        self.optimizer_identity = describe_optimizer(self.optimizer)
-        size = options.batch_size or len(x)
-        self.steps_per_epoch = -(-len(x) // size)
-        course = options.period or options.epochs
-        self.scheduler = make_schedule(
-            self.optimizer,
-            options.schedule,
-            course * self.steps_per_epoch,
-            repeated=options.period is not None,
-        )
-        self.convergence: Convergence | None = None
-        self.info = FitInfo(options=options.describe())
-        self.best: dict[str, Tensor] | None = None
-        self.best_loss, self.best_epoch = torch.inf, 0
-        self.start, self.earlier_seconds = time.perf_counter(), 0.0
-
-    def run(self, report: ProgressCallback) -> FitInfo:
-        """Train to the last epoch, or until early stopping."""
-        identity = self._identity() if self.options.checkpoint else {}
-        if self.options.checkpoint and Path(self.options.checkpoint).exists():
-            self._restore(load_checkpoint(self.options.checkpoint, identity=identity))
-        total = self.options.epochs
-        while len(self.info.losses) < total and not self.info.stopped_early:
-            if self._has_settled():
-                break
-            self._epoch()
-            if self.options.checkpoint:
-                save_checkpoint(self.options.checkpoint, identity=identity, state=self._state())
-            with torch.random.fork_rng(devices=[]):  # a callback may draw; the fit must not notice
-                report(len(self.info.losses), total, f"loss {self.info.losses[-1]:.4g}")
-        if self.best is not None:
-            self.guide.load_state_dict(self.best)
-        return self.info
-
-    def _has_settled(self) -> bool:
-        """Whether a fit without a fixed number of epochs may end."""
-        losses, period = self.info.losses, self.options.period
-        if period is None or not losses or len(losses) % period:
-            return False
-        if isinstance(self.optimizer, LBFGS):
-            gain = (losses[-2] - losses[-1]) * len(self.x) if len(losses) > 1 else torch.inf
-            if not NO_GAIN < gain < SMALL_GAIN:
-                return gain <= NO_GAIN
-        self.convergence = _convergence(self.guide, self.x, self.y)
-        return self.convergence is None or self.convergence.converged
-
-    def _epoch(self) -> None:
-        total = sum(self._step(xb, yb) * len(xb) for xb, yb in self._batches())
-        self.info.losses.append(float(total) / len(self.x))
-        self._check_finite()
-        with torch.no_grad():
-            self.guide.end_epoch()
-        if self.held_out is not None:
-            self.info.validation_losses.append(self._loss_of(*self.held_out))
-        if self.options.early_stopping is not None:
-            self._watch(self.options.early_stopping)
-        self.info.seconds = self.earlier_seconds + time.perf_counter() - self.start
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.options.batch_size is None:
-            yield self.x, self.y
-            return
-        order = torch.randperm(len(self.x), device=self.x.device)
-        for index in order.split(self.options.batch_size):
-            yield self.x[index], self.y[index]
-
-    def _step(self, x: Tensor, y: Tensor) -> Tensor:
-        def closure() -> Tensor:
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self._evaluate(x, y)
-            loss.backward()
-            return loss
-
-        search: Any = closure
-        if isinstance(self.optimizer, LBFGS):
-            search = Wall(closure, self.guide.parameters())
-        loss: Any = self.optimizer.step(search)
-        self.scheduler.step()
-        detached: Tensor = loss.detach()
-        return detached
-
-    def _evaluate(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of some points, which is counted."""
-        self.info.forward_passes += self.guide.loss_passes * len(x) / len(self.x)
-        return check_loss(self.guide, self.guide.loss(x, y, size=len(self.x)))
-
-    def _check_finite(self) -> None:
-        if not torch.isfinite(torch.tensor(self.info.losses[-1])):
-            raise ValueError(
-                f"the loss must stay finite; it became {self.info.losses[-1]} in epoch "
-                f"{len(self.info.losses)} of the {self.guide.name} guide. Lower lr (now "
-                f"{self.options.lr:g}), or scale the inputs to unit variance."
-            )
-
-    def _loss_of(self, x: Tensor, y: Tensor) -> float:
-        """The loss now, at the same random numbers each time, so that epochs compare."""
-        chunk = self.options.batch_size or MAX_CHUNK
-        total = 0.0
-        with torch.no_grad(), seeded(substream(self.options.seed, VALIDATION), x.device):
-            for xb, yb in zip(x.split(chunk), y.split(chunk), strict=True):
-                total += float(self._evaluate(xb, yb)) * len(xb)
-        return total / len(x)
-
-    def _watch(self, rule: EarlyStopping) -> None:
-        losses = self.info.validation_losses
-        loss = losses[-1] if losses else self._loss_of(self.x, self.y)
-        if loss < self.best_loss - rule.min_delta or self.best is None:
-            self.best = {n: t.clone() for n, t in self.guide.state_dict().items()}
-            self.best_loss, self.best_epoch = loss, len(self.info.losses)
-        self.info.stopped_early = len(self.info.losses) - self.best_epoch >= rule.patience
-
-    # ------------------------------------------------------------------------- checkpoints
-
-    def _identity(self) -> dict[str, Any]:
-        model, options = self.guide.model, self.options.describe()
-        if options["schedule"] == "constant":
-            del options["epochs"]  # it may grow: no step depends on it
-        return {
-            "model": model.fingerprint(),
-            "guide": self.guide.name,
-            "guide options": self.guide.options(),
-            "initial values": self.initial_values,
-            "data": digest([self.x, self.y, *(self.held_out or ())]),
-            **options,
-            "optimizer settings": self.optimizer_identity,
-        }
-
-    def _state(self) -> dict[str, Any]:
-        device = self.x.device
-        return {
-            "model": self.spec,
-            "guide": self.guide.state_dict(),
-            "parameters": [name for name, _ in self.guide.named_parameters()],
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": {"last_epoch": self.scheduler.last_epoch},
-            "lr": [float(g["lr"]) for g in self.optimizer.param_groups],
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "info": asdict(self.info),
-            "best": self.best,
-            "best_loss": self.best_loss,
-            "best_epoch": self.best_epoch,
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        if differing := self.guide.model.differences(state["model"]):
-            there, here = next(iter(differing.values()))
-            raise ValueError(
-                f"a checkpoint must belong to the same fit; {self.options.checkpoint} is of a "
-                f"model that differs in {', '.join(differing)}: {there[:200]} there, {here[:200]} "
-                f"here. Use another path, or delete it."
-            )
-        done = len(state["info"]["losses"])
-        if done > self.options.epochs:
-            raise ValueError(
-                f"epochs must be at least those that a checkpoint has done, {done}; got "
-                f"{self.options.epochs}. Give {done} or more, or another path."
-            )
-        self.guide.load_state_dict(state["guide"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
-        for group, lr in zip(self.optimizer.param_groups, state["lr"], strict=True):
-            group["lr"] = lr
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.x.device)
-        self.info = FitInfo(**state["info"] | {"options": self.options.describe()})
-        self.earlier_seconds = self.info.seconds
-        self.best, self.best_loss = state["best"], state["best_loss"]
-        self.best_epoch = state["best_epoch"]
 
 
 def _build(model: BayesianModel, guide: Guide | AutoGuide | GuideFactory) -> Guide:
@@ -559,21 +208,3 @@ def _centre(posterior: Posterior, model: BayesianModel) -> dict[str, Tensor]:
         )
     check_same_model(posterior, model)
     return posterior.guide.centre()
-
-
-@contextmanager
-def progress_reporter(
-    progress: bool | ProgressCallback, name: str, *, unit: str
-) -> Iterator[ProgressCallback]:
-    """A callback ``(done, total, message)``: the caller's own, or a bar on terminals."""
-    if callable(progress):
-        yield progress
-        return
-    with tqdm(desc=name, unit=unit, disable=None if progress else True) as bar:
-
-        def report(done: int, total: int, message: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(message, refresh=False)
-            bar.update(done - bar.n)
-
-        yield report

@@ -11,11 +11,9 @@ from probml_tp.checks.arguments import checked
 from probml_tp.copying import copy_module
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["check_same_model", "random_start"]
-
-START = 6
 
 
 @torch.no_grad()
@@ -61,7 +59,7 @@ def random_start(model: BayesianModel) -> dict[str, Tensor]:
     """
     net = copy_module(model.net)
     params = model.initial_params()
-    with seeded(substream(int(torch.randint(2**31, ())), START), model.device):
+    with seeded(substream(int(torch.randint(2**31, ())), Stream.RANDOM_START), model.device):
         reset = {id(parameter) for parameter in _reset(net)}
         parameters = dict(net.named_parameters())
         for name in filter(parameters.__contains__, model.sites):  # after what they depend on

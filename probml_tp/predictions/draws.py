@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, cast, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from probml_tp.batching import vmap
-from probml_tp.checks.values import positive_integer, valid_seed
+from probml_tp.checks.values import positive_integer
 from probml_tp.guide import Draws, Guide, check_draws, check_num_samples
 from probml_tp.net_call import call_net
+from probml_tp.streams import Stream, substream
 
 __all__ = [
     "DrawBatch",
@@ -24,9 +23,7 @@ __all__ = [
     "draw_batches",
     "draw_chunks",
     "is_dense",
-    "seeded",
     "split_net",
-    "substream",
 ]
 
 Vectorize = Literal["auto", "loop", "vmap"]
@@ -42,43 +39,7 @@ CHUNK_WORK = 50_000
 SMALL = 1000
 """Up to so many parameters any net is run by ``vmap`` that can be."""
 
-DRAWS = 1
-
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-
-
-def substream(seed: int, *path: int) -> int:
-    """A seed that follows from ``seed`` and gives numbers independent of it.
-
-    Args:
-        seed: the user's seed.
-        path: which stream of it.
-
-    Returns:
-        A seed.
-
-    Example:
-        >>> substream(0, 1) != substream(0, 2)
-        True
-    """
-    return int(np.random.SeedSequence([valid_seed(seed), *path]).generate_state(1)[0])
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Within the block torch's global random numbers follow from ``seed``; restored after it.
-
-    Example:
-        >>> with seeded(0):
-        ...     a = torch.rand(2)
-        >>> with seeded(0):
-        ...     bool((torch.rand(2) == a).all())
-        True
-    """
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(valid_seed(seed))
-        yield
 
 
 @dataclass(frozen=True)
@@ -113,7 +74,7 @@ def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[
     """
     check_num_samples(num_samples)
     generator = torch.Generator(device=guide.model.device)
-    generator.manual_seed(substream(seed, DRAWS))
+    generator.manual_seed(substream(seed, Stream.DRAWS))
     layout, constant = guide.model.layout, guide.constant_sites
     varying = sum(prod(s) for n, s in layout.shapes.items() if n not in constant)
     chunk = max(1, MAX_DRAW_ELEMENTS // max(1, varying))

@@ -15,9 +15,9 @@ from probml_tp.likelihoods import (
     ClassificationLikelihood,
     Gaussian,
     Likelihood,
-    is_exactly,
 )
-from probml_tp.predictions.draws import DRAWS, MAX_OUTPUT_ROWS, DrawBatch, substream
+from probml_tp.likelihoods.base import is_exactly
+from probml_tp.predictions.draws import MAX_OUTPUT_ROWS, DrawBatch
 from probml_tp.predictions.links import Link, laplace_bridge, probit, symmetric_root
 from probml_tp.predictions.predictive import (
     ClassificationPredictive,
@@ -25,6 +25,7 @@ from probml_tp.predictions.predictive import (
     RegressionPredictive,
     accumulator_for,
 )
+from probml_tp.streams import Stream, substream
 
 __all__ = ["Moments", "predict_from_moments"]
 
@@ -97,7 +98,7 @@ def _sampled(
     With the symmetric root of the covariance a draw is a continuous function of the inputs.
     """
     like = moments[0][0]
-    generator = torch.Generator(device=like.device).manual_seed(substream(seed, DRAWS))
+    generator = torch.Generator(device=like.device).manual_seed(substream(seed, Stream.DRAWS))
     epsilon = torch.randn(
         (check_num_samples(num_samples), like.shape[-1]),
         generator=generator,

@@ -28,14 +28,16 @@ from probml_tp.predictions.distribution_functions import (
     marginals,
     summed_probabilities,
 )
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["NUM_DRAWS", "TargetMixture"]
 
 NUM_DRAWS = 10_000
 """Draws of a target, at each point, where there is no distribution function."""
 
-TARGETS, START = 11, 16
+START = 16
+"""Draws between which the search for a quantile starts."""
+
 SLACK = 1 - 1e-12
 """What rounding may take from a level that a step of the distribution function meets exactly."""
 
@@ -115,7 +117,8 @@ class TargetMixture:
         """Draws at each batch of points, as many from every component: ``(count, batch, ...)``."""
         repeats = max(2, -(-num_draws // self.num_samples))
         for points, components in self.parts:
-            with torch.no_grad(), seeded(substream(seed, TARGETS, points.start), self.device):
+            own = substream(seed, Stream.TARGETS, points.start)
+            with torch.no_grad(), seeded(own, self.device):
                 drawn = [c.sample((repeats,)).flatten(0, 1).double() for c in components]
             yield points, torch.cat(drawn)
 

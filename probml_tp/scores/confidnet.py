@@ -35,10 +35,10 @@ from torch.nn.functional import logsigmoid
 
 from probml_tp.checks.arguments import checked
 from probml_tp.model import BayesianModel
-from probml_tp.predictions.draws import seeded
 from probml_tp.scores.confidnet_network import ConfidNetEncoder, ConfidNetNetwork
 from probml_tp.scores.network_pass import NetworkPass
 from probml_tp.storage.tensor_files import read_tensors, tensor_file, write_tensors
+from probml_tp.streams import seeded
 
 __all__ = [
     "ConfidNet",

@@ -17,8 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from probml_tp.checks.arguments import checked
 from probml_tp.checks.values import non_negative_integer, positive, positive_integer, valid_seed
-from probml_tp.inference.fitting import ProgressCallback, progress_reporter
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.scores.confidnet import (
     ConfidNet,
     ConfidNetCriterion,
@@ -29,10 +28,9 @@ from probml_tp.scores.confidnet import (
 )
 from probml_tp.scores.confidnet_network import ConfidNetEncoder, ConfidNetNetwork
 from probml_tp.scores.network_pass import NetworkPass
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["fit_confidnet"]
-
-HEAD, ORDER = 7, 8
 
 
 @checked()
@@ -144,7 +142,7 @@ def fit_confidnet(
     train = _Points.of(run_train, y_train, error_weight)
     validation = _Points.of(run_validation, y_validation, error_weight)
     features = run_train.require_features()
-    with seeded(substream(seed, HEAD)):
+    with seeded(substream(seed, Stream.CONFIDNET_HEAD)):
         network = ConfidNetNetwork(
             (features.shape[1], *options["hidden"]),
             like=features,
@@ -227,7 +225,9 @@ class _Trainer:
         self.selected_by: ConfidNetCriterion = (
             options["select_by"] if validation.has_both else "loss"
         )
-        self.generator = torch.Generator().manual_seed(substream(options["seed"], ORDER))
+        self.generator = torch.Generator().manual_seed(
+            substream(options["seed"], Stream.CONFIDNET_ORDER)
+        )
         self.history: list[ConfidNetEpoch] = []
         self.done = 0
         self.chosen, self.highest = -1, -math.inf

@@ -25,7 +25,7 @@ from probml_tp import (
     NormalPrior,
     fit,
 )
-from probml_tp.checks.nets import generic_values
+from probml_tp.checks.generic_values import generic_values
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = X[:, 0]

@@ -24,7 +24,7 @@ from probml_tp.diagnostics import bridge_sampling, elbo, loo, pareto_k
 from probml_tp.empirical import Empirical
 from probml_tp.gap import GapReport, compare, recommend
 from probml_tp.models import LinearBasis, linear_regression
-from probml_tp.predictions.draws import substream
+from probml_tp.streams import Stream, substream
 
 X = inputs(30, 1)
 DATA = (X, targets(X))
@@ -69,14 +69,14 @@ def test_each_posterior_has_a_row_of_what_is_defined_for_it():
 
 def test_the_numbers_are_those_of_the_functions():
     table, fits = report().evidence, posteriors()
-    seed = substream(0, 6, *b"mean-field")
+    seed = substream(0, Stream.COMPARISON, *b"mean-field")
     assert tuple(table.loc["mean-field", ["elbo", "elbo_error"]]) == pytest.approx(
         elbo(fits["mean-field"], *DATA, num_samples=500, seed=seed)
     )
     found = pareto_k(fits["mean-field"], *DATA, num_samples=500, seed=seed)
     assert table["pareto_k"]["mean-field"] == found.k
     assert report().layers.loc["mean-field"].to_dict() == dict(found.layers)
-    bridge = bridge_sampling(fits["nuts"], *DATA, seed=substream(0, 6, *b"nuts"))
+    bridge = bridge_sampling(fits["nuts"], *DATA, seed=substream(0, Stream.COMPARISON, *b"nuts"))
     assert tuple(table.loc["nuts", ["log_evidence", "log_evidence_error"]]) == bridge
     assert table["elpd_loo"]["nuts"] == loo(fits["nuts"], *DATA)["elpd_loo"]
 

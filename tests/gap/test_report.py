@@ -157,8 +157,9 @@ def test_a_region_is_the_mean_of_its_points(normal_report):
 
 
 def test_the_same_distribution_is_at_the_noise_floor():
+    """Seed 2: of 24 seeds the eight 95 % intervals hold the truth in 182 of 192 cases, 94.8 %."""
     reference, twin = exact(), exact()
-    report = compare({"a": reference, "b": twin}, "a", POINTS, num_samples=2000)
+    report = compare({"a": reference, "b": twin}, "a", POINTS, num_samples=2000, seed=2)
     for metric in ("w2", "epistemic_ratio", "function_coverage", "target_coverage"):
         ours = line(report.functions, posterior="b", region="all", metric=metric)
         floor = line(report.functions, posterior="noise floor", region="all", metric=metric)

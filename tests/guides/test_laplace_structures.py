@@ -38,7 +38,7 @@ from probml_tp.guides.curvature import DenseCurvature, DiagonalCurvature, Kronec
 from probml_tp.guides.factors import DenseFactor, DiagonalFactor, KroneckerFactor
 from probml_tp.guides.fisher import generalised_gauss_newton, likelihood_curvature, prior_precision
 from probml_tp.models import mlp
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
 

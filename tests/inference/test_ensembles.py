@@ -25,8 +25,8 @@ from probml_tp import (
     fit_ensemble,
 )
 from probml_tp.inference import random_start
-from probml_tp.inference.ensembles import MEMBERS, START, TRAINING
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.inference.ensembles import START, TRAINING
+from probml_tp.streams import Stream, seeded, substream
 
 OPTIONS = {"members": 3, "epochs": 8, "batch_size": 4, "seed": 2, "progress": False}
 
@@ -98,9 +98,9 @@ def test_each_member_is_a_fit_of_its_own() -> None:
     for index, member in enumerate(posterior.guide.members):
         alone = MeanFieldNormal(case.model)
         if index:
-            with seeded(substream(2, MEMBERS, index, START)):
+            with seeded(substream(2, Stream.MEMBERS, index, START)):
                 alone.start_at(random_start(case.model))
-        seed = substream(2, MEMBERS, index, TRAINING)
+        seed = substream(2, Stream.MEMBERS, index, TRAINING)
         own = fit(
             case.model, alone, (case.x, case.y), epochs=8, batch_size=4, seed=seed, progress=False
         )

@@ -34,7 +34,8 @@ from probml_tp import (
 )
 from probml_tp.inference import random_start
 from probml_tp.inference.mixture import MixtureOf
-from probml_tp.predictions.draws import is_dense, seeded
+from probml_tp.predictions.draws import is_dense
+from probml_tp.streams import seeded
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

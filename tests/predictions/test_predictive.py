@@ -23,7 +23,10 @@ from probml_tp import (
     RegressionPredictive,
 )
 from probml_tp.predictions.draws import DrawBatch
-from probml_tp.predictions.predictive import ClassificationAccumulator, RegressionAccumulator
+from probml_tp.predictions.predictive.accumulators import (
+    ClassificationAccumulator,
+    RegressionAccumulator,
+)
 
 F64 = torch.float64
 

@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import probml_tp as tp
-from probml_tp import datasets, diagnostics, scores
+from probml_tp import datasets, diagnostics, gap, scores
 from probml_tp.gap.choosing import PosteriorPage
 from probml_tp.gap.problem import GapOptions
 from probml_tp.metrics.bootstrap import bootstrap
@@ -114,7 +114,7 @@ class World:
     def report(self) -> Any:
         exact = self.exact
         laplace = self.fitted(self.linear, tp.Laplace, self.data, optimizer="lbfgs")
-        return diagnostics.compare(
+        return gap.compare(
             {"exact": exact, "laplace": laplace}, "exact", self.x, num_samples=100, resamples=10
         )
 
@@ -434,7 +434,7 @@ RECEIVERS: dict[str, Callable[[World], Any]] = {
     "PosteriorPage": lambda w: w.page,
     "RankUniformity": lambda w: diagnostics.rank_uniformity(torch.arange(12) % 5, 4),
     "RegressionPredictive": lambda w: w.regressed,
-    "Requirement": lambda w: diagnostics.Requirement("mean difference", 0.1),
+    "Requirement": lambda w: gap.Requirement("mean difference", 0.1),
     "SbcResult": lambda w: w.sbc,
     "TemperatureScaling": lambda w: TemperatureScaling(2.0),
 }

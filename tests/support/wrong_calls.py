@@ -1,8 +1,9 @@
 """Wrong calls of every public function, class and method, made from their signatures.
 
-Public is what a package's ``__all__`` names, and what the modules directly in ``probml_tp`` name,
-less those in ``INTERNAL``. Each callable gets one valid call, from :mod:`valid_calls`; then one
-argument after the other is replaced by values that its annotation rules out.
+Public is what the packages and modules directly in ``probml_tp`` name in their ``__all__``, less
+those in ``INTERNAL``, and what the modules in ``ROOMS`` do. Each callable gets one valid call, from
+:mod:`valid_calls`; then one argument after the other is replaced by values that its annotation
+rules out.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from valid_calls import RECORDS, World
 import probml_tp
 
 INTERNAL = {
-    "arguments", "batching", "cli", "click_options", "config", "contracts", "convergence",
-    "copying", "data_checks", "digest", "distribution_functions", "environment", "evaluate",
-    "experiment", "experiments", "files", "guide", "identity", "last_layer", "layout", "model",
-    "moments", "net_call", "net_checks", "plots", "posterior", "progress", "process", "report",
-    "results", "room", "schema", "staging", "target_mixture", "tensor_files", "validation",
+    "batching", "checks", "cli", "contracts", "convergence", "copying", "digest", "empirical",
+    "environment", "experiments", "fit_info", "guide", "harness", "identity", "kit",
+    "last_layer", "layout", "model", "net_call", "plots", "posterior", "predictions",
+    "quiet_arviz", "records", "storage", "streams",
 }  # fmt: skip
 """Parts that the others share, the command line, and what draws or prints results."""
+
+ROOMS = {"gap.choosing", "predictions.links", "predictions.predictive"}
+"""Modules further down whose names are for users."""
 
 OF_USERS = {"BayesianModel.check_data", "BayesianModel.check_inputs", "BayesianModel.with_scales"}
 """Methods of modules that users call; the others are what the runners call, on checked values."""
@@ -104,10 +107,9 @@ def _judge(error: ValueError, argument: str, value: object) -> str:
 def public() -> Iterator[tuple[str, Any]]:
     """Every public function and class with its name."""
     seen = set()
-    for module in pkgutil.iter_modules(probml_tp.__path__):
-        if module.name in INTERNAL:
-            continue
-        loaded = importlib.import_module(f"probml_tp.{module.name}")
+    modules = {module.name for module in pkgutil.iter_modules(probml_tp.__path__)} - INTERNAL
+    for module in sorted(modules | ROOMS):
+        loaded = importlib.import_module(f"probml_tp.{module}")
         for name in loaded.__all__:
             item = getattr(loaded, name)
             own = str(getattr(item, "__module__", "")).startswith("probml_tp")

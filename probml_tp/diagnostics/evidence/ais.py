@@ -15,11 +15,10 @@ from probml_tp.diagnostics.evidence.importance import check_density, check_prope
 from probml_tp.diagnostics.evidence.iwelbo import log_mean_exp
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["AIS", "annealed_importance_sampling"]
 
-ANNEALING = 10
 PILOT, MAIN = 0, 1
 
 PRIOR_POWER, GUIDE_POWER = 4.0, 1.0
@@ -114,10 +113,10 @@ def annealed_importance_sampling(
     power = PRIOR_POWER if start is None else GUIDE_POWER
     betas = torch.linspace(0, 1, temperatures + 1, dtype=torch.float64) ** power
     seed = valid_seed(seed)
-    with seeded(substream(seed, ANNEALING, PILOT), model.device):
+    with seeded(substream(seed, Stream.ANNEALING, PILOT), model.device):
         tuning = _Tuning()
         _anneal(path, particles, betas, steps, tuning)
-    with seeded(substream(seed, ANNEALING, MAIN), model.device):
+    with seeded(substream(seed, Stream.ANNEALING, MAIN), model.device):
         log_w, acceptance = _anneal(path, particles, betas, steps, tuning.fixed())
     w = (log_w - log_w.max()).exp()
     return AIS(*log_mean_exp(log_w), float(w.sum() ** 2 / w.square().sum()), acceptance)

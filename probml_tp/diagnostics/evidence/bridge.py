@@ -17,14 +17,13 @@ from probml_tp.diagnostics.evidence.iwelbo import LogEvidence
 from probml_tp.empirical import Empirical
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import seeded, substream
 from probml_tp.quiet_arviz import az
+from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["NoBridgeError", "bridge_sampling", "log_joints"]
 
 Array = np.ndarray[Any, Any]
 
-BRIDGE = 9
 CHUNK = 50
 """Draws at a time."""
 
@@ -100,7 +99,7 @@ def bridge_sampling(
     half = u.shape[1] // 2
     g = _proposal(u[:, :half].flatten(0, 1).double())
     second = u[:, half:].double()
-    with seeded(substream(posterior.seed if seed is None else seed, BRIDGE), u.device):
+    with seeded(substream(posterior.seed if seed is None else seed, Stream.BRIDGE), u.device):
         v = g.sample((second.shape[0] * second.shape[1],))
 
     def log_l(draws: Tensor) -> Array:

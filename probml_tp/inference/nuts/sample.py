@@ -23,13 +23,11 @@ from probml_tp.checks.values import (
 from probml_tp.digest import digest
 from probml_tp.empirical import Empirical
 from probml_tp.fit_info import FitInfo
-from probml_tp.inference.fitting import ProgressCallback, progress_reporter
 from probml_tp.inference.memory import peak_memory_mib
 from probml_tp.inference.mixing import chains_convergence
 from probml_tp.inference.nuts.chain import Chain, ChainSettings, Watch, sample_chain
 from probml_tp.inference.nuts.potential import Potential
 from probml_tp.inference.nuts.starts import (
-    CHAINS,
     MassMatrix,
     Starts,
     check_mass_matrix,
@@ -37,9 +35,10 @@ from probml_tp.inference.nuts.starts import (
 )
 from probml_tp.inference.nuts.transition import Draw, Gradients
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
+from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import substream
+from probml_tp.streams import Stream, substream
 
 __all__ = ["drive", "sample_nuts"]
 
@@ -296,7 +295,7 @@ class _Batch:
             self.starts.jitter,
             self.starts.estimator(self.mass_matrix),
             self.settings,
-            np.random.default_rng(substream(self.seed, CHAINS, index)),
+            np.random.default_rng(substream(self.seed, Stream.CHAINS, index)),
             tick,
             self.watch,
         )

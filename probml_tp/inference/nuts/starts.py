@@ -22,17 +22,14 @@ from probml_tp.inference.nuts.potential import potential
 from probml_tp.inference.starts import check_same_model
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-from probml_tp.predictions.draws import substream
+from probml_tp.streams import Stream, substream
 
-__all__ = ["CHAINS", "MassMatrix", "Starts", "check_mass_matrix", "find_starts"]
+__all__ = ["MassMatrix", "Starts", "check_mass_matrix", "find_starts"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MassMatrix = Literal["diagonal", "dense", "laplace"]
 """What is adapted: variances, a covariance, or variances along the curvature's axes."""
-
-CHAINS = 4
-"""Stream of random numbers; next comes the chain's index, then 1 for its start."""
 
 OVERDISPERSION = 2.0
 """How many times as far from the mean as a draw of ``init`` a chain starts."""
@@ -140,13 +137,13 @@ def _around(
         centre = _flat(model, model.initial_params())
         jitter = np.full_like(centre, init_scale)
         return Starts(np.tile(centre, (chains, 1)), jitter)
-    draws = [_draw(init, 1, substream(seed, CHAINS, c, 1)) for c in range(chains)]
+    draws = [_draw(init, 1, substream(seed, Stream.CHAINS, c, 1)) for c in range(chains)]
     positions = np.concatenate(draws)
     curvature = _curvature(x, y, init) if mass_matrix == "laplace" else None
     if init.guide.num_atoms is not None:
         jitter = np.full(model.num_params, init_scale)
         return Starts(positions, jitter, curvature=curvature)
-    sample = _draw(init, DRAWS, substream(seed, CHAINS))
+    sample = _draw(init, DRAWS, substream(seed, Stream.CHAINS))
     mean, variances = sample.mean(0), sample.var(0)
     variances[variances == 0] = np.exp(np.log(variances[variances > 0]).mean())  # point masses
     positions = mean + OVERDISPERSION * (positions - mean)

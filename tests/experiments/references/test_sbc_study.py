@@ -39,7 +39,7 @@ from probml_tp.experiments.references.sbc_study_figures import sbc_figures
 from probml_tp.experiments.references.sbc_study_findings import sbc_findings
 from probml_tp.guides import Exact, MeanFieldNormal
 from probml_tp.inference import fit
-from probml_tp.predictions.draws import seeded
+from probml_tp.streams import seeded
 
 SIZE = SbcSize(simulations=30, nuts_simulations=4, epochs=20)
 CHANCE = 1e-3

@@ -1,123 +1,24 @@
-r"""Likelihoods :math:`p(y \mid f)`: what the output ``f`` of a net says about a target ``y``.
-
-Shapes: ``outputs`` is ``(*draws, batch, k)`` as a net returns it; targets are ``(batch,)``, or
-``(batch, d)`` for regression with ``d > 1`` outputs. A likelihood may have parameters of its own
-(a noise scale with a prior): those are sites like any other, passed in ``params``.
-"""
+"""Likelihoods of real targets: normal noise, known, unknown or a function of the inputs."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from numbers import Real
-from typing import TypeGuard, TypeVar, cast
+from typing import cast
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from probml_tp.checks.arguments import checked
-from probml_tp.checks.values import plain, positive, positive_integer
+from probml_tp.checks.values import plain, positive
+from probml_tp.likelihoods.base import Params, RegressionLikelihood
 from probml_tp.priors import SiteDistribution
+from probml_tp.priors.normal_sites import LOG_2PI
 
-__all__ = [
-    "Bernoulli",
-    "Categorical",
-    "ClassificationLikelihood",
-    "Gaussian",
-    "HeteroscedasticGaussian",
-    "Likelihood",
-    "LocScaleGaussian",
-    "RegressionLikelihood",
-]
-
-Params = Mapping[str, Tensor]
-
-LikelihoodT = TypeVar("LikelihoodT", bound="Likelihood")
-
-_DEFINING = (
-    "distribution", "fisher", "log_prob", "log_probs", "moments", "natural_inputs", "noise_scale",
-)  # fmt: skip
-
-
-class Likelihood(nn.Module, ABC):
-    r"""The observation model, one point at a time.
-
-    Subclasses give the distribution of a target, its pointwise log density written out (the fast
-    path; tests hold it equal to the distribution's), and the Fisher information that the
-    generalised Gauss-Newton matrix needs.
-    """
-
-    def site_distributions(self) -> dict[str, SiteDistribution]:
-        """The priors of the likelihood's own parameters, by site name; most have none."""
-        return {}
-
-    @abstractmethod
-    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
-        """The distribution of the targets, batch shape ``(*draws, batch)``."""
-
-    @abstractmethod
-    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
-        """Pointwise log density of ``y``, shape ``(*draws, batch)``, in nats."""
-
-    @abstractmethod
-    def check_outputs(self, shape: torch.Size) -> None:
-        """Raise ``ValueError`` if a net's output shape ``(batch, ...)`` does not fit."""
-
-    @abstractmethod
-    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
-        """Return ``y`` in canonical shape and type; raise ``ValueError`` if it does not fit."""
-
-    @abstractmethod
-    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
-        """The inputs ``g``, shape ``(batch, m)``, in which :meth:`fisher` is expressed.
-
-        They are the net's outputs, followed by the likelihood's own parameters if it has any.
-        """
-
-    @abstractmethod
-    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
-        r"""Fisher information :math:`E_{y|g}[-\nabla_g^2 \log p(y|g)]`, ``(batch, m, m)``."""
-
-    def describe(self) -> str:
-        """A text that identifies the likelihood in a model's spec."""
-        return f"{type(self).__name__}({self.extra_repr()})"
-
-
-class RegressionLikelihood(Likelihood):
-    """A likelihood of real targets: it has a mean and a variance."""
-
-    @abstractmethod
-    def moments(self, outputs: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each target component, both ``(*draws, batch, d)``."""
-
-
-class ClassificationLikelihood(Likelihood):
-    """A likelihood of labels: it has class probabilities."""
-
-    num_classes: int
-
-    @abstractmethod
-    def log_probs(self, outputs: Tensor) -> Tensor:
-        """Log probabilities of the classes, ``(*draws, batch, C)``."""
-
-
-def is_exactly(likelihood: object, kind: type[LikelihoodT]) -> TypeGuard[LikelihoodT]:
-    """Whether a likelihood is of a kind, and of no subclass with methods of its own.
-
-    Formulas that hold for one likelihood hold for no other that derives from it: a Student-t
-    written as a subclass of :class:`Gaussian` has neither its moments nor its conjugate posterior.
-
-    Example:
-        >>> is_exactly(Gaussian(scale=1.0), Gaussian), is_exactly(Bernoulli(), Gaussian)
-        (True, False)
-    """
-    return isinstance(likelihood, kind) and all(
-        getattr(type(likelihood), name, None) is getattr(kind, name, None) for name in _DEFINING
-    )
+__all__ = ["Gaussian", "HeteroscedasticGaussian", "LocScaleGaussian"]
 
 
 class Gaussian(RegressionLikelihood):
@@ -325,111 +226,6 @@ class LocScaleGaussian(HeteroscedasticGaussian):
         return ""
 
 
-class Bernoulli(ClassificationLikelihood):
-    r"""Binary classification; the net's one output is the logit of :math:`p(y = 1)`.
-
-    The logit, never a probability: a net that ends in a sigmoid would be squashed twice.
-
-    Example:
-        >>> Bernoulli().log_prob(torch.zeros(2, 1), torch.tensor([0, 1]), {})
-        tensor([-0.6931, -0.6931])
-    """
-
-    num_classes = 2
-
-    def log_probs(self, outputs: Tensor) -> Tensor:
-        """Log probabilities of classes 0 and 1, ``(*draws, batch, 2)``."""
-        return torch.cat([F.logsigmoid(-outputs), F.logsigmoid(outputs)], dim=-1)
-
-    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
-        """Bernoulli over the labels."""
-        return cast("TorchDistribution", dist.Bernoulli(logits=outputs.squeeze(-1)))
-
-    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
-        r""":math:`y \log\mathrm{sigmoid}(f) + (1-y)\log\mathrm{sigmoid}(-f)`."""
-        sign = 2 * y.to(outputs.dtype) - 1
-        return F.logsigmoid(sign * outputs.squeeze(-1))
-
-    def check_outputs(self, shape: torch.Size) -> None:
-        """Outputs are ``(batch, 1)``."""
-        if len(shape) != 2 or shape[-1] != 1:
-            raise ValueError(
-                f"Bernoulli needs one output, the logit of y = 1, of shape (batch, 1); the net "
-                f"returns {tuple(shape)}. For several classes use Categorical."
-            )
-
-    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
-        """Targets are 0 or 1, ``(batch,)``; floating type, as Pyro's Bernoulli wants."""
-        return _labels(y, 2).to(torch.get_default_dtype())
-
-    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
-        """The logit."""
-        return outputs
-
-    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
-        r""":math:`p (1 - p)`, also the exact Hessian in the logit."""
-        return (torch.sigmoid(outputs) * torch.sigmoid(-outputs)).unsqueeze(-1)
-
-
-class Categorical(ClassificationLikelihood):
-    r"""Classification; the net's ``C`` outputs are logits, :math:`p(y) = \mathrm{softmax}(f)`.
-
-    Args:
-        num_classes: ``C``, at least 2.
-
-    Raises:
-        ValueError: ``num_classes`` is below 2.
-
-    Example:
-        >>> Categorical(4).log_prob(torch.zeros(1, 4), torch.tensor([3]), {})
-        tensor([-1.3863])
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = positive_integer("Categorical.num_classes", num_classes)
-        if self.num_classes < 2:
-            raise ValueError(f"Categorical needs at least two classes; got {num_classes}.")
-
-    def log_probs(self, outputs: Tensor) -> Tensor:
-        """Log probabilities of the classes, ``(*draws, batch, C)``."""
-        return F.log_softmax(outputs, dim=-1)
-
-    def distribution(self, outputs: Tensor, params: Params) -> TorchDistribution:
-        """Categorical over the labels."""
-        return dist.Categorical(logits=outputs)
-
-    def log_prob(self, outputs: Tensor, y: Tensor, params: Params) -> Tensor:
-        r""":math:`f_y - \log\sum_c e^{f_c}`."""
-        index = y.expand(outputs.shape[:-1]).unsqueeze(-1)
-        return self.log_probs(outputs).gather(-1, index).squeeze(-1)
-
-    def check_outputs(self, shape: torch.Size) -> None:
-        """Outputs are ``(batch, C)``."""
-        if len(shape) != 2 or shape[-1] != self.num_classes:
-            raise ValueError(
-                f"Categorical({self.num_classes}) needs outputs of shape (batch, "
-                f"{self.num_classes}); the net returns {tuple(shape)}. Change one of the two."
-            )
-
-    def check_targets(self, y: Tensor, outputs: torch.Size) -> Tensor:
-        """Targets are labels 0 ... C-1, ``(batch,)``."""
-        return _labels(y, self.num_classes)
-
-    def natural_inputs(self, outputs: Tensor, params: Params) -> Tensor:
-        """The logits."""
-        return outputs
-
-    def fisher(self, outputs: Tensor, params: Params) -> Tensor:
-        r""":math:`\mathrm{diag}(p) - p p^\top`, also the exact Hessian in the logits."""
-        p = torch.softmax(outputs, dim=-1)
-        return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
-
-    def extra_repr(self) -> str:
-        """The number of classes."""
-        return f"num_classes={self.num_classes}"
-
-
 def _noise_prior(prior: TorchDistribution) -> SiteDistribution:
     site = SiteDistribution("noise_scale", prior, torch.zeros(()))
     lowest = getattr(site.support, "lower_bound", -torch.inf)
@@ -450,8 +246,7 @@ def _normal(loc: Tensor, scale: Tensor) -> TorchDistribution:
 def _normal_log_prob(loc: Tensor, scale: Tensor, y: Tensor) -> Tensor:
     target = y if y.ndim == 2 else y.unsqueeze(-1)
     z = (target - loc) / scale
-    constant = 0.9189385332046727  # log(2 pi) / 2
-    return (-0.5 * z.square() - scale.log() - constant).sum(-1)
+    return (-0.5 * z.square() - scale.log() - 0.5 * LOG_2PI).sum(-1)
 
 
 def _matrix_outputs(name: str, shape: torch.Size) -> None:
@@ -472,24 +267,3 @@ def _real_targets(y: Tensor, num_outputs: int) -> Tensor:
             f"got {tuple(y.shape)}. Reshape y, or change the net's last layer."
         )
     return y if y.is_floating_point() else y.to(torch.get_default_dtype())
-
-
-def _labels(y: Tensor, num_classes: int) -> Tensor:
-    if y.ndim == 2 and y.shape[-1] == 1:
-        y = y.squeeze(-1)
-    if y.dtype == torch.bool:
-        y = y.long()
-    if y.ndim != 1:
-        raise ValueError(
-            f"labels must have shape (batch,); got {tuple(y.shape)}. "
-            f"Pass class numbers, not one-hot rows."
-        )
-    wrong = (y < 0) | (y >= num_classes) | (y != y.round())
-    if bool(wrong.any()):
-        index = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"labels must be integers from 0 to {num_classes - 1}; {int(wrong.sum())} of {len(y)} "
-            f"are not, the first is y[{index}] = {y[index].item():g}. "
-            f"Renumber the classes from 0, or give the model more classes."
-        )
-    return y.long()
