@@ -49,7 +49,7 @@ if before != after:
 
 DEPENDENCIES = """
 import arviz, joblib, matplotlib, matplotlib.pyplot, numpy, pyro, pyro.infer, safetensors, sklearn
-import torch, torchmetrics, torchvision, tqdm, xarray, h5netcdf
+import torch, torchmetrics, torchvision, xarray, h5netcdf
 import sklearn.datasets, sklearn.metrics, pyro.infer.autoguide, torchvision.datasets
 torch.manual_seed(1); numpy.random.seed(2); random.seed(3)
 """

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tqdm.auto import tqdm
-
 __all__ = ["ProgressCallback", "progress_reporter"]
 
 ProgressCallback = Callable[[int, int, str], None]
@@ -27,11 +25,29 @@ def progress_reporter(
     if callable(progress):
         yield progress
         return
-    with tqdm(desc=name, unit=unit, disable=None if progress else True) as bar:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}s", markup=False),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[message]}", markup=False),
+    )
+    hidden = not progress or not (console.is_terminal or console.is_jupyter)
+    with Progress(*columns, console=console, disable=hidden) as bar:
+        task = bar.add_task(name, total=None, message="")
 
         def report(done: int, total: int, message: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(message, refresh=False)
-            bar.update(done - bar.n)
+            bar.update(task, completed=done, total=total, message=message)
 
         yield report
