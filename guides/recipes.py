@@ -15,19 +15,13 @@ A guide of one's own is one more row::
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from probml_tp.convergence import NotConvergedWarning
 from probml_tp.guides import (
-    SWAG,
     ConcreteDropout,
     Delta,
     Exact,
@@ -39,9 +33,21 @@ from probml_tp.guides import (
     MeanFieldNormal,
     Mixture,
 )
+from probml_tp.guides.fit_settings import (
+    Chains,
+    Cost,
+    Data,
+    FitSettings,
+    Job,
+    SwagPath,
+    by_its_cost,
+    ensemble,
+    mode,
+    nuts,
+    swag_around,
+)
 from probml_tp.harness.experiment import Update, no_update
-from probml_tp.inference import GuideFactory, fit, fit_ensemble, sample_nuts
-from probml_tp.inference.nuts.starts import MassMatrix
+from probml_tp.inference import GuideFactory
 from probml_tp.inference.parallel import single_thread
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
@@ -50,7 +56,6 @@ __all__ = [
     "RECIPES",
     "Chains",
     "FitSettings",
-    "Job",
     "Make",
     "Recipe",
     "SwagPath",
@@ -58,263 +63,16 @@ __all__ = [
     "fit_one",
     "guides_for",
     "one_of_each_family",
+    "order_of",
+    "start_of",
 ]
 
-Data = tuple[Tensor, Tensor]
 Family = Literal["reference", "curvature", "normal", "dropout", "ensemble", "point"]
-Cost = Literal["closed form", "chains", "curvature", "epochs"]
 Stage = Callable[[str], AbstractContextManager[Update]]
 """Called with a guide's name around its fit; gives what is told of the progress."""
 
-
-# ------------------------------------------------------------------------- how guides are fitted
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwagPath:
-    r"""The stochastic gradient descent that SWAG looks at, from a mode at a constant rate.
-
-    Its spread is that of the iterates, so the learning rate decides it. Were batches of ``S`` of
-    ``N`` points drawn independently, plain SGD would come nearest to the posterior at
-    :math:`2 S P / (N\, E\|g_n\|^2)`, ``g`` the gradients of the loss per point (Mandt, Hoffman &
-    Blei 2017), if it is stable there: below 2 over the largest curvature. Here every epoch passes
-    over all points once and ends in a snapshot, so that the noise of an epoch cancels in part: the
-    spread is less.
-
-    Args:
-        lr: the learning rate.
-        epochs: passes over the data; a snapshot is taken after each.
-        batch_size: points a step.
-        momentum: of the steps.
-        rank: deviations kept.
-    """
-
-    lr: float
-    epochs: int
-    batch_size: int
-    momentum: float = 0.0
-    rank: int = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chains:
-    """How NUTS is run; see :func:`probml_tp.sample_nuts`.
-
-    Args:
-        chains: how many.
-        draws: kept of each.
-        warmup: steps of each.
-        max_tree_depth: at most 2 to this power leapfrog steps a draw.
-        mass_matrix: what is adapted.
-        target_accept: the acceptance aimed at.
-        start: the guide at whose centre they start; ``None`` for the model's own starts.
-        per_batch: chains whose gradients are computed together; all that fit by default.
-        jobs: processes; as many as there are cores by default.
-    """
-
-    chains: int = 4
-    draws: int = 1000
-    warmup: int = 1000
-    max_tree_depth: int = 10
-    mass_matrix: MassMatrix = "diagonal"
-    target_accept: float = 0.8
-    start: str | None = None
-    per_batch: int | None = None
-    jobs: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How the guides of one model are fitted.
-
-    The mode is found by L-BFGS if ``rounds`` is given, else by Adam on batches; the variational
-    guides by Adam with a learning rate that falls to zero as a cosine. Where a setting is for some
-    guides only, these are named, or the family or a trait that they share.
-
-    Args:
-        epochs: passes over the data of Adam.
-        lr: initial learning rate of Adam.
-        lrs: the same for some guides.
-        rounds: rounds of L-BFGS, of up to 100 iterations each, on all the data.
-        batch_size: points a step of Adam; all by default.
-        init_scale: initial standard deviation of mean-field and low-rank normals.
-        rank: of the low-rank normal.
-        rates: drop rate by layer, where there are layers to drop from, or one for every layer but
-            the first; learned from there on by concrete dropout.
-        members: of ensembles.
-        apart: fit the members of an ensemble apart, in processes, instead of all at once.
-        from_mode: more guides that start at the MAP estimate, besides Laplace and SWAG.
-        swag: the path of SWAG, where there is a SWAG.
-        chains: how NUTS is run, where there are chains.
-        one_thread: fit on one thread, which small nets are faster on; chains and members apart
-            have a process each.
-        seed: determines each fit.
-    """
-
-    epochs: int = 1000
-    lr: float = 1e-2
-    lrs: Mapping[str, float] = field(default_factory=dict)
-    rounds: int | None = None
-    batch_size: int | None = None
-    init_scale: float = 0.01
-    rank: int = 10
-    rates: Mapping[str, float] | float = field(default_factory=dict)
-    members: int = 5
-    apart: bool = False
-    from_mode: Collection[str] = ()
-    swag: SwagPath | None = None
-    chains: Chains = Chains()
-    one_thread: bool = True
-    seed: int = 0
-
-    def start(self, guide: str) -> str | None:
-        """The guide whose posterior another one starts from; ``None`` for the net's own values."""
-        if guide == "nuts":
-            return self.chains.start
-        recipe = RECIPES[guide]
-        if recipe.start is None and recipe.names(guide) & set(self.from_mode):
-            return "map"
-        return recipe.start
-
-    def order(self, guides: Iterable[str], given: Collection[str] = ()) -> list[str]:
-        """The guides to fit: each after the one that it starts from, which may have no row itself.
-
-        Args:
-            guides: those asked for.
-            given: those that are fitted already.
-
-        Returns:
-            Their names and those of their starts, each once.
-
-        Raises:
-            ValueError: a guide has no recipe.
-
-        Example:
-            >>> FitSettings().order(["nuts", "swag", "map"])
-            ['map', 'nuts', 'swag']
-        """
-        asked = [guide for guide in guides if guide not in given]
-        if unknown := [guide for guide in asked if guide not in RECIPES]:
-            raise ValueError(
-                f"every guide must have a recipe; got {', '.join(unknown)}. "
-                f"They are {', '.join(RECIPES)}."
-            )
-        starts = [start for guide in asked for start in self._starts(guide)]
-        return [g for g in dict.fromkeys([*starts, *asked]) if g not in given]
-
-    def _starts(self, guide: str) -> list[str]:
-        """What it starts from, after what that starts from."""
-        start = self.start(guide)
-        return [] if start is None else [*self._starts(start), start]
-
-    def lr_of(self, guide: str) -> float:
-        """The initial learning rate of a guide."""
-        own = [lr for name, lr in self.lrs.items() if name in RECIPES[guide].names(guide)]
-        return own[0] if own else self.lr
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One fit.
-
-    Args:
-        guide: its name.
-        model: the model.
-        data: inputs and targets.
-        how: the settings of all fits.
-        start: the posterior that it starts from, if it does.
-        update: told of the progress.
-    """
-
-    guide: str
-    model: BayesianModel
-    data: Data
-    how: FitSettings
-    start: Posterior | None
-    update: Update
-
-    def run(self, make: Any, **options: Any) -> Posterior:
-        """Call :func:`probml_tp.fit`."""
-        own = {"seed": self.how.seed, "progress": self.update, **options}
-        return fit(self.model, make, self.data, **own)
-
-
-Fit = Callable[[Job], Posterior]
 Make = Callable[[FitSettings], GuideFactory]
-
-
-def _by_its_cost(job: Job) -> Posterior:
-    """The fit of most guides: in closed form, by the curvature at a mode, or by Adam."""
-    recipe = RECIPES[job.guide]
-    make = cast("Make", recipe.make)(job.how)
-    if recipe.cost == "closed form":
-        return job.run(make)
-    if recipe.cost == "curvature":
-        with warnings.catch_warnings():  # tables show how far each is from its mode
-            warnings.simplefilter("ignore", NotConvergedWarning)
-            return job.run(make, init=job.start, epochs=0)
-    start = {} if job.start is None else {"init": job.start}
-    return job.run(make, **_adam(job), **start)
-
-
-def _adam(job: Job) -> dict[str, Any]:
-    how = job.how
-    lr = how.lr_of(job.guide)
-    return {"epochs": how.epochs, "batch_size": how.batch_size, "lr": lr, "schedule": "cosine"}
-
-
-def _mode(job: Job) -> Posterior:
-    if job.how.rounds is None:
-        return job.run(Delta, **_adam(job))
-    return job.run(Delta, epochs=job.how.rounds, optimizer="lbfgs")
-
-
-def _ensemble(job: Job) -> Posterior:
-    how = job.how
-    if not how.apart:
-        return _by_its_cost(job)
-    options = _adam(job) | {"seed": how.seed, "progress": job.update}
-    return fit_ensemble(job.model, Delta, job.data, members=how.members, **options)
-
-
-def _swag(job: Job) -> Posterior:
-    """SWAG around a mode; around each mode of an ensemble a mixture of them."""
-    path, start = job.how.swag, cast("Posterior", job.start)
-    if path is None:
-        raise ValueError("SWAG needs the path of its gradient descent; got none. Pass swag.")
-    of = start.guide
-    guides = []
-    for centre in list(of.members) if isinstance(of, Mixture) else [of]:
-        swag = SWAG(start.model, rank=path.rank)
-        swag.loc.data = cast("Tensor", centre.loc).detach().clone()
-        guides.append(swag)
-    posterior = job.run(
-        Mixture.of(guides) if isinstance(of, Mixture) else guides[0],
-        epochs=path.epochs,
-        batch_size=path.batch_size,
-        optimizer=partial(torch.optim.SGD, lr=path.lr, momentum=path.momentum),
-    )
-    posterior.info.begin_from(start.info)
-    return posterior
-
-
-def _nuts(job: Job) -> Posterior:
-    chains = job.how.chains
-    return sample_nuts(
-        job.model,
-        job.data,
-        num_samples=chains.draws,
-        warmup=chains.warmup,
-        chains=chains.chains,
-        target_accept=chains.target_accept,
-        max_tree_depth=chains.max_tree_depth,
-        mass_matrix=chains.mass_matrix,
-        init=job.start,
-        chains_per_batch=chains.per_batch,
-        jobs=chains.jobs,
-        seed=job.how.seed,
-        progress=job.update,
-    )
+Fit = Callable[[Job], Posterior]
 
 
 # ------------------------------------------------------------------------------------- the rows
@@ -346,7 +104,7 @@ class Recipe:
     linestyle: str | tuple[int, tuple[float, ...]]
     marker: str
     make: Make | None = None
-    fit: Fit = _by_its_cost
+    fit: Fit = by_its_cost
     start: str | None = None
     cost: Cost = "epochs"
     needs: frozenset[str] = frozenset()
@@ -369,7 +127,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "nuts": Recipe(
         label="NUTS", family="reference", color="#D55E00", linestyle=(0, (6, 1.5)), marker="s",
-        fit=_nuts, cost="chains",
+        fit=nuts, cost="chains",
     ),
     "laplace-linearized": _laplace(
         label="Laplace, linearised", color="#56B4E9", linestyle=(0, (4, 1, 1, 1)), marker="v",
@@ -416,19 +174,19 @@ RECIPES: dict[str, Recipe] = {
     "deep-ensemble": Recipe(
         label="Deep ensemble", family="ensemble", color="#AA3377", linestyle=(0, (3, 1)),
         marker="h", make=lambda how: partial(Mixture, member=Delta, members=how.members),
-        fit=_ensemble, needs=LAYERS,
+        fit=ensemble, needs=LAYERS,
     ),
     "multi-swag": Recipe(
         label="Multi-SWAG", family="ensemble", color="#666633", linestyle=(0, (8, 2, 2, 2)),
-        marker=">", fit=_swag, start="deep-ensemble", needs=LAYERS,
+        marker=">", fit=swag_around, start="deep-ensemble", needs=LAYERS,
     ),
     "swag": Recipe(
         label="SWAG", family="ensemble", color="#332288", linestyle=(0, (8, 2)), marker="<",
-        fit=_swag, start="map",
+        fit=swag_around, start="map",
     ),
     "map": Recipe(
         label="MAP", family="point", color="#E69F00", linestyle=(0, (1, 1)), marker="X",
-        make=lambda how: Delta, fit=_mode,
+        make=lambda how: Delta, fit=mode,
     ),
 }  # fmt: skip
 """Guide to what is known of it, in the order of tables: references first, a point last.
@@ -497,6 +255,56 @@ def one_of_each_family(guides: Iterable[str], *, most: int = 7) -> list[str]:
 # ------------------------------------------------------------------------------------- the fits
 
 
+def start_of(guide: str, how: FitSettings) -> str | None:
+    """The guide whose posterior another one starts from; ``None`` for the net's own values."""
+    if guide == "nuts":
+        return how.chains.start
+    recipe = RECIPES[guide]
+    if recipe.start is None and recipe.names(guide) & set(how.from_mode):
+        return "map"
+    return recipe.start
+
+
+def lr_of(guide: str, how: FitSettings) -> float:
+    """The initial learning rate of a guide."""
+    own = [lr for name, lr in how.lrs.items() if name in RECIPES[guide].names(guide)]
+    return own[0] if own else how.lr
+
+
+def order_of(guides: Iterable[str], how: FitSettings, *, given: Collection[str] = ()) -> list[str]:
+    """The guides to fit: each after the one that it starts from, which may have no row itself.
+
+    Args:
+        guides: those asked for.
+        how: the settings.
+        given: those that are fitted already.
+
+    Returns:
+        Their names and those of their starts, each once.
+
+    Raises:
+        ValueError: a guide has no recipe.
+
+    Example:
+        >>> order_of(["nuts", "swag", "map"], FitSettings())
+        ['map', 'nuts', 'swag']
+    """
+    asked = [guide for guide in guides if guide not in given]
+    if unknown := [guide for guide in asked if guide not in RECIPES]:
+        raise ValueError(
+            f"every guide must have a recipe; got {', '.join(unknown)}. "
+            f"They are {', '.join(RECIPES)}."
+        )
+    starts = [start for guide in asked for start in _starts(guide, how)]
+    return [guide for guide in dict.fromkeys([*starts, *asked]) if guide not in given]
+
+
+def _starts(guide: str, how: FitSettings) -> list[str]:
+    """What it starts from, after what that starts from."""
+    start = start_of(guide, how)
+    return [] if start is None else [*_starts(start, how), start]
+
+
 def fit_one(
     guide: str,
     model: BayesianModel,
@@ -522,13 +330,15 @@ def fit_one(
     Raises:
         ValueError: the guide refuses the model, or what it starts from is not there.
     """
-    start = how.start(guide)
+    start = start_of(guide, how)
     if start is not None and start not in done:
         raise ValueError(f"it starts from {start}, which was refused")
     recipe = RECIPES[guide]
     own_process = recipe.cost == "chains" or (recipe.family == "ensemble" and how.apart)
     job = Job(
-        guide=guide,
+        make=None if recipe.make is None else recipe.make(how),
+        cost=recipe.cost,
+        lr=lr_of(guide, how),
         model=model,
         data=data,
         how=how,
@@ -575,7 +385,7 @@ def fit_all(
         ['map', 'laplace']
     """
     done = dict(given or {})
-    for guide in how.order(guides, done):
+    for guide in order_of(guides, how, given=done):
         with stage(guide) as update:
             try:
                 done[guide] = fit_one(guide, model, data, how, done=done, update=update)

@@ -73,7 +73,7 @@ def test_the_wheel_holds_the_files_of_the_tree_and_no_other(wheel, checkout):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert "probml_tp/py.typed" in names
-    assert "probml_tp/report/report.html.jinja" in names
+    assert "probml_tp/harness/report/report.html.jinja" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 

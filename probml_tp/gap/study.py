@@ -14,7 +14,7 @@ from torch import Tensor
 from probml_tp.gap import Advice, GapReport, Requirement, compare, recommend
 from probml_tp.gap.checks import check_reference, check_same_data
 from probml_tp.gap.doubt import Doubt
-from probml_tp.guides.recipes import FitSettings, fit_all
+from probml_tp.guides.recipes import FitSettings, fit_all, order_of
 from probml_tp.harness.experiment import Update
 from probml_tp.inference.parallel import single_thread
 from probml_tp.inference.progress import ProgressCallback
@@ -79,7 +79,11 @@ class GapProblem:
         """
         left = [guide for guide in self.guides if guide not in given]
         first = [guide for guide in left if guide == self.reference]
-        return list(dict.fromkeys([*self.how.order(first, given), *self.how.order(left, given)]))
+        return list(
+            dict.fromkeys(
+                [*order_of(first, self.how, given=given), *order_of(left, self.how, given=given)]
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,10 @@ from probml_tp.guides.recipes import (
     SwagPath,
     fit_all,
     guides_for,
+    lr_of,
     one_of_each_family,
+    order_of,
+    start_of,
 )
 from probml_tp.kit.common import labels_of
 from probml_tp.models import mlp_regressor
@@ -58,25 +61,25 @@ def test_there_is_a_recipe_for_every_guide_of_a_net(done):
 
 
 def test_starts_come_first_and_once():
-    assert HOW.order(["swag", "multi-swag", "laplace", "mean-field"]) == [
+    assert order_of(["swag", "multi-swag", "laplace", "mean-field"], HOW) == [
         "map", "deep-ensemble", "swag", "multi-swag", "laplace", "mean-field",
     ]  # fmt: skip
-    assert replace(HOW, chains=Chains()).order(["mc-dropout", "nuts"]) == ["mc-dropout", "nuts"]
-    assert HOW.order(["nuts"]) == ["map", "laplace", "nuts"]
-    assert HOW.order(["nuts", "map"], given=["laplace"]) == ["map", "nuts"]
+    assert order_of(["mc-dropout", "nuts"], replace(HOW, chains=Chains())) == ["mc-dropout", "nuts"]
+    assert order_of(["nuts"], HOW) == ["map", "laplace", "nuts"]
+    assert order_of(["nuts", "map"], given=["laplace"], HOW) == ["map", "nuts"]
 
 
 def test_an_unknown_guide_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="must have a recipe; got laplac. They are exact, nuts"):
-        HOW.order(["laplac"])
+        order_of(["laplac"], HOW)
 
 
 def test_settings_may_be_for_a_guide_a_family_or_a_trait():
     how = replace(HOW, lrs={"correlated": 0.5, "dropout": 0.2, "map": 0.3}, from_mode=("normal",))
-    assert [how.lr_of(g) for g in ("low-rank-normal", "mean-field", "mc-dropout", "map")] == [
+    assert [lr_of(g, how) for g in ("low-rank-normal", "mean-field", "mc-dropout", "map")] == [
         0.5, 0.01, 0.2, 0.3,
     ]  # fmt: skip
-    assert [how.start(g) for g in ("low-rank-normal", "mean-field", "mc-dropout")] == [
+    assert [start_of(g, how) for g in ("low-rank-normal", "mean-field", "mc-dropout")] == [
         "map", "map", None,
     ]  # fmt: skip
 
