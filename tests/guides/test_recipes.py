@@ -66,7 +66,7 @@ def test_starts_come_first_and_once():
     ]  # fmt: skip
     assert order_of(["mc-dropout", "nuts"], replace(HOW, chains=Chains())) == ["mc-dropout", "nuts"]
     assert order_of(["nuts"], HOW) == ["map", "laplace", "nuts"]
-    assert order_of(["nuts", "map"], given=["laplace"], HOW) == ["map", "nuts"]
+    assert order_of(["nuts", "map"], HOW, given=["laplace"]) == ["map", "nuts"]
 
 
 def test_an_unknown_guide_is_refused_with_the_known_ones():
