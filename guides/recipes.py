@@ -378,6 +378,7 @@ def fit_all(
         ValueError: a guide refuses the model and ``refused`` is not given.
 
     Example:
+        >>> import torch
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
         >>> x = torch.linspace(-1, 1, 9).unsqueeze(-1)
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.2))

@@ -183,7 +183,7 @@ def _results(folder: Path) -> Iterator[Kind]:
     for name in ("manifest", "metrics"):
         path = f"demo/{name}.json"
         yield Kind(f"results ({name}.json)", files, path, _read_results, is_text=True)
-    yield Kind("results (arrays.npz)", files, "demo/arrays.npz", _read_results)
+    yield Kind("results (arrays.nc)", files, "demo/arrays.nc", _read_results)
 
 
 def _read_results(place: Path) -> str:

@@ -5,7 +5,7 @@
     environment.json    versions, platform, date, commit
     metrics.json        a line a number: table, row, metric, value, ends of its interval, unit
     manifest.json       title, tables, findings, data source, timings, figures
-    arrays.npz          all that the figures need
+    arrays.nc           all that the figures need, a labelled data set
     figures/<name>.png
     posteriors/<name>.safetensors, <name>.nc
     digests.json        file -> digest of its content, compared when it is read
@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import re
@@ -22,8 +21,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from probml_tp.environment import describe_environment
 from probml_tp.harness.experiment import Results, SavedFigure
@@ -33,7 +30,9 @@ from probml_tp.storage.schema import conform, read_json
 from probml_tp.storage.staging import FRESH, put_in_place, staging
 
 if TYPE_CHECKING:
-    from probml_tp.harness.experiment import Experiment, Figure, SavesNetcdf
+    import numpy as np
+
+    from probml_tp.harness.experiment import Experiment, Figure
 
 __all__ = [
     "check_file_name",
@@ -46,7 +45,7 @@ __all__ = [
 
 FORMAT = 4
 DPI = 150
-MANIFEST, DIGESTS = "manifest.json", "digests.json"
+MANIFEST, DIGESTS, ARRAYS = "manifest.json", "digests.json", "arrays.nc"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -144,12 +143,13 @@ def _check_metric(row: str, metric: str, value: float, columns: Mapping[str, str
 
 
 def _write_all(results: Results[Any], experiment: Experiment[Any], folder: Path) -> None:
+    from probml_tp.harness.arrays import arrays_as_netcdf
+
     figures = _write_figures(experiment.figures(results), folder / "figures")
     _write_json(folder / "config.json", results.config.to_dict())
     _write_json(folder / "environment.json", describe_environment())
     _write_json(folder / "metrics.json", _lines(results))
-    arrays: dict[str, Any] = dict(results.arrays)
-    np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **arrays)
+    (folder / ARRAYS).write_bytes(arrays_as_netcdf(results.arrays))
     _write_posteriors(results, folder / "posteriors")
     _write_json(folder / MANIFEST, _manifest(results, experiment, figures))
     write_digests(folder)
@@ -230,22 +230,13 @@ def _lay_out(figure: Any) -> None:
 
 
 def _write_posteriors(results: Results[Any], folder: Path) -> None:
+    from probml_tp.harness.arrays import as_netcdf
+
     folder.mkdir()
     for name, posterior in results.posteriors.items():
         posterior.save(folder / name)
     for name, record in results.inference_data.items():
-        (folder / f"{name}.nc").write_bytes(_netcdf(record))
-
-
-def _netcdf(record: SavesNetcdf) -> bytes:
-    """A record as a file in memory: on a full disk HDF5 may end the process."""
-    tree, content = record.to_datatree(), io.BytesIO()
-    packed = {
-        group.path: {n: {"zlib": True} for n, v in group.variables.items() if v.dtype.kind in "iuf"}
-        for group in tree.subtree
-    }
-    tree.to_netcdf(content, engine="h5netcdf", encoding=packed)
-    return content.getvalue()
+        (folder / f"{name}.nc").write_bytes(as_netcdf(record.to_datatree()))
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -292,7 +283,7 @@ def read_results(folder: Path, *, arrays: bool = False) -> Results[Any]:
         for number, line in enumerate(parts.pop("metrics")):
             _enter(line, tables, f"its [{number}]")
     main, *others = tables.values()
-    loaded = _arrays(folder / "arrays.npz") if arrays else {}
+    loaded = _arrays(folder / ARRAYS) if arrays else {}
     return Results(
         folder=folder,
         figures=figures,
@@ -307,8 +298,9 @@ def read_results(folder: Path, *, arrays: bool = False) -> Results[Any]:
 def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     with _damage_named(path):
         _check_digest(path)
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    from probml_tp.harness.arrays import read_arrays
+
+    return read_arrays(path)
 
 
 def _empty(entry: Mapping[str, Any]) -> Table:
