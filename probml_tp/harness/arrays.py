@@ -20,6 +20,9 @@ __all__ = ["arrays_as_netcdf", "as_netcdf", "from_dataset", "read_arrays", "to_d
 Array = np.ndarray[Any, Any]
 PART = "part"
 
+WORTH_PACKING = 4096
+"""Bytes from which on packing a variable saves more than the chunks of its file cost."""
+
 
 def to_dataset(arrays: Mapping[str, Array]) -> xr.Dataset:
     """Put arrays into a data set.
@@ -104,7 +107,11 @@ def as_netcdf(tree: xr.DataTree) -> bytes:
     """A tree as a netCDF file in memory: on a full disk HDF5 may end the process."""
     content = io.BytesIO()
     packed = {
-        group.path: {n: {"zlib": True} for n, v in group.variables.items() if v.dtype.kind in "iuf"}
+        group.path: {
+            name: {"zlib": True}
+            for name, v in group.variables.items()
+            if v.dtype.kind in "iuf" and v.nbytes > WORTH_PACKING
+        }
         for group in tree.subtree
     }
     tree.to_netcdf(content, engine="h5netcdf", encoding=packed)
