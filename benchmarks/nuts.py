@@ -156,7 +156,7 @@ def ours(task: Task, **options: Any) -> Run:
     if "init" in options:
         options["init"] = options["init"](task)
     posterior = sample_nuts(
-        task.model, task.data, warmup=task.warmup, num_samples=task.draws, chains=CHAINS,
+        task.model, task.data, warmup=task.warmup, draws=task.draws, chains=CHAINS,
         chains_per_batch=CHAINS, jobs=1, progress=False, **options,
     )  # fmt: skip
     total = time.perf_counter() - start

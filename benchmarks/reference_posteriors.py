@@ -75,7 +75,7 @@ def of_ours(name: str, seed: int, scale: int) -> tuple[dict[str, np.ndarray], in
     classic = CLASSICS[name]()
     num_samples, warmup = LENGTHS["probml_tp"]
     posterior = sample_nuts(
-        classic.model, classic.data, num_samples=scale * num_samples, warmup=warmup, chains=4,
+        classic.model, classic.data, draws=scale * num_samples, warmup=warmup, chains=4,
         target_accept=0.95, mass_matrix="dense", chains_per_batch=4, seed=seed, progress=False,
     )  # fmt: skip
     diverging = int(np.sum(posterior.info.sampler["diverging"]))

@@ -226,7 +226,7 @@ def nuts(job: Job) -> Posterior:
     return sample_nuts(
         job.model,
         job.data,
-        num_samples=chains.draws,
+        draws=chains.draws,
         warmup=chains.warmup,
         chains=chains.chains,
         target_accept=chains.target_accept,

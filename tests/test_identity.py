@@ -117,7 +117,7 @@ def test_another_model_is_refused_wherever_it_has_to_be_the_same(
     quick = {"init": posterior, "progress": False}
     refuse(lambda: fit(model, Delta, (X, Y), epochs=1, **quick), "init must be")
     refuse(
-        lambda: sample_nuts(model, (X, Y), num_samples=2, warmup=2, chains=1, **quick),
+        lambda: sample_nuts(model, (X, Y), draws=2, warmup=2, chains=1, **quick),
         "init must be",
     )
 

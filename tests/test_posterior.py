@@ -401,7 +401,7 @@ def test_coverage_of_the_replicates_is_nominal() -> None:
 
 def _nuts(case: Case) -> Posterior:
     return sample_nuts(
-        case.model, (case.x, case.y), num_samples=6, warmup=6, chains=2, max_tree_depth=3,
+        case.model, (case.x, case.y), draws=6, warmup=6, chains=2, max_tree_depth=3,
         jobs=1, progress=False,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def checked(name: str) -> Case:
 def nuts() -> tuple[Case, Posterior]:
     case = checked("linear")
     posterior = sample_nuts(
-        case.model, (case.x, case.y), num_samples=150, warmup=80, chains=2, jobs=1, progress=False
+        case.model, (case.x, case.y), draws=150, warmup=80, chains=2, jobs=1, progress=False
     )
     return case, posterior
 
@@ -272,7 +272,7 @@ def test_lp_is_the_density_of_the_sites_themselves() -> None:
     """In the sites' own space, like log_q, also where NUTS moved in another."""
     case = checked("mlp-half-normal")
     posterior = sample_nuts(
-        case.model, (case.x, case.y), num_samples=5, warmup=5, chains=2, max_tree_depth=2,
+        case.model, (case.x, case.y), draws=5, warmup=5, chains=2, max_tree_depth=2,
         jobs=1, progress=False,
     )  # fmt: skip
     record = posterior.to_inference_data(case.x, case.y)

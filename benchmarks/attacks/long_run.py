@@ -39,7 +39,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     with staging(folder), progress.stage("sample"):
         while True:
             sample_nuts(
-                regressor(), data(), num_samples=100_000, warmup=100_000, chains=2, jobs=2,
+                regressor(), data(), draws=100_000, warmup=100_000, chains=2, jobs=2,
                 seed=config.seed, progress=False,
             )  # fmt: skip
 

@@ -194,7 +194,7 @@ def sample_within(
     posterior = sample_nuts(
         model,
         data,
-        num_samples=draws,
+        draws=draws,
         warmup=allowed.warmup,
         chains=chains,
         max_tree_depth=allowed.tree_depth,
@@ -242,7 +242,7 @@ def _allowance(
     pilot = sample_nuts(
         model,
         data,
-        num_samples=PILOT,
+        draws=PILOT,
         warmup=PILOT,
         chains=len(starts),
         max_tree_depth=depth,

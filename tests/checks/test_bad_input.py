@@ -67,7 +67,7 @@ WITH_TARGETS: dict[str, Callable[[BayesianModel, Any, Any], object]] = {
         m, Delta, good(m), epochs=1, progress=False, validation=(x, y)
     ),
     "nuts": lambda m, x, y: sample_nuts(
-        m, (x, y), num_samples=2, warmup=1, chains=1, jobs=1, progress=False
+        m, (x, y), draws=2, warmup=1, chains=1, jobs=1, progress=False
     ),
     "log_likelihood": lambda m, x, y: Posterior(MeanFieldNormal(m)).log_likelihood(x, y),
     "density": lambda m, x, y: Posterior(MeanFieldNormal(m)).log_predictive_density(x, y),

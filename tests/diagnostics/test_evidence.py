@@ -59,7 +59,7 @@ def logistic() -> tuple[BayesianModel, Data, Posterior]:
     x = inputs(40, 2)
     data = (x, labels(x, 2))
     model = logistic_regression(2, prior=NormalPrior(1.5))
-    return model, data, sample_nuts(model, data, num_samples=150, warmup=100, chains=2, jobs=1)
+    return model, data, sample_nuts(model, data, draws=150, warmup=100, chains=2, jobs=1)
 
 
 def mean_field(posterior: Posterior) -> Posterior:

@@ -53,9 +53,7 @@ def test_other_data_than_the_training_data_have_no_k_hat(mean_field):
 
 
 def test_a_chain_has_its_convergence_and_arviz_loo():
-    chain = sample_nuts(
-        _model(), (X, Y), num_samples=150, warmup=150, chains=2, jobs=1, progress=False
-    )
+    chain = sample_nuts(_model(), (X, Y), draws=150, warmup=150, chains=2, jobs=1, progress=False)
     found = record_diagnostics(chain.to_inference_data(X, Y))
     assert found["divergences"] == 0
     assert found["r_hat"] < 1.1
@@ -67,9 +65,7 @@ def test_a_chain_has_its_convergence_and_arviz_loo():
 
 
 def test_a_single_chain_has_no_r_hat_and_nothing_is_logged(caplog):
-    chain = sample_nuts(
-        _model(), (X, Y), num_samples=120, warmup=50, chains=1, jobs=1, progress=False
-    )
+    chain = sample_nuts(_model(), (X, Y), draws=120, warmup=50, chains=1, jobs=1, progress=False)
     found = record_diagnostics(chain.to_inference_data(X, Y))
     assert "r_hat" not in found
     assert found["ess"] > 0

@@ -120,9 +120,7 @@ def test_nuts_passes_with_nearly_independent_draws():
     model = BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.5))
 
     def nuts(model, data, seed):
-        return sample_nuts(
-            model, data, chains=1, warmup=60, num_samples=190, seed=seed, progress=False
-        )
+        return sample_nuts(model, data, chains=1, warmup=60, draws=190, seed=seed, progress=False)
 
     result = calibrate(model, nuts, simulations=12, num_samples=19)
     assert result.p_value > CHANCE

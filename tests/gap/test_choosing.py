@@ -77,7 +77,7 @@ def page() -> PosteriorPage:
 @pytest.fixture(scope="module")
 def chain() -> Posterior:
     model, data = flips()
-    return sample_nuts(model, data, chains=2, num_samples=600, warmup=300, progress=False)
+    return sample_nuts(model, data, chains=2, draws=600, warmup=300, progress=False)
 
 
 def test_the_usual_guides_and_chains_are_compared_in_the_usual_regions(page):
@@ -149,9 +149,7 @@ def test_a_net_gets_dropout_an_ensemble_and_the_linearised_net(monkeypatch):
 
 def test_a_usual_guide_that_refuses_the_model_is_noted_and_the_rest_goes_on():
     schools = CLASSICS["eight-schools-centered"]()
-    chains = sample_nuts(
-        schools.model, schools.data, num_samples=30, warmup=30, chains=2, progress=False
-    )
+    chains = sample_nuts(schools.model, schools.data, draws=30, warmup=30, chains=2, progress=False)
     page = ask(schools.model, schools.data, posteriors={"nuts": chains}, **QUICK)
     assert "positive definite" in page.refused["laplace"]
     assert list(page.advice.table["region"].unique()) == ["data", "between"]  # no ninth school

@@ -176,7 +176,7 @@ def test_nuts_is_at_the_noise_floor_of_the_exact_posterior():
     nuts = sample_nuts(
         reference.model,
         (INSIDE, targets(INSIDE)),
-        num_samples=400,
+        draws=400,
         warmup=150,
         chains=2,
         mass_matrix="dense",

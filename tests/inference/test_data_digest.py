@@ -22,7 +22,7 @@ def test_every_runner_notes_the_same_digest_of_the_same_data() -> None:
     found = [
         laplace,
         fit(model, Exact, data, progress=False),
-        sample_nuts(model, data, num_samples=4, warmup=4, chains=2, jobs=1, progress=False),
+        sample_nuts(model, data, draws=4, warmup=4, chains=2, jobs=1, progress=False),
         fit_ensemble(model, Delta, data, members=2, epochs=1, jobs=1, progress=False),
         maximize_evidence(laplace, data),
         fit_evidence(model, data, epochs=2, burn_in=1, every=1),

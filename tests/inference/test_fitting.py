@@ -794,7 +794,7 @@ def test_a_fit_starts_at_the_centre_of_another(name: str) -> None:
 def test_a_start_must_have_a_centre_and_the_same_model() -> None:
     case, other = checked("mlp"), checked("mlp-lasso")
     data = (case.x, case.y)
-    chain = sample_nuts(case.model, data, num_samples=4, warmup=4, chains=1, progress=False)
+    chain = sample_nuts(case.model, data, draws=4, warmup=4, chains=1, progress=False)
     with pytest.raises(ValueError, match=r"init must be a posterior with a centre.*nuts"):
         fit(case.model, Delta, data, init=chain, **SILENT)
     with pytest.raises(ValueError, match="init must be a posterior of the same model"):

@@ -133,7 +133,7 @@ def test_every_gradient_of_a_chain_is_counted(mass_matrix, monkeypatch):
     mode = fit(model, Delta, (X, Y), epochs=3, optimizer="lbfgs", progress=False)
     calls = Gradients(monkeypatch)
     chain = sample_nuts(
-        model, (X, Y), init=mode, mass_matrix=mass_matrix, warmup=20, num_samples=10, chains=2,
+        model, (X, Y), init=mode, mass_matrix=mass_matrix, warmup=20, draws=10, chains=2,
         chains_per_batch=1, jobs=1, progress=False,
     )  # fmt: skip
     curvature = 2 if mass_matrix == "laplace" else 0  # one gradient a row of the Hessian
@@ -145,9 +145,7 @@ def test_a_fit_costs_what_it_started_from_too():
     model = _model()
     mode = fit(model, Delta, (X, Y), epochs=3, progress=False)
     laplace = fit(model, Laplace, (X, Y), init=mode, epochs=0, progress=False)
-    chain = sample_nuts(
-        model, (X, Y), init=laplace, warmup=5, num_samples=5, chains=1, progress=False
-    )
+    chain = sample_nuts(model, (X, Y), init=laplace, warmup=5, draws=5, chains=1, progress=False)
     assert laplace.info.total_passes == 3 + laplace.info.forward_passes
     assert chain.info.start_passes == laplace.info.total_passes
     assert chain.info.total_seconds > chain.info.seconds > 0

@@ -29,7 +29,7 @@ from probml_tp import (
 from probml_tp.empirical import Empirical
 
 SHORT: dict[str, Any] = {
-    "num_samples": 12,
+    "draws": 12,
     "warmup": 10,
     "max_tree_depth": 3,
     "jobs": 1,
@@ -58,7 +58,7 @@ def agree(draws: np.ndarray, mean: float, std: float) -> None:
 def conjugate() -> tuple[Case, Posterior]:
     case = checked("linear")
     posterior = sample_nuts(
-        case.model, (case.x, case.y), num_samples=400, warmup=150, chains=2, jobs=1, progress=False
+        case.model, (case.x, case.y), draws=400, warmup=150, chains=2, jobs=1, progress=False
     )
     return case, posterior
 
@@ -116,7 +116,7 @@ def test_skewed_posteriors_are_found() -> None:
     prior = dist.HalfNormal(2.0)
     model = BayesianModel(Idle(), lambda _n, _p: dist.Gamma(2.0, 3.0), Gaussian(prior))
     posterior = sample_nuts(
-        model, (torch.zeros(8, 1), y), num_samples=450, warmup=150, chains=2, jobs=1, progress=False
+        model, (torch.zeros(8, 1), y), draws=450, warmup=150, chains=2, jobs=1, progress=False
     )
     draws = {n: v.numpy().squeeze() for n, v in posterior.guide.chains.items()}
     gamma = scipy.stats.gamma(2.0, scale=1 / 3)
@@ -145,9 +145,7 @@ def test_a_flat_prior_gives_least_squares() -> None:
     model = BayesianModel(nn.Linear(1, 1).double(), FlatPrior(), Gaussian(0.3))
     data = (x, targets(x))
     exact = fit(model, Exact, data).guide
-    posterior = sample_nuts(
-        model, data, num_samples=350, warmup=150, chains=2, jobs=1, progress=False
-    )
+    posterior = sample_nuts(model, data, draws=350, warmup=150, chains=2, jobs=1, progress=False)
     covariance = exact.scale_tril @ exact.scale_tril.T
     draws = posterior.guide.chains["weight"].numpy()[..., 0, 0]
     agree(draws, exact.loc[0].item(), covariance[0, 0].item() ** 0.5)
@@ -194,7 +192,7 @@ def test_lp_is_the_log_joint_at_every_draw(name: str) -> None:
 
 def test_one_draw_is_enough() -> None:
     case = checked("linear")
-    posterior = sample_nuts(case.model, (case.x, case.y), **(SHORT | {"num_samples": 1}))
+    posterior = sample_nuts(case.model, (case.x, case.y), **(SHORT | {"draws": 1}))
     assert posterior.guide.flat.shape == (4, 1, 2)
 
 
@@ -245,7 +243,7 @@ def test_divergences_are_put_where_they_happened() -> None:
     model = BayesianModel(Funnel(), NormalPrior(3.0), Gaussian(0.01))
     x = torch.ones(3, 1, dtype=F64)
     posterior = sample_nuts(
-        model, (x, 0.5 * x[:, 0]), num_samples=60, warmup=20, chains=2, target_accept=0.3,
+        model, (x, 0.5 * x[:, 0]), draws=60, warmup=20, chains=2, target_accept=0.3,
         jobs=1, progress=False,
     )  # fmt: skip
     diverging = np.array(posterior.info.sampler["diverging"])
@@ -283,7 +281,7 @@ def test_nothing_is_printed_where_there_is_no_terminal(capfd: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("num_samples", 0), ("warmup", 0), ("chains", 0), ("chains", 1.5), ("max_tree_depth", 0),
+        ("draws", 0), ("warmup", 0), ("chains", 0), ("chains", 1.5), ("max_tree_depth", 0),
         ("target_accept", 0.0), ("target_accept", 1.0), ("target_accept", math.nan),
         ("init_scale", -1.0), ("jobs", 0), ("seed", -1),
     ],

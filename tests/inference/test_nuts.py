@@ -124,7 +124,7 @@ def test_every_mass_matrix_finds_the_conjugate_posterior(mass_matrix: Any) -> No
     case = CASES["linear"]()
     data = case.model.check_data(case.x, case.y)
     posterior = sample_nuts(
-        case.model, data, num_samples=500, warmup=120, chains=2, jobs=1, seed=2, progress=False,
+        case.model, data, draws=500, warmup=120, chains=2, jobs=1, seed=2, progress=False,
         mass_matrix=mass_matrix, init=fit(case.model, Delta, data, epochs=0, progress=False),
     )  # fmt: skip
     exact = fit(case.model, Exact, data).guide
@@ -139,9 +139,7 @@ def test_moments_are_those_of_pyros_kernel() -> None:
     """An independent implementation, on a posterior without closed form."""
     case = CASES["logistic"]()
     x, y = case.model.check_data(case.x, case.y)
-    ours = sample_nuts(
-        case.model, (x, y), num_samples=500, warmup=150, chains=2, jobs=1, progress=False
-    )
+    ours = sample_nuts(case.model, (x, y), draws=500, warmup=150, chains=2, jobs=1, progress=False)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         kernel = NUTS(potential_fn=lambda p: -case.model.log_joint_flat(p["u"], x, y))
@@ -380,13 +378,13 @@ def test_a_start_without_a_finite_density_is_refused() -> None:
     model = BayesianModel(Nowhere(), NormalPrior(1.0), Gaussian(1.0))
     data = (torch.ones(1, 1, dtype=F64), torch.zeros(1, dtype=F64))
     with pytest.raises(ValueError, match=r"must start where.*init"):
-        sample_nuts(model, data, chains=1, num_samples=2, warmup=2, jobs=1, progress=False)
+        sample_nuts(model, data, chains=1, draws=2, warmup=2, jobs=1, progress=False)
 
 
 def test_mass_matrices_and_inits_that_do_not_fit_are_refused() -> None:
     case, other = CASES["linear"](), CASES["mlp"]()
     data = (case.x, case.y)
-    options: dict[str, Any] = {"num_samples": 2, "warmup": 2, "jobs": 1, "progress": False}
+    options: dict[str, Any] = {"draws": 2, "warmup": 2, "jobs": 1, "progress": False}
     with pytest.raises(ValueError, match=r"mass_matrix must be one of.*'full'"):
         sample_nuts(case.model, data, mass_matrix="full", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"got none.*Pass init="):
@@ -399,7 +397,7 @@ def test_mass_matrices_and_inits_that_do_not_fit_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")  # ArviZ's own
 def test_energies_make_arvizs_diagnostics_work() -> None:
     case = CASES["linear"]()
-    posterior = sample_nuts(case.model, (case.x, case.y), num_samples=200, warmup=100, chains=2,
+    posterior = sample_nuts(case.model, (case.x, case.y), draws=200, warmup=100, chains=2,
                             jobs=1, progress=False)  # fmt: skip
     record = posterior.to_inference_data(case.x, case.y)
     assert np.all(az.bfmi(record) > 0.3)

@@ -112,7 +112,7 @@ def test_the_exact_guide_has_the_reference_moments() -> None:
 def test_nuts_reproduces_the_reference(name: str) -> None:
     classic = CLASSICS[name]()
     posterior = sample_nuts(
-        classic.model, classic.data, num_samples=150, warmup=150, chains=2, jobs=1, progress=False
+        classic.model, classic.data, draws=150, warmup=150, chains=2, jobs=1, progress=False
     )
     found = moment_errors(posterior, reference_posterior(name), quantities=classic.quantities)
     assert (found["mean_error"].abs() < 5 * found["mean_error_se"]).all()

@@ -90,7 +90,7 @@ class World:
     @cached_property
     def chains(self) -> tp.Posterior:
         return tp.sample_nuts(
-            self.linear, self.data, num_samples=50, warmup=50, chains=2, jobs=1, progress=False
+            self.linear, self.data, draws=50, warmup=50, chains=2, jobs=1, progress=False
         )
 
     @cached_property
@@ -339,7 +339,7 @@ SPECIAL: dict[str, dict[str, Callable[[World], Any]]] = {
     "SWAG": {"rank": lambda w: 2},
     "AutoGuideAdapter": {"guide": lambda w: AutoNormal},
     "EarlyStopping": {},
-    "sample_nuts": {"num_samples": lambda w: 2, "warmup": lambda w: 1, "chains": lambda w: 1},
+    "sample_nuts": {"draws": lambda w: 2, "warmup": lambda w: 1, "chains": lambda w: 1},
     "Categorical": {"num_classes": lambda w: 3},
     "Gaussian": {"scale": lambda w: 0.3},
     "Gaussian.from_precision": {"precision": lambda w: 2.0},

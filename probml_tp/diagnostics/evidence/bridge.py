@@ -81,7 +81,7 @@ def bridge_sampling(
         >>> from probml_tp import BayesianModel, Exact, Gaussian, NormalPrior, fit, sample_nuts
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
-        >>> chain = sample_nuts(model, (x, x), num_samples=200, warmup=100, chains=1)
+        >>> chain = sample_nuts(model, (x, x), draws=200, warmup=100, chains=1)
         >>> estimate = bridge_sampling(chain, x, x)
         >>> exact = fit(model, Exact, (x, x)).guide.log_evidence()
         >>> abs(estimate.value - exact) < 5 * estimate.standard_error

@@ -59,7 +59,7 @@ def sample_nuts(
     model: BayesianModel,
     data: tuple[object, object],
     *,
-    num_samples: int = 1000,
+    draws: int = 1000,
     warmup: int = 1000,
     chains: int = 4,
     target_accept: float = 0.8,
@@ -92,14 +92,14 @@ def sample_nuts(
     begins.
 
     With ``seconds`` chains run as long as that, or until they are ``enough``: the warm-up ends
-    after its steps or 40 % of the time, and ``num_samples`` is the most that is kept of a chain,
+    after its steps or 40 % of the time, and ``draws`` is the most that is kept of a chain,
     every second draw or fewer once there are more. How many draws the time allows depends on the
     machine; what chains that were enough return is a function of the seed.
 
     Args:
         model: the model.
         data: inputs and targets; every step uses all of them.
-        num_samples: draws kept from each chain.
+        draws: kept from each chain.
         warmup: steps that adapt the step size and the mass matrix, not kept.
         chains: the number of chains; R-hat needs at least 2.
         target_accept: the acceptance probability that the step size aims at.
@@ -138,14 +138,14 @@ def sample_nuts(
         >>> from probml_tp import BayesianModel, Gaussian, NormalPrior
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> x = torch.linspace(-1, 1, 20).unsqueeze(-1)
-        >>> posterior = sample_nuts(model, (x, x), num_samples=20, warmup=20, chains=1)
+        >>> posterior = sample_nuts(model, (x, x), draws=20, warmup=20, chains=1)
         >>> posterior.guide.chains["weight"].shape
         torch.Size([1, 20, 1, 1])
     """
     x, y = check_model(model).check_data(*data_pair("data", data))
-    counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
+    counts = {"draws": draws, "warmup": warmup, "chains": chains}
     counts |= {"max_tree_depth": max_tree_depth}
-    num_samples, warmup, chains, max_tree_depth = (
+    draws, warmup, chains, max_tree_depth = (
         positive_integer(name, value) for name, value in counts.items()
     )
     if chains_per_batch is None:
@@ -157,7 +157,7 @@ def sample_nuts(
     check_mass_matrix(mass_matrix, model, init)
     _check_ends(chains, starts, seconds, enough)
     start = time.perf_counter()
-    settings = ChainSettings(num_samples, warmup, target_accept, max_tree_depth)
+    settings = ChainSettings(draws, warmup, target_accept, max_tree_depth)
     if seconds is not None:
         chains_per_batch, jobs = chains, 1
     batches = [
@@ -173,7 +173,7 @@ def sample_nuts(
         )  # fmt: skip
         watch = _watch(model, seconds, enough, report, seed)
         batch = _Batch(model, x, y, chains_per_batch, begin, mass_matrix, settings, seed, watch)
-        total = 0 if seconds else chains * (warmup + num_samples)
+        total = 0 if seconds else chains * (warmup + draws)
         done = _run(batch, batches, jobs, _counter(report, total))
     info = FitInfo(
         options={
