@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from probml_tp.experiments.lines.kit import band_of
 from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.plots.regression import Band, mark_limit, mark_training_range
@@ -33,10 +35,6 @@ GP, LAW = "gp-rbf", "polynomial far out"
 GP_STYLE = GuideStyle("Gaussian process", "#7A6A00", "-", "s")
 
 
-def _band(results: Results[Any], row: str) -> Band:
-    return Band.from_arrays(results.arrays, row)
-
-
 def _hyperparameters(results: Results[Any]) -> tuple[float, float]:
     variance, lengthscale = results.arrays[f"{GP}.hyperparameters"]
     return float(variance), float(lengthscale)
@@ -51,7 +49,7 @@ def _slope(results: Results[Any]) -> float:
 
 def law_finding(results: Results[Any]) -> str:
     """How the two bases approach their limits."""
-    noise, band = results.config.noise, _band(results, "gaussian-exact")
+    noise, band = results.config.noise, band_of(results, "gaussian-exact")
     ends = band.epistemic_variance[[0, -1]].max() / noise**2
     x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
     reached = x[np.abs(variance / limit - 1) < 0.05]
@@ -62,34 +60,45 @@ def law_finding(results: Results[Any]) -> str:
         f"At the ends of the range, two widths of the data away, the Gaussian basis is off its "
         f"limit σ² = 1/β by a share of {order_of_magnitude(ends)}; the polynomial of degree "
         f"{results.config.degree} diverges with the slope {_slope(results):.2f} on logarithmic "
-        f"axes, its limit being 2d = {2 * results.config.degree}, and is {within}"
+        f"axes, its limit being 2d = {2 * results.config.degree}, and is {within}."
     )
+
+
+def net_finding(results: Results[Any]) -> str | None:
+    """How much less the guides of the net know far out than amid the data."""
+    grown = {
+        guide: results.main[f"mlp · {guide}", "epistemic_far"] / inside
+        for guide in results.config.guides
+        if (inside := results.main[f"mlp · {guide}", "epistemic_inside"])
+    }
+    if not grown:
+        return None
+    parts = _descending(grown, ".1f")
+    return f"Far from the data the net's epistemic SD is so many times that amid them: {parts}."
+
+
+def _descending(values: Mapping[str, float], spec: str) -> str:
+    order = sorted(values, key=values.__getitem__, reverse=True)
+    return "; ".join(f"{guide_style(guide).label} {values[guide]:{spec}}" for guide in order)
 
 
 def return_finding(results: Results[Any]) -> str:
     """What cures the overconfidence of the Gaussian basis far away."""
     variance, lengthscale = _hyperparameters(results)
-    band = _band(results, GP)
+    band = band_of(results, GP)
     x, off = results.arrays["x"], np.abs(band.epistemic_variance / variance - 1)
-    outside = (band.x < x.min()) | (band.x > x.max())
     distance = np.maximum(x.min() - band.x, band.x - x.max())
-    away = float(distance[outside & (off > 0.01)].max()) / lengthscale
-    far = results.metrics["gp · rbf"]["epistemic_far"]
-    shares = {
-        guide: results.metrics[f"mlp · {guide}"]["epistemic_far"] / far
-        for guide in results.config.guides
-    }
-    parts = "; ".join(
-        f"{guide_style(guide).label} {shares[guide]:.2f}"
-        for guide in sorted(shares, key=shares.__getitem__, reverse=True)
-    )
+    away = float(distance[(distance > 0) & (off > 0.01)].max()) / lengthscale
+    sd = results.main.column("epistemic_far")
+    far = sd["gp · rbf"]
+    shares = {guide: sd[f"mlp · {guide}"] / far for guide in results.config.guides}
     return (
         f"What cures the overconfidence of the Gaussian basis is a prior over functions that does "
         f"not die out: the Gaussian process, fitted by its evidence to a length scale of "
         f"{lengthscale:.2f} and a prior SD of {variance**0.5:.2f}, is back within "
         f"1 % of its prior variance {away:.1f} length scales beyond the data. Of its epistemic SD "
-        f"far out the net has, by guide: {parts}; the Gaussian basis has "
-        f"{number(results.metrics['gaussian · exact']['epistemic_far'] / far, '.0e')}"
+        f"far out the net has, by guide: {_descending(shares, '.2f')}; the Gaussian basis has "
+        f"{number(sd['gaussian · exact'] / far, '.0e')}."
     )
 
 
@@ -102,13 +111,13 @@ def far_figure(results: Results[Any], title: str) -> Figure:
     made, axes = figure(1, 2, height=3.9, sharey=True)
     left, right = axes[0]
     for name, style in BASES.items():
-        _plot_variance(_band(results, f"{name}-exact"), style, left)
+        _plot_variance(band_of(results, f"{name}-exact"), style, left)
     for guide in one_of_each_family(results.config.guides):
-        _plot_variance(_band(results, f"mlp-{guide}"), guide_style(guide), right)
+        _plot_variance(band_of(results, f"mlp-{guide}"), guide_style(guide), right)
     limit = results.config.noise**2
     prior = _hyperparameters(results)[0] + limit
     for ax in axes[0]:
-        _plot_variance(_band(results, GP), GP_STYLE, ax)
+        _plot_variance(band_of(results, GP), GP_STYLE, ax)
         mark_limit(limit, "limit σ²", ax=ax)
         look: dict[str, Any] = {"color": GP_STYLE.color, "linestyle": ":", "linewidth": 1.2}
         ax.axhline(prior, label="prior of the process + σ²", **look)
@@ -141,11 +150,11 @@ def law_figure(results: Results[Any]) -> Figure:
     made, ((left, right),) = figure(1, 2, height=3.6)
     noise, prior = results.config.noise, _hyperparameters(results)[0]
     distances = {
-        "gaussian": _band(results, "gaussian-exact").epistemic_variance / noise**2,
-        "gp": np.abs(_band(results, GP).epistemic_variance / prior - 1),
+        "gaussian": band_of(results, "gaussian-exact").epistemic_variance / noise**2,
+        "gp": np.abs(band_of(results, GP).epistemic_variance / prior - 1),
     }
     styles = {"gaussian": (BASES["gaussian"], "to σ²"), "gp": (GP_STYLE, "to its prior")}
-    grid = _band(results, GP).x
+    grid = band_of(results, GP).x
     for name, (style, to) in styles.items():
         look: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
         left.semilogy(grid, distances[name] + 1e-17, label=f"{style.label} {to}", **look)

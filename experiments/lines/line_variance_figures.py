@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probml_tp.experiments.lines.line_variance import DESIGNS, HOLE, LIMIT
+from probml_tp.experiments.lines.line_variance import DESIGNS, HOLE, LIMIT, variance_at
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array
 from probml_tp.plots.regression import mark_training_range
@@ -30,19 +30,17 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def line_findings(results: Results[Any]) -> list[str]:
-    """Say what decides the variance of the line."""
-    chosen = {f"{HOLE}.hole.x": (_hole, _labs), f"{LIMIT}.x": (_limit,)}
-    return [
-        f"{sentence(results.arrays)}."
-        for key, sentences in chosen.items()
-        if key in results.arrays
-        for sentence in sentences
-    ]
-
-
 def _design(arrays: dict[str, Array], name: str) -> tuple[Array, Array]:
     return arrays[f"{HOLE}.{name}.x"], arrays[f"{HOLE}.{name}.covariance"]
+
+
+def _flattened(arrays: dict[str, Array]) -> list[Array]:
+    return [arrays[f"{LIMIT}.{name}"] for name in ("x", "alpha", "covariance", "limit")]
+
+
+def _distance(found: Array, limit: Array) -> Array:
+    """Of covariances from their limit, relative, in the Frobenius norm."""
+    return np.asarray(np.linalg.norm(found - limit, axis=(1, 2)) / np.linalg.norm(limit))
 
 
 def _squares(x: Array) -> float:
@@ -53,7 +51,10 @@ def _more(ratio: float) -> str:
     return f"{abs(1 - ratio):.0%} {'less' if ratio < 1 else 'more'}".replace("%", " %")
 
 
-def _hole(arrays: dict[str, Array]) -> str:
+def _hole(results: Results[Any]) -> str | None:
+    arrays = results.arrays
+    if f"{HOLE}.hole.x" not in arrays:
+        return None
     (x, hole), (x_spread, spread) = _design(arrays, "hole"), _design(arrays, "spread")
     squares, volume = _squares(x) / _squares(x_spread), np.linalg.det(hole) / np.linalg.det(spread)
     random = [arrays[f"{HOLE}.random.{name}"] for name in ("hole", "spread")]
@@ -69,11 +70,14 @@ def _hole(arrays: dict[str, Array]) -> str:
         f"{_more(hole[1, 1] / spread[1, 1])}; over {len(random[0]):,} pairs of random inputs the "
         f"means have the ratio {ratio:.3f} ± {error:.3f} (standard error; in expectation "
         f"(13 n − 1)/(9 (n − 1)) = {expected:.3f}), and in {100 * wins:.1f} % it is larger with "
-        f"the hole"
+        f"the hole."
     )
 
 
-def _labs(arrays: dict[str, Array]) -> str:
+def _labs(results: Results[Any]) -> str | None:
+    arrays = results.arrays
+    if f"{HOLE}.hole.x" not in arrays:
+        return None
     (x, hole), (x_line, line) = _design(arrays, "hole"), _design(arrays, "line")
     x_filled, filled = _design(arrays, "filled")
     return (
@@ -83,13 +87,13 @@ def _labs(arrays: dict[str, Array]) -> str:
         f"the slope {line[1, 1]:.4f} against {hole[1, 1]:.4f}. Points added in the hole, "
         f"{len(x_filled) - len(x)} of them, can only help: variance of the intercept "
         f"{_more(filled[0, 0] / hole[0, 0])}, of the slope "
-        f"{_more(filled[1, 1] / hole[1, 1])}; it is moving points there from outside that costs"
+        f"{_more(filled[1, 1] / hole[1, 1])}; it is moving points there from outside that costs."
     )
 
 
-def _limit(arrays: dict[str, Array]) -> str:
-    x, alpha, found, limit = (arrays[f"{LIMIT}.{n}"] for n in ("x", "alpha", "covariance", "limit"))
-    distance = np.linalg.norm(found - limit, axis=(1, 2)) / np.linalg.norm(limit)
+def _limit(results: Results[Any]) -> str:
+    x, alpha, found, limit = _flattened(results.arrays)
+    distance = _distance(found, limit)
     n, mean, squares = len(x), float(x.mean()), _squares(x)
     edge = 10.0
     growth = 1 + n * (edge - mean) ** 2 / squares
@@ -100,8 +104,12 @@ def _limit(arrays: dict[str, Array]) -> str:
         f"{order_of_magnitude(distance[-1])} with a flat prior. There the variance of the function "
         f"is 1/n + (x − mean)²/Σ(x − mean)²: least at the mean of x, {number(mean, '.3f')}, where "
         f"it is 1/{n} = {1 / n:.3f}, and from there it grows by {1 / squares:.4f} for each squared "
-        f"unit of x, to {growth:,.0f} times that at x = {edge:g}"
+        f"unit of x, to {growth:,.0f} times that at x = {edge:g}."
     )
+
+
+LINE_FINDINGS = (_hole, _labs, _limit)
+"""What decides the variance of the line."""
 
 
 # ------------------------------------------------------------------------------------- figures
@@ -114,11 +122,6 @@ def line_figures(results: Results[Any]) -> Iterator[Figure]:
     yield _limit_figure(results.arrays)
 
 
-def _variance(covariance: Array, x: Array) -> Array:
-    phi = np.stack([np.ones_like(x), x], axis=1)
-    return np.asarray(np.einsum("np,pq,nq->n", phi, covariance, phi))
-
-
 @house_style()
 def _hole_figure(arrays: dict[str, Array]) -> Figure:
     made, ((left, right),) = figure(1, 2, height=3.5)
@@ -127,9 +130,9 @@ def _hole_figure(arrays: dict[str, Array]) -> Figure:
         inputs, covariance = _design(arrays, name)
         look = LOOKS[name]
         shown = f"{label} (n = {len(inputs)})"
-        left.plot(x, _variance(covariance, x), label=shown, **look)
+        left.plot(x, variance_at(x, covariance), label=shown, **look)
     mark_training_range(_design(arrays, "hole")[0], ax=left)
-    top = float(_variance(_design(arrays, "spread")[1], x).max())
+    top = float(variance_at(x, _design(arrays, "spread")[1]).max())
     left.set(xlabel="x", ylabel="Var f (units of y²)", ylim=(0, 1.3 * top), xlim=(-6, 6))
     left.set_title("Epistemic variance along x")
     n = len(_design(arrays, "hole")[0])
@@ -157,10 +160,10 @@ def _hole_figure(arrays: dict[str, Array]) -> Figure:
 
 @house_style()
 def _limit_figure(arrays: dict[str, Array]) -> Figure:
-    x, alpha, found, limit = (arrays[f"{LIMIT}.{n}"] for n in ("x", "alpha", "covariance", "limit"))
+    x, alpha, found, limit = _flattened(arrays)
     made, ((left, right),) = figure(1, 2, height=3.6)
     _draw_limit(x, alpha, found, limit, left)
-    distance = np.linalg.norm(found - limit, axis=(1, 2)) / np.linalg.norm(limit)
+    distance = _distance(found, limit)
     right.loglog(alpha[:-1], distance[:-1], "o", color="#0072B2", label="exact posterior")
     first = alpha[:-1] * np.linalg.norm(limit @ limit) / np.linalg.norm(limit)
     right.loglog(alpha[:-1], first, ":", color=DATA_COLOR, label="first order: α‖Σ²‖/‖Σ‖")
@@ -186,10 +189,10 @@ def _draw_limit(x: Array, alpha: Array, found: Array, limit: Array, ax: Axes) ->
     shades = ("#9ecae1", "#6baed6", "#3182bd")
     for place, shade in zip((0, 1, 2), shades, strict=True):
         look: dict[str, Any] = {"color": shade, "label": f"α = {alpha[place]:g}"}
-        ax.plot(grid, _variance(found[place], grid), **look)
-    ax.plot(grid, _variance(found[-1], grid), color="#000000", label="flat prior")
+        ax.plot(grid, variance_at(grid, found[place]), **look)
+    ax.plot(grid, variance_at(grid, found[-1]), color="#000000", label="flat prior")
     ax.plot(
-        grid, _variance(limit, grid), ":", color="#E69F00", linewidth=2.6,
+        grid, variance_at(grid, limit), ":", color="#E69F00", linewidth=2.6,
         label="closed form of the limit",
     )  # fmt: skip
     ax.plot(mean, 1 / len(x), "^", color=DATA_COLOR, zorder=5, label="mean of x, 1/n")

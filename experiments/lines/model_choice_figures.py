@@ -9,10 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 
 from probml_tp.experiments.lines.evidence_curves import CRITERIA
-from probml_tp.experiments.lines.model_choice import CHOICE, CRITERION_LABELS, FAMILIES, choices
+from probml_tp.experiments.lines.model_choice import (
+    CHOICE,
+    CHOOSES,
+    CRITERION_LABELS,
+    FAMILIES,
+    choices,
+)
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array
-from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
+from probml_tp.kit.sentences import Gap
+from probml_tp.metrics.over_runs import paired_seeds
 from probml_tp.plots.style import figure, house_style, number, shared_legend
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -27,27 +34,9 @@ def _array(results: Results[Any], name: str) -> Array:
     return results.arrays[f"{CHOICE}.{name}"]
 
 
-def choice_findings(results: Results[Any]) -> list[str]:
-    """Say whether the criteria agree, and what their choices cost."""
-    return [f"{say(results)}." for say in (_agreement, _ranks, _order, _cost, _psis, _type_two)]
-
-
 def _chosen(results: Results[Any], family: str) -> list[float]:
     values, criteria = _array(results, f"{family}.values"), _array(results, f"{family}.criteria")
     return [float(values[one.argmin()]) for one in criteria[0]]
-
-
-def _with_interval(found: Array, spec: str, *, most: float = np.inf) -> str:
-    return _interval_text(mean_interval(found), spec, most=most)
-
-
-def _interval_text(found: MeanInterval, spec: str, *, most: float = np.inf) -> str:
-    """A mean and its interval, cut off where the quantity ends."""
-    text = number(found.mean, spec)
-    if found.interval is None:
-        return text
-    low, high = (number(min(max(end, -most), most), spec) for end in found.interval)
-    return f"{text} [{low}, {high}]"
 
 
 def _agreement(results: Results[Any]) -> str:
@@ -61,7 +50,7 @@ def _agreement(results: Results[Any]) -> str:
     return (
         f"Evidence and PSIS-LOO choose the same candidate in {same[0]} of {cases} cases; the one "
         f"that is best for fresh data the evidence chooses in {same[1]} and PSIS-LOO in "
-        f"{same[2]} (in this order, of {len(evidence)} training sets: {'; '.join(parts)})"
+        f"{same[2]} (in this order, of {len(evidence)} training sets: {'; '.join(parts)})."
     )
 
 
@@ -69,40 +58,14 @@ def _order(results: Results[Any]) -> str:
     better = []
     for family, label in FAMILIES.items():
         rank = choices(_array(results, f"{family}.criteria"))[1]
-        text = _interval_text(paired_seeds(rank[:, 1], rank[:, 0]), "+.2f")
-        better.append(f"{label} {text}")
+        found = paired_seeds(rank[:, 1], rank[:, 0])
+        ends = [number(end, "+.2f") for end in found.interval or ()]
+        interval = f" [{', '.join(ends)}]" if ends else ""
+        better.append(f"{label} {number(found.mean, '+.2f')}{interval}")
     return (
         "The rank correlation of PSIS-LOO with the held-out NLL, less that of the evidence on the "
-        f"same training sets: {'; '.join(better)}"
+        f"same training sets: {'; '.join(better)}."
     )
-
-
-def _ranks(results: Results[Any]) -> str:
-    sets = len(_array(results, "degree.criteria"))
-    return (
-        f"Rank correlations with the held-out NLL over the candidates, means over {sets} training "
-        f"sets with 95 % intervals: {_by_criterion(results, 1, '.2f', most=1.0)}"
-    )
-
-
-def _cost(results: Results[Any]) -> str:
-    return (
-        "What a choice costs against the best candidate in held-out NLL, in nats a point: "
-        + _by_criterion(results, 0, ".3f")
-    )
-
-
-def _by_criterion(results: Results[Any], which: int, spec: str, *, most: float = np.inf) -> str:
-    """One of the two results of :func:`choices`, family by family and criterion by criterion."""
-    parts = []
-    for family, label in FAMILIES.items():
-        found = choices(_array(results, f"{family}.criteria"))[which]
-        texts = ", ".join(
-            f"{CRITERION_LABELS[name]} {_with_interval(found[:, place], spec, most=most)}"
-            for place, name in enumerate(CRITERIA[:-1])
-        )
-        parts.append(f"{label}: {texts}")
-    return "; ".join(parts)
 
 
 def _psis(results: Results[Any]) -> str:
@@ -116,9 +79,9 @@ def _psis(results: Results[Any]) -> str:
         for what, which in (("good", ~bad), ("bad", bad))
     }
     return (
-        f"PSIS-LOO from {results.config.draws} draws is off the exact LOO by at most "
+        f"PSIS-LOO from {results.config.num_samples} draws is off the exact LOO by at most "
         f"{worst['good']} nats a point where no Pareto k-hat is above 0.7, and {worst['bad']} "
-        f"where one is: {int(bad.sum())} of {bad.size} fits"
+        f"where one is: {int(bad.sum())} of {bad.size} fits."
     )
 
 
@@ -132,8 +95,34 @@ def _type_two(results: Results[Any]) -> str:
         f"Type-II maximum likelihood for {results.config.bumps} bumps finds α = {alpha:.2f} and a "
         f"noise SD of {beta**-0.5:.3f} ({results.config.noise:g} in truth); on the grid of α and "
         f"β the choice by evidence costs {cost['evidence']:.3f} nats a point of held-out NLL, by "
-        f"exact LOO {cost['loo']:.3f}"
+        f"exact LOO {cost['loo']:.3f}."
     )
+
+
+CHOICE_FINDINGS = (
+    _agreement,
+    Gap(
+        "rank",
+        "Rank correlations with the held-out NLL over the candidates, means over "
+        "{config.training_sets} training sets with 95 % intervals: {gaps}.",
+        table=CHOOSES,
+        write=lambda value: number(min(max(value, -1.0), 1.0), ".2f"),
+        name=str,
+        grouped=True,
+    ),
+    _order,
+    Gap(
+        "cost",
+        "What a choice costs against the best candidate in held-out NLL, in nats a point: {gaps}.",
+        table=CHOOSES,
+        write=lambda value: number(value, ".3f"),
+        name=str,
+        grouped=True,
+    ),
+    _psis,
+    _type_two,
+)
+"""Whether the criteria agree, and what their choices cost."""
 
 
 # ------------------------------------------------------------------------------------- figures
@@ -147,12 +136,12 @@ def choice_figure(results: Results[Any]) -> Figure:
         _family_panel(results, family, ax)
     shared_legend(made, [axes[0, 0]], columns=4)
     cost = choices(_array(results, "degree.criteria"))[0].mean(0)
+    evidence, psis, _, held_out = _chosen(results, "degree")
     return Figure(
         "model-choice",
-        f"Among polynomials the evidence chooses degree {_chosen(results, 'degree')[0]:g}, "
-        f"PSIS-LOO {_chosen(results, 'degree')[1]:g}, held-out data "
-        f"{_chosen(results, 'degree')[3]:g}; their choices cost {cost[0]:.3f} and {cost[1]:.3f} "
-        f"nats a point over training sets",
+        f"Among polynomials the evidence chooses degree {evidence:g}, PSIS-LOO {psis:g}, held-out "
+        f"data {held_out:g}; their choices cost {cost[0]:.3f} and {cost[1]:.3f} nats a point over "
+        f"training sets",
         "Each criterion as nats a point above its own least value, which is marked by a large "
         "symbol: lower is better. The evidence is −log p(y)/n, PSIS-LOO and exact LOO are means of "
         "negative log densities of points left out, and the NLL is that of fresh points. α and β "
