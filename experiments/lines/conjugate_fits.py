@@ -30,7 +30,8 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 from probml_tp.priors import NormalPrior
 
-GUIDES = (*guides_for("conjugate", without=("ensemble", "laplace-diagonal")), "mc-dropout")
+PLAIN = guides_for("conjugate", without=("ensemble", "laplace-diagonal"))
+GUIDES = tuple(guide for guide in RECIPES if guide in {*PLAIN, "mc-dropout"})
 FEW = {"nuts", "correlated", "dropout"}
 """What takes long: fitted to the first few data sets only."""
 
