@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 from scipy import stats
 
+from probml_tp.experiments.lines.kit import plot_line
 from probml_tp.harness.experiment import Figure, Results, Table
 from probml_tp.kit.common import labels_of, span
 from probml_tp.kit.sentences import Finding
@@ -53,16 +54,12 @@ def _held(results: Results[Any], guide: str, pattern: str) -> str:
 def _of_exact(results: Results[Any]) -> str:
     count = results.main["exact", "datasets"]
     off = [level for p in (FUNCTION, PREDICTIVE) for level in _off(results, p).get("exact", [])]
-    verdict = (
-        "no promise is broken beyond chance"
-        if not off
-        else f"{len(off)} of {2 * len(LEVELS)} promises are broken beyond chance"
-    )
+    broken = f"{len(off)} of {2 * len(LEVELS)} promises are" if off else "no promise is"
     return (
         f"Over {count:,.0f} data sets with weights from the prior the exact posterior's "
         f"{LEVEL_WORDS} % intervals hold the function in {_held(results, 'exact', FUNCTION)} % of "
-        f"the data sets, and a fresh target in {_held(results, 'exact', PREDICTIVE)} %: {verdict} "
-        f"(binomial tests at 5 % for all {2 * len(LEVELS)} together)."
+        f"the data sets, and a fresh target in {_held(results, 'exact', PREDICTIVE)} %: {broken} "
+        f"broken beyond chance (binomial tests at 5 % for all {2 * len(LEVELS)} together)."
     )
 
 
@@ -149,13 +146,13 @@ def _of_the_sizes(results: Results[Any]) -> str:
         "Intervals of coverages are binomial (Clopper-Pearson, one fresh input a data set), those "
         "of scores Student's t over data sets."
     )
-    if few:
-        text += f" {labels_of(few)} were fitted to the first {results.config.fits} data sets only"
-        text += ", so that their intervals are wide"
-        if "nuts" in few:
-            text += f"; the quantiles of NUTS come from {results.config.draws} draws a data set"
-        text += "."
-    return text
+    if not few:
+        return text
+    chains = f"; the quantiles of NUTS come from {results.config.draws} draws a data set"
+    return (
+        f"{text} {labels_of(few)} were fitted to the first {results.config.fits} data sets only, "
+        f"so that their intervals are wide{chains if 'nuts' in few else ''}."
+    )
 
 
 FINDINGS = (
@@ -235,13 +232,12 @@ def _along(results: Results[Any]) -> Figure:
     for guide in results.main.rows:
         style, count = guide_style(guide), int(arrays[f"{guide}.count"])
         share = arrays[f"{guide}.along"]
-        line = {"color": style.color, "ls": style.linestyle, "label": style.label}
-        axes[0, 0].plot(grid, 100 * share / count, **line)
+        plot_line(grid, 100 * share / count, style, ax=axes[0, 0])
         if count == results.config.datasets:
             ends = [stats.binomtest(int(k), count).proportion_ci() for k in share]
             low, high = (100 * np.array([getattr(end, e) for end in ends]) for e in ("low", "high"))
             axes[0, 0].fill_between(grid, low, high, color=style.color, alpha=0.12, lw=0)
-        axes[0, 1].plot(grid, arrays[f"{guide}.width"], **line)
+        plot_line(grid, arrays[f"{guide}.width"], style, ax=axes[0, 1])
     axes[0, 0].axhline(95, color=TRAINING_RANGE_COLOR, lw=1.0)
     axes[0, 1].axhline(1, color=TRAINING_RANGE_COLOR, lw=1.0)
     axes[0, 0].set_ylabel("95 % interval holds the function\n(% of data sets)")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from probml_tp.datasets import linear_data
 from probml_tp.empirical import Empirical
-from probml_tp.experiments.lines.kit import stored_draws, to_numpy, weight_moments
+from probml_tp.experiments.lines.kit import require_exact, stored_draws, to_numpy, weight_moments
 from probml_tp.guides import MCDropout
 from probml_tp.guides.recipes import RECIPES, Chains, FitSettings, fit_all, guides_for
 from probml_tp.harness.config import ExperimentConfig, option
@@ -71,11 +71,7 @@ class Config(ExperimentConfig):
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
         super().__post_init__()
-        if "exact" not in self.guides:
-            raise ValueError(
-                f"Option guides must include exact, which the others are compared with; "
-                f"got {', '.join(self.guides)}. Add exact."
-            )
+        require_exact(self.guides)
         if self.fits > self.datasets:
             raise ValueError(
                 f"Option fits must be at most datasets, of which it takes the first; got "
@@ -132,26 +128,22 @@ class Simulated:
 def simulate(config: Config) -> Simulated:
     """Draw weights from the prior, and training and fresh data given them."""
     rng = np.random.default_rng(derived_seed(config.seed, "data sets"))
-    count, size = config.datasets, config.n + config.test_size
+    count, size, n = config.datasets, config.n + config.test_size, config.n
     weights = rng.normal(0, config.prior_precision**-0.5, (count, 2))
     x = rng.uniform(0, 2, (count, size))
     y = weights[:, :1] * x + weights[:, 1:] + rng.normal(0, config.noise, (count, size))
-    n = config.n
     return Simulated(weights, x[:, :n], y[:, :n], x[:, n:], y[:, n:])
 
 
 def simulate_line(config: Config) -> Simulated:
     """Draw data sets from the labs' line, which stays the same."""
     seeds = np.random.SeedSequence([config.seed, 2]).generate_state(config.datasets)
-    size = config.n + config.test_size
-    made = [
-        linear_data(n=size, seed=int(seed), noise=config.noise, dtype=torch.float64)
-        for seed in seeds
-    ]
+    count, size, n = config.datasets, config.n + config.test_size, config.n
+    kind: dict[str, Any] = {"n": size, "noise": config.noise, "dtype": torch.float64}
+    made = [linear_data(seed=int(seed), **kind) for seed in seeds]
     x = np.stack([to_numpy(inputs[:, 0]) for inputs, _ in made])
     y = np.stack([to_numpy(targets) for _, targets in made])
-    n, weights = config.n, np.tile([0.5, -0.3], (config.datasets, 1))
-    return Simulated(weights, x[:, :n], y[:, :n], x[:, n:], y[:, n:])
+    return Simulated(np.tile([0.5, -0.3], (count, 1)), x[:, :n], y[:, :n], x[:, n:], y[:, n:])
 
 
 # -------------------------------------------------------------------------------------- fitting
@@ -165,11 +157,6 @@ class Weights:
     covariance: Array
     draws: Array | None = None
 
-    def first(self, count: int) -> Weights:
-        """Those of the first data sets."""
-        draws = None if self.draws is None else self.draws[:, :count]
-        return Weights(self.mean[:count], self.covariance[:count], draws)
-
     def moments(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the function at inputs ``(D, M)``."""
         phi = np.stack([x, np.ones_like(x)], -1)
@@ -178,14 +165,13 @@ class Weights:
 
     def interval(self, x: Array, level: float) -> tuple[Array, Array]:
         """The central interval of the function at inputs ``(D, M)``."""
+        tails = (1 - level) / 2, (1 + level) / 2
         if self.draws is not None:
-            low, high = np.quantile(
-                _lines(self.draws, x), [(1 - level) / 2, (1 + level) / 2], axis=0
-            )
-            return low, high
-        mean, sd = self.moments(x)
-        half = stats.norm.ppf((1 + level) / 2) * sd
-        return mean - half, mean + half
+            low, high = np.quantile(_lines(self.draws, x), tails, axis=0)
+        else:
+            mean, sd = self.moments(x)
+            low, high = (mean + stats.norm.ppf(tail) * sd for tail in tails)
+        return low, high
 
     def predictive(self, x: Array, noise: float) -> RegressionPredictive:
         """The predictive distribution at inputs ``(D, M)``, flattened to ``(D M,)``."""
@@ -194,15 +180,11 @@ class Weights:
         if self.draws is None:
             return RegressionPredictive(0, None, mean, sd.square(), variance)
         means = torch.from_numpy(_lines(self.draws, x)).flatten(1)
+        scales, outputs = torch.full_like(means, noise), means.unsqueeze(-1)
         return RegressionPredictive(
-            num_samples=len(means),
-            outputs=means.unsqueeze(-1),
-            mean=mean,
-            epistemic_variance=sd.square(),
-            aleatoric_variance=variance,
-            component_means=means,
-            component_scales=torch.full_like(means, noise),
-        )
+            len(means), outputs, mean, sd.square(), variance,
+            component_means=means, component_scales=scales,
+        )  # fmt: skip
 
 
 def _lines(draws: Array, x: Array) -> Array:
@@ -248,20 +230,18 @@ def fit_each(
     guide: str, config: Config, simulated: Simulated, update: Update
 ) -> tuple[Weights, float]:
     """Fit a guide to each data set apart, over processes."""
-    count = len(simulated.x)
-    tasks = (partial(_fit_and_read, guide, config, simulated.data(i), i) for i in range(count))
-    found: list[Any] = []
+    count, found = len(simulated.x), list[Any]()
 
     def done(one: Any) -> None:
         found.append(one)
         update(len(found), count, f"data set {len(found)}")
 
+    tasks = (partial(_fit_and_read, guide, config, simulated.data(i), i) for i in range(count))
     run_tasks(tasks, jobs=number_of_jobs(config.jobs, count), done=done)
-    found.sort(key=lambda one: one[0])
-    means, covariances, draws = zip(*(parts for _, _, parts in found), strict=True)
+    _, seconds, parts = zip(*sorted(found, key=lambda one: one[0]), strict=True)
+    means, covariances, draws = zip(*parts, strict=True)
     stacked = None if draws[0] is None else np.stack(draws, axis=1)
-    seconds = float(np.mean([one[1] for one in found]))
-    return Weights(np.stack(means), np.stack(covariances), stacked), seconds
+    return Weights(np.stack(means), np.stack(covariances), stacked), float(np.mean(seconds))
 
 
 class _Lines(nn.Module):
@@ -269,8 +249,9 @@ class _Lines(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.slope = nn.Parameter(torch.zeros(count, dtype=torch.float64))
-        self.intercept = nn.Parameter(torch.zeros(count, dtype=torch.float64))
+        self.slope, self.intercept = (
+            nn.Parameter(torch.zeros(count, dtype=torch.float64)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """From inputs ``(n, D)`` to outputs ``(n, D)``."""

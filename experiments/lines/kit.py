@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,18 +18,18 @@ from probml_tp.empirical import Empirical
 from probml_tp.guides import Delta, MeanFieldNormal
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.guides.low_rank import LowRankPlusDiagonal
-from probml_tp.guides.recipes import Stage, SwagPath
+from probml_tp.guides.recipes import Chains, SwagPath
 from probml_tp.harness.config import ExperimentConfig
-from probml_tp.harness.experiment import Progress, Results, Table
+from probml_tp.harness.experiment import Results, Table
+from probml_tp.kit.common import Array
 from probml_tp.kit.knobs import knob
 from probml_tp.metrics.accuracy import regression_scores
 from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.plots.regression import Band, mark_training_range, plot_band, plot_data
+from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
-from probml_tp.quiet_arviz import az
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = tuple[Tensor, Tensor]
 
 COLUMNS = {
@@ -63,6 +63,8 @@ class RegressionConfig(ExperimentConfig):
         "num_samples", 500, quick=200, minimum=50, remark="Each ArviZ record has as many."
     )
     chains: int = knob("chains", 2, full=4)
+    warmup: int = knob("warmup", 200, quick=50, full=1000)
+    draws: int = knob("draws", 400, quick=100, full=1000)
     jobs: int | None = knob("jobs", None, quick=1)
     swag_lr: float = knob("swag_lr", 0.004)
     swag_batch_size: int = knob("swag_batch_size", 2)
@@ -83,23 +85,35 @@ class RegressionConfig(ExperimentConfig):
         """The path of SWAG."""
         return SwagPath(lr=self.swag_lr, epochs=self.swag_epochs, batch_size=self.swag_batch_size)
 
+    def nuts(self, **options: Any) -> Chains:
+        """How NUTS is run, with further options of :class:`~probml_tp.guides.recipes.Chains`."""
+        own: Any = {name: getattr(self, name) for name in ("chains", "draws", "warmup", "jobs")}
+        return Chains(**own, **options)
+
+
+def require_exact(guides: Sequence[str]) -> None:
+    """Check that the exact posterior is there to compare with.
+
+    Args:
+        guides: those asked for.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if "exact" not in guides:
+        raise ValueError(
+            f"Option guides must include exact, which the others are compared with; "
+            f"got {', '.join(guides)}. Add exact."
+        )
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One data set and where predictions are looked at.
-
-    Args:
-        train: the training data.
-        test: fresh data.
-        grid: inputs ``(G, 1)`` that reach far beyond the training range.
-    """
+    """Training data, fresh data, and inputs ``(G, 1)`` that reach far beyond the former."""
 
     train: Data
     test: Data
     grid: Tensor
-
-
-Predict = Callable[[Tensor], RegressionPredictive]
 
 
 def predict(posterior: Posterior, x: Tensor, *, num_samples: int) -> RegressionPredictive:
@@ -119,96 +133,56 @@ def predict(posterior: Posterior, x: Tensor, *, num_samples: int) -> RegressionP
     return predictive
 
 
-def stages_of(progress: Progress, group: str) -> Stage:
-    """The stages of fits, as :func:`~probml_tp.guides.recipes.fit_all` enters them.
-
-    Args:
-        progress: who watches.
-        group: what is fitted.
-
-    Returns:
-        From a guide's name to its stage.
-    """
-    return lambda guide: progress.stage(f"{group}: {guide}")
-
-
-def enter_predictions(
+def enter(
     results: Results[Any],
     group: str,
     name: str,
     problem: Problem,
-    predictor: Predict,
-    own: Mapping[str, float],
+    posterior: Posterior | None = None,
     *,
+    predictor: Callable[[Tensor], RegressionPredictive] | None = None,
+    own: Mapping[str, float] | None = None,
     diverges: bool = False,
 ) -> None:
-    """Enter predictions into the results: metrics as ``"<group> · <name>"``, and their band.
+    """Enter a posterior, or what predicts, into the results.
+
+    Its metrics are those of the row ``"<group> · <name>"``; itself, its record and the arrays of
+    its band go by ``"<group>-<name>"``.
 
     Args:
-        results: where to.
+        results: where to; their config says how many draws to take.
         group: the data or the model.
         name: the guide.
         problem: the data and the grid; the range of the training data tells inside from far out.
-        predictor: from inputs to predictions.
+        posterior: of the guide, if it is one.
+        predictor: from inputs to predictions; :func:`predict` of the posterior by default.
         own: further metrics.
         diverges: whether nothing is to be said of predictions far out, where the number would be
             that of the grid's end.
     """
-    x, inputs = problem.grid[:, 0].numpy(), problem.train[0]
-    low, high = float(inputs.min()), float(inputs.max())
-    regions = {
-        "epistemic_inside": (x >= low) & (x <= high),
-        "epistemic_far": (x <= 2 * low - high) | (x >= 2 * high - low),
-    }
-    if diverges:
-        del regions["epistemic_far"]
+    key, train, num_samples = f"{group}-{name}", problem.train, results.config.num_samples
+    values = dict(own or {})
+    if posterior is not None:
+        predictor = predictor or partial(predict, posterior, num_samples=num_samples)
+        values["seconds"] = posterior.info.total_seconds
+        if not posterior.guide.no_density:
+            values["elbo"] = elbo(posterior, *train, num_samples=num_samples).value
+        if isinstance(posterior.guide, StructuredNormal):
+            values["log_evidence"] = posterior.guide.log_evidence()
+        record = posterior.to_inference_data(*train, num_samples=num_samples)
+        results.posteriors[key], results.inference_data[key] = posterior, record
+    if predictor is None:
+        raise ValueError("what is entered must predict; got neither a posterior nor a predictor.")
     band = Band.from_predictive(problem.grid, predictor(problem.grid))
     scores = regression_scores(predictor(problem.test[0]), problem.test[1])
-    sd = np.sqrt(band.epistemic_variance)
-    values = {"rmse": scores["rmse"], "nll": scores["nll"], "coverage": 100 * scores["coverage"]}
-    values |= {region: float(sd[where].mean()) for region, where in regions.items()}
-    results.main.put(f"{group} · {name}", values | dict(own))
-    results.arrays |= band.to_arrays(f"{group}-{name}")
-
-
-def enter(
-    results: Results[Any],
-    group: str,
-    guide: str,
-    posterior: Posterior,
-    problem: Problem,
-    *,
-    predictor: Predict | None = None,
-    own: Mapping[str, float] | None = None,
-    diverges: bool = False,
-) -> az.InferenceData:
-    """Enter a posterior into the results: what it predicts, its evidence, itself and its record.
-
-    Args:
-        results: where to; its config says how many draws to take.
-        group: the data or the model.
-        guide: its name.
-        posterior: of the guide.
-        problem: the data and the grid.
-        predictor: from inputs to predictions; :func:`predict` by default.
-        own: further metrics.
-        diverges: see :func:`enter_predictions`.
-
-    Returns:
-        The record.
-    """
-    num_samples, train = results.config.num_samples, problem.train
-    predictor = predictor or partial(predict, posterior, num_samples=num_samples)
-    key = f"{group}-{guide}"
-    values = {"seconds": posterior.info.total_seconds, **(own or {})}
-    if not posterior.guide.no_density:
-        values["elbo"] = elbo(posterior, *train, num_samples=num_samples).value
-    if isinstance(posterior.guide, StructuredNormal):
-        values["log_evidence"] = posterior.guide.log_evidence()
-    enter_predictions(results, group, guide, problem, predictor, values, diverges=diverges)
-    record = posterior.to_inference_data(*train, num_samples=num_samples)
-    results.posteriors[key], results.inference_data[key] = posterior, record
-    return record
+    low, high, sd = float(train[0].min()), float(train[0].max()), np.sqrt(band.epistemic_variance)
+    values |= {"rmse": scores["rmse"], "nll": scores["nll"], "coverage": 100 * scores["coverage"]}
+    values["epistemic_inside"] = float(sd[(band.x >= low) & (band.x <= high)].mean())
+    if not diverges:
+        far = (band.x <= 2 * low - high) | (band.x >= 2 * high - low)
+        values["epistemic_far"] = float(sd[far].mean())
+    results.main.put(f"{group} · {name}", values)
+    results.arrays |= band.to_arrays(key)
 
 
 def put_mean(table: Table, row: str, metric: str, values: Array) -> None:
@@ -230,19 +204,17 @@ def band_of(results: Results[Any], row: str) -> Band:
     return Band.from_arrays(results.arrays, row)
 
 
-def plot_fit(band: Band, x: Array, y: Array, *, ax: Axes, color: str) -> None:
-    """Draw a band with the training data and their range.
-
-    Args:
-        band: the predictive distribution.
-        x: training inputs ``(n,)``.
-        y: their targets ``(n,)``.
-        ax: where to draw.
-        color: of the band.
-    """
-    plot_band(band, ax=ax, color=color)
+def plot_fit(band: Band, x: Array, y: Array, *, ax: Axes, guide: str) -> None:
+    """Draw a band in a guide's colour, with the training data ``(n,)`` and their range."""
+    plot_band(band, ax=ax, color=guide_style(guide).color)
     plot_data(x, y, ax=ax)
     mark_training_range(x, ax=ax)
+
+
+def plot_line(x: Array, y: Array, style: GuideStyle, *, ax: Axes, label: str | None = None) -> None:
+    """Draw a line ``(G,)`` in a guide's style, with another label if one is given."""
+    look: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
+    ax.plot(x, y, label=style.label if label is None else label, **look)
 
 
 def as_title(sentence: str | None) -> str:

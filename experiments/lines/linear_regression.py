@@ -37,9 +37,10 @@ from probml_tp.experiments.lines.line_variance import (
     line_moments,
 )
 from probml_tp.experiments.lines.linear_regression_figures import FINDINGS, SEQUENCE, figures
-from probml_tp.guides.recipes import Chains, FitSettings, fit_all, guides_for
+from probml_tp.guides.recipes import FitSettings, fit_all, guides_for
 from probml_tp.harness.config import option
-from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, Update
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table
+from probml_tp.kit.common import Array
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.kit.sentences import tell
@@ -52,7 +53,7 @@ from probml_tp.quiet_arviz import az
 
 NAME = "linear-regression"
 GUIDES = guides_for("conjugate")
-Moments = tuple[kit.Array, kit.Array]
+Moments = tuple[Array, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +75,11 @@ class Config(kit.RegressionConfig):
         choices=("standard", "labs"),
     )
     epochs: int = knob("epochs", 2000, quick=500, full=10_000)
-    warmup: int = knob("warmup", 200, quick=50, full=1000)
-    draws: int = knob("draws", 400, quick=100, full=1000)
 
     def __post_init__(self) -> None:
         """Check the values, and that the exact posterior is there to compare with."""
         super().__post_init__()
-        if "exact" not in self.guides:
-            raise ValueError(
-                f"Option guides must include exact, which the others are measured by; "
-                f"got {', '.join(self.guides)}. Add exact."
-            )
+        kit.require_exact(self.guides)
 
     @property
     def noise_scale(self) -> float:
@@ -108,13 +103,7 @@ class Config(kit.RegressionConfig):
             lrs={"correlated": 0.1},
             rank=1,
             swag=self.swag,
-            chains=Chains(
-                chains=self.chains,
-                draws=self.draws,
-                warmup=self.warmup,
-                mass_matrix="dense",
-                jobs=self.jobs,
-            ),
+            chains=self.nuts(mass_matrix="dense"),
             seed=self.seed,
         )
 
@@ -165,30 +154,37 @@ def _distances(moments: Moments, exact: Moments) -> dict[str, float]:
     }
 
 
-def _judge(
-    name: str,
-    problem: kit.Problem,
-    posteriors: dict[str, Posterior],
-    results: Results[Config],
-    update: Update,
+def _fit_and_judge(
+    name: str, problem: kit.Problem, results: Results[Config], progress: Progress
 ) -> None:
-    """Enter the posteriors of one data set into the results."""
-    guides = results.config.guides
-    x, y = problem.train
+    """Fit every guide to one data set, and enter them into the results."""
+    config, (x, y) = results.config, problem.train
+    model = linear_regression(LinearBasis(), prior=config.prior, likelihood=config.noise_scale)
+    posteriors = fit_all(
+        config.guides,
+        model,
+        problem.train,
+        config.settings,
+        stage=lambda guide: progress.stage(f"{name}: {guide}"),
+    )
     results.arrays |= {f"{name}.x": kit.to_numpy(x[:, 0]), f"{name}.y": kit.to_numpy(y)}
     exact = kit.weight_moments(posteriors["exact"])
-    for done, guide in enumerate(guides):
-        update(done, len(guides), guide)
-        posterior, key = posteriors[guide], f"{name}-{guide}"
-        moments = kit.weight_moments(posterior)
-        own = {} if guide == "exact" else _distances(moments, exact)
-        predictor = partial(linear_predictive, posterior)
-        record = kit.enter(results, name, guide, posterior, problem, predictor=predictor, own=own)
-        results.arrays[f"{key}.weight_mean"], results.arrays[f"{key}.weight_covariance"] = moments
-        if isinstance(posterior.guide, Empirical):
-            results.arrays[f"{key}.weights"] = kit.stored_draws(posterior)
-            error = az.mcse(record, var_names=["weight"])["weight"].to_numpy()  # type: ignore[no-untyped-call]
-            results.arrays[f"{key}.monte_carlo_error"] = error / np.sqrt(np.diag(exact[1]))
+    with progress.stage(f"{name}: judge") as update:
+        for done, guide in enumerate(config.guides):
+            update(done, len(config.guides), guide)
+            posterior, key = posteriors[guide], f"{name}-{guide}"
+            moments = kit.weight_moments(posterior)
+            own = {} if guide == "exact" else _distances(moments, exact)
+            predictor = partial(linear_predictive, posterior)
+            kit.enter(results, name, guide, problem, posterior, predictor=predictor, own=own)
+            results.arrays[f"{key}.weight_mean"] = moments[0]
+            results.arrays[f"{key}.weight_covariance"] = moments[1]
+            if isinstance(posterior.guide, Empirical):
+                results.arrays[f"{key}.weights"] = kit.stored_draws(posterior)
+                record: Any = results.inference_data[key]
+                error = az.mcse(record, var_names=["weight"])["weight"]  # type: ignore[no-untyped-call]
+                exact_sd = np.sqrt(np.diag(exact[1]))
+                results.arrays[f"{key}.monte_carlo_error"] = error.to_numpy() / exact_sd
 
 
 # ------------------------------------------------------------------------------------- running
@@ -224,18 +220,13 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             compare_designs(results, **inputs, noise=config.noise_scale)
     with progress.stage(LIMIT):
         flatten_prior(results, kit.to_numpy(first[0][:, 0]))
-    model = linear_regression(LinearBasis(), prior=config.prior, likelihood=config.noise_scale)
     for name in config.data:
-        stage = kit.stages_of(progress, name)
-        data, how = problems[name].train, config.settings
-        posteriors = fit_all(config.guides, model, data, how, stage=stage)
-        with progress.stage(f"{name}: judge") as update:
-            _judge(name, problems[name], posteriors, results, update)
+        _fit_and_judge(name, problems[name], results, progress)
     results.findings = tell(FINDINGS, results)
     return results
 
 
-def _sequence(data: kit.Data, config: Config) -> dict[str, kit.Array]:
+def _sequence(data: kit.Data, config: Config) -> dict[str, Array]:
     """The exact posterior on a grid of weights after more and more of the points."""
     x, y = data
     counts = sorted({count for count in (0, 1, 2, 10, len(x)) if count <= len(x)})
@@ -261,11 +252,5 @@ def _sequence(data: kit.Data, config: Config) -> dict[str, kit.Array]:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

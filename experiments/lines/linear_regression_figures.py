@@ -10,22 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit
-from probml_tp.experiments.lines.line_variance import variance_at
-from probml_tp.experiments.lines.line_variance_figures import LINE_FINDINGS, line_figures
+from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit, plot_line
+from probml_tp.experiments.lines.line_variance import LINE_FINDINGS, line_figures, variance_at
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array
 from probml_tp.kit.sentences import Range
-from probml_tp.plots.regression import (
-    Band,
-    band_legend,
-    mark_training_range,
-    plot_ellipse,
-    plot_normal_density,
-    plot_sample_density,
-    plot_variance_parts,
-    plot_weight_density,
-)
+from probml_tp.plots import regression as draw
 from probml_tp.plots.style import (
     figure,
     guide_style,
@@ -62,7 +52,7 @@ class _View:
     def metric(self, guide: str, metric: str) -> float:
         return self.results.main[f"{self.name} · {guide}", metric]
 
-    def band(self, guide: str) -> Band:
+    def band(self, guide: str) -> draw.Band:
         return band_of(self.results, f"{self.name}-{guide}")
 
     def moments(self, guide: str) -> tuple[Array, Array]:
@@ -236,7 +226,7 @@ def _bands_figure(results: Results[Any]) -> Figure:
         ax.set_title(guide_style(guide).label.replace(", ", ",\n"), fontsize=8.5)
     for ax in axes[-1]:
         ax.set_xlabel("x")
-    band_legend(made)
+    draw.band_legend(made)
     return Figure(
         "predictive-bands",
         as_title(_far(results) or _parabola(results)),
@@ -247,8 +237,7 @@ def _bands_figure(results: Results[Any]) -> Figure:
 
 
 def _fit_panel(view: _View, guide: str, ax: Axes) -> None:
-    color = guide_style(guide).color
-    plot_fit(view.band(guide), view.array(".x"), view.array(".y"), ax=ax, color=color)
+    plot_fit(view.band(guide), view.array(".x"), view.array(".y"), ax=ax, guide=guide)
 
 
 @house_style()
@@ -258,8 +247,19 @@ def _variance_figure(results: Results[Any]) -> Figure:
     for view, (fit, wide, near) in zip(views, axes, strict=True):
         _fit_panel(view, "exact", fit)
         fit.set(xlabel="x", ylabel=f"{view.title}\ny")
-        _wide_variance(view, wide)
-        _near_variance(view, near)
+        draw.plot_variance_parts(view.band("exact"), ax=wide)
+        for guide in view.guides:
+            band, style = view.band(guide), guide_style(guide)
+            if guide in ("mean-field", "map"):
+                plot_line(band.x, band.variance, style, ax=wide)
+            plot_line(band.x, band.epistemic_variance, style, ax=near)
+        wide.set(xlabel="x", ylabel="predictive variance (units of y²)")
+        x, shown = view.array(".x"), view.around(2)
+        near.plot(x.mean(), 0, "^", color="#333333", clip_on=False, zorder=5, label="mean of x")
+        near.set(xlabel="x", ylabel="epistemic variance (units of y²)", xlim=shown)
+        near.set_ylim(0, 1.05 * view.epistemic_sd(shown[1])[0] ** 2)
+        for ax in (wide, near):
+            draw.mark_training_range(x, ax=ax)
     for ax, title in zip(axes[0], ("Exact posterior", "Variance", "Epistemic, near"), strict=True):
         ax.set_title(title)
     shared_legend(made, axes[0], columns=5)
@@ -274,31 +274,6 @@ def _variance_figure(results: Results[Any]) -> Figure:
     )
 
 
-def _wide_variance(view: _View, ax: Axes) -> None:
-    plot_variance_parts(view.band("exact"), ax=ax)
-    for guide in ("mean-field", "map"):
-        if guide in view.guides:
-            _variance_line(view, guide, ax, total=True)
-    mark_training_range(view.array(".x"), ax=ax)
-    ax.set(xlabel="x", ylabel="predictive variance (units of y²)")
-
-
-def _near_variance(view: _View, ax: Axes) -> None:
-    for guide in view.guides:
-        _variance_line(view, guide, ax, total=False)
-    mean, top = float(view.array(".x").mean()), view.epistemic_sd(view.around(2)[1])[0] ** 2
-    ax.plot(mean, 0, "^", color="#333333", clip_on=False, zorder=5, label="mean of x")
-    mark_training_range(view.array(".x"), ax=ax)
-    ax.set(xlabel="x", ylabel="epistemic variance (units of y²)")
-    ax.set(xlim=view.around(2), ylim=(0, 1.05 * top))
-
-
-def _variance_line(view: _View, guide: str, ax: Axes, *, total: bool) -> None:
-    band, style = view.band(guide), guide_style(guide)
-    values = band.variance if total else band.epistemic_variance
-    ax.plot(band.x, values, color=style.color, linestyle=style.linestyle, label=style.label)
-
-
 @house_style()
 def _sequence_figure(results: Results[Any]) -> Figure:
     counts, grid, densities, sd = (
@@ -306,7 +281,7 @@ def _sequence_figure(results: Results[Any]) -> Figure:
     )
     made, axes = figure(1, len(counts), height=2.5, sharex=True, sharey=True)
     for ax, count, density in zip(axes[0], counts, densities, strict=True):
-        plot_weight_density(grid, grid, density, ax=ax)
+        draw.plot_weight_density(grid, grid, density, ax=ax)
         ax.plot(*TRUE_WEIGHTS, "+", color="#D55E00", markersize=9, label="true weights")
         ax.set(title=f"{count} points" if count != 1 else "1 point", xlabel="w₀")
     axes[0, 0].set_ylabel("w₁")
@@ -329,7 +304,10 @@ def _weights_figure(results: Results[Any]) -> Figure:
     for row, view in zip(axes, views, strict=True):
         for weight in range(2):
             _marginals(view, weight, row[weight])
-        _ellipses(view, row[2])
+        for guide in view.guides:
+            draw.plot_ellipse(*view.moments(guide), ax=row[2], style=guide_style(guide))
+        row[2].set(xlabel="intercept w₀", ylabel="slope w₁")
+        row[2].set_title(f"correlation {number(view.correlation, '+.2f')}")
         row[0].set_ylabel(f"{view.title}\nposterior density")
     shared_legend(made, axes[0, :1])
     return Figure(
@@ -350,17 +328,9 @@ def _marginals(view: _View, weight: int, ax: Axes) -> None:
     for guide in view.guides:
         style, (m, c) = guide_style(guide), view.moments(guide)
         if guide == "nuts":
-            plot_sample_density(view.array("-nuts.weights")[:, weight], ax=ax, style=style)
+            draw.plot_sample_density(view.array("-nuts.weights")[:, weight], ax=ax, style=style)
         else:
-            plot_normal_density(m[weight], math.sqrt(c[weight, weight]), x, ax=ax, style=style)
+            draw.plot_normal_density(m[weight], math.sqrt(c[weight, weight]), x, ax=ax, style=style)
     peak = 1 / (sd * math.sqrt(2 * math.pi))
     name = ("intercept w₀", "slope w₁")[weight]
     ax.set(xlabel=name, xlim=(x[0], x[-1]), ylim=(0, 3 * peak))
-
-
-def _ellipses(view: _View, ax: Axes) -> None:
-    for guide in view.guides:
-        style, (mean, covariance) = guide_style(guide), view.moments(guide)
-        plot_ellipse(mean, covariance, ax=ax, style=style)
-    ax.set(xlabel="intercept w₀", ylabel="slope w₁")
-    ax.set_title(f"correlation {number(view.correlation, '+.2f')}")

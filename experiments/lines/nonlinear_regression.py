@@ -21,11 +21,10 @@ from probml_tp.datasets import sine_data
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines import kit
 from probml_tp.experiments.lines.far_field import fit_gaussian_process, polynomial_law
-from probml_tp.experiments.lines.far_field_figures import GP, LAW
-from probml_tp.experiments.lines.model_choice import CHOICE, ChoiceConfig, compare_choices
-from probml_tp.experiments.lines.nonlinear_regression_figures import FINDINGS, figures
+from probml_tp.experiments.lines.model_choice import CHOICE, ChoiceConfig, bumps, compare_choices
+from probml_tp.experiments.lines.nonlinear_regression_figures import FINDINGS, GP, LAW, figures
 from probml_tp.guides import Exact
-from probml_tp.guides.recipes import Chains, FitSettings, fit_all, guides_for
+from probml_tp.guides.recipes import FitSettings, fit_all, guides_for
 from probml_tp.harness.config import option
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table
 from probml_tp.inference import fit
@@ -33,13 +32,7 @@ from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.kit.sentences import tell
 from probml_tp.model import BayesianModel
-from probml_tp.models import (
-    Basis,
-    GaussianBasis,
-    PolynomialBasis,
-    linear_regression,
-    mlp_regressor,
-)
+from probml_tp.models import Basis, PolynomialBasis, linear_regression, mlp_regressor
 from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
 
 NAME = "nonlinear-regression"
@@ -81,14 +74,7 @@ class Config(ChoiceConfig):
             members=self.members,
             from_mode=("normal", "dropout"),
             swag=self.swag,
-            chains=Chains(
-                chains=self.chains,
-                draws=self.draws,
-                warmup=self.warmup,
-                max_tree_depth=self.max_tree_depth,
-                start="map",
-                jobs=self.jobs,
-            ),
+            chains=self.nuts(max_tree_depth=self.max_tree_depth, start="map"),
             seed=self.seed,
         )
 
@@ -97,7 +83,7 @@ def bases(config: Config) -> dict[str, Basis]:
     """The two bases, by the name of their rows."""
     return {
         "polynomial": PolynomialBasis(degree=config.degree),
-        "gaussian": GaussianBasis.evenly_spaced(0.0, 1.0, num=config.bumps),
+        "gaussian": bumps(config.bumps),
     }
 
 
@@ -151,19 +137,24 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             model = linear_regression(basis, prior=prior, likelihood=config.noise)
             exact = fit(model, Exact, data, seed=config.seed, progress=update)
             diverges = name == "polynomial"
-            kit.enter(results, name, "exact", exact, problem, diverges=diverges)
+            kit.enter(results, name, "exact", problem, exact, diverges=diverges)
             if diverges:
                 results.arrays |= polynomial_law(exact, prefix=LAW)
-    stage = kit.stages_of(progress, "mlp")
-    posteriors = fit_all(config.guides, mlp_model(config), data, config.settings, stage=stage)
+    posteriors = fit_all(
+        config.guides,
+        mlp_model(config),
+        data,
+        config.settings,
+        stage=lambda guide: progress.stage(f"mlp: {guide}"),
+    )
     with progress.stage("judge") as update:
         for done, guide in enumerate(config.guides):
             update(done, len(config.guides), guide)
-            kit.enter(results, "mlp", guide, posteriors[guide], problem)
+            kit.enter(results, "mlp", guide, problem, posteriors[guide])
     with progress.stage("gaussian process"):
         process = fit_gaussian_process(data, noise=config.noise)
         own = {"log_evidence": process.log_evidence, "seconds": process.seconds}
-        kit.enter_predictions(results, "gp", "rbf", problem, process.predict, own)
+        kit.enter(results, "gp", "rbf", problem, predictor=process.predict, own=own)
         found = np.array([process.variance, process.lengthscale])
         results.arrays[f"{GP}.hyperparameters"] = found
     with progress.stage(CHOICE) as update:
@@ -174,11 +165,5 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

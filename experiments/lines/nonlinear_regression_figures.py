@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from probml_tp.experiments.lines.far_field_figures import (
-    BASES,
-    far_figure,
-    law_figure,
-    law_finding,
-    net_finding,
-    return_finding,
-)
-from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit
-from probml_tp.experiments.lines.model_choice_figures import (
-    CHOICE_FINDINGS,
-    choice_figure,
-    plane_figure,
-)
+from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit, plot_line
+from probml_tp.experiments.lines.model_choice import CHOICE_FINDINGS, choice_figure, plane_figure
+from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.sentences import Chains, Range
-from probml_tp.plots.regression import (
-    Band,
-    band_legend,
-    mark_limit,
-    mark_training_range,
-    plot_variance_parts,
-)
-from probml_tp.plots.style import (
-    figure,
-    guide_style,
-    house_style,
-    label_outside,
-    number,
-    order_of_magnitude,
-    panels,
-)
+from probml_tp.plots import regression as draw
+from probml_tp.plots import style
+from probml_tp.plots.style import GuideStyle, guide_style, house_style, number, order_of_magnitude
+
+BASES = {
+    "polynomial": GuideStyle("Polynomial basis", guide_style("exact").color, "-", "o"),
+    "gaussian": GuideStyle("Gaussian basis", guide_style("exact").color, (0, (4, 2)), "o"),
+}
+"""The exact posterior of each basis; in the exact guide's colour."""
+
+GP, LAW = "gp-rbf", "polynomial far out"
+"""Prefixes of the arrays of the Gaussian process and of the polynomial's limit."""
+
+GP_STYLE = GuideStyle("Gaussian process", "#7A6A00", "-", "s")
 
 NEAR = (-1.0, 2.0)
 """The labs' prediction range; the arrays reach farther."""
@@ -48,7 +35,9 @@ NEAR = (-1.0, 2.0)
 # ------------------------------------------------------------------------------------ findings
 
 
-def doubtful_range(band: Band, noise: float, *, share: float = 0.01) -> tuple[float, float] | None:
+def doubtful_range(
+    band: draw.Band, noise: float, *, share: float = 0.01
+) -> tuple[float, float] | None:
     """Between which inputs the epistemic variance counts beside that of the noise."""
     counts = np.flatnonzero(band.epistemic_variance > share * noise**2)
     return (float(band.x[counts[0]]), float(band.x[counts[-1]])) if len(counts) else None
@@ -66,6 +55,73 @@ def _bases_far(results: Results[Any]) -> str:
         f"Where it knows nothing the Gaussian basis is as sure as its noise: {where} the "
         f"predictive variance is within 1 % of σ² = {noise**2:g}; the polynomial's is {times} "
         f"times σ² at x = {polynomial.x[-1]:g}."
+    )
+
+
+def _hyperparameters(results: Results[Any]) -> tuple[float, float]:
+    variance, lengthscale = results.arrays[f"{GP}.hyperparameters"]
+    return float(variance), float(lengthscale)
+
+
+def _slope(results: Results[Any]) -> float:
+    """The slope of the polynomial's variance on logarithmic axes, over the last decade."""
+    x, variance = (results.arrays[f"{LAW}.{name}"] for name in ("x", "variance"))
+    last = x >= x[-1] / 10.0001
+    return float(np.polyfit(np.log(x[last]), np.log(variance[last]), 1)[0])
+
+
+def _law(results: Results[Any]) -> str:
+    """How the two bases approach their limits."""
+    noise, band = results.config.noise, band_of(results, "gaussian-exact")
+    ends = band.epistemic_variance[[0, -1]].max() / noise**2
+    x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
+    reached = x[np.abs(variance / limit - 1) < 0.05]
+    within = "beyond what is drawn"
+    if len(reached):
+        within = f"from x = {float(reached[0]):,.0f} on within 5 % of its leading term"
+    return (
+        f"At the ends of the range, two widths of the data away, the Gaussian basis is off its "
+        f"limit σ² = 1/β by a share of {order_of_magnitude(ends)}; the polynomial of degree "
+        f"{results.config.degree} diverges with the slope {_slope(results):.2f} on logarithmic "
+        f"axes, its limit being 2d = {2 * results.config.degree}, and is {within}."
+    )
+
+
+def _net_far(results: Results[Any]) -> str | None:
+    """How much less the guides of the net know far out than amid the data."""
+    grown = {
+        guide: results.main[f"mlp · {guide}", "epistemic_far"] / inside
+        for guide in results.config.guides
+        if (inside := results.main[f"mlp · {guide}", "epistemic_inside"])
+    }
+    if not grown:
+        return None
+    parts = _descending(grown, ".1f")
+    return f"Far from the data the net's epistemic SD is so many times that amid them: {parts}."
+
+
+def _descending(values: Mapping[str, float], spec: str) -> str:
+    order = sorted(values, key=values.__getitem__, reverse=True)
+    return "; ".join(f"{guide_style(guide).label} {values[guide]:{spec}}" for guide in order)
+
+
+def _return(results: Results[Any]) -> str:
+    """What cures the overconfidence of the Gaussian basis far away."""
+    variance, lengthscale = _hyperparameters(results)
+    band = band_of(results, GP)
+    x, off = results.arrays["x"], np.abs(band.epistemic_variance / variance - 1)
+    distance = np.maximum(x.min() - band.x, band.x - x.max())
+    away = float(distance[(distance > 0) & (off > 0.01)].max()) / lengthscale
+    sd = results.main.column("epistemic_far")
+    far = sd["gp · rbf"]
+    shares = {guide: sd[f"mlp · {guide}"] / far for guide in results.config.guides}
+    return (
+        f"What cures the overconfidence of the Gaussian basis is a prior over functions that does "
+        f"not die out: the Gaussian process, fitted by its evidence to a length scale of "
+        f"{lengthscale:.2f} and a prior SD of {variance**0.5:.2f}, is back within "
+        f"1 % of its prior variance {away:.1f} length scales beyond the data. Of its epistemic SD "
+        f"far out the net has, by guide: {_descending(shares, '.2f')}; the Gaussian basis has "
+        f"{number(sd['gaussian · exact'] / far, '.0e')}."
     )
 
 
@@ -90,9 +146,9 @@ SPREAD = Range(
 )
 FINDINGS = (
     _bases_far,
-    law_finding,
-    net_finding,
-    return_finding,
+    _law,
+    _net_far,
+    _return,
     SPREAD,
     Range(
         "coverage",
@@ -113,26 +169,26 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the figures, from the results alone."""
     yield _bases_figure(results)
     yield _net_figure(results)
-    yield far_figure(results, as_title(net_finding(results) or _bases_far(results)))
-    yield law_figure(results)
+    yield _far_figure(results, as_title(_net_far(results) or _bases_far(results)))
+    yield _law_figure(results)
     yield choice_figure(results)
     yield plane_figure(results)
 
 
 @house_style()
 def _bases_figure(results: Results[Any]) -> Figure:
-    made, axes = figure(2, 2, height=5.4, sharex=True, sharey="row")
-    for (above, below), (name, style) in zip(axes.T, BASES.items(), strict=True):
+    made, axes = style.figure(2, 2, height=5.4, sharex=True, sharey="row")
+    for (above, below), (name, basis) in zip(axes.T, BASES.items(), strict=True):
         band = _panel(results, f"{name}-exact", "exact", above)
-        above.set_title(style.label)
-        plot_variance_parts(band, ax=below)
-        mark_limit(results.config.noise**2, "limit σ²", ax=below)
-        mark_training_range(results.arrays["x"], ax=below)
+        above.set_title(basis.label)
+        draw.plot_variance_parts(band, ax=below)
+        draw.mark_limit(results.config.noise**2, "limit σ²", ax=below)
+        draw.mark_training_range(results.arrays["x"], ax=below)
         below.set(xlim=NEAR, ylim=(0, 8 * results.config.noise**2), xlabel="x")
     axes[0, 0].set_ylabel("y")
     axes[1, 0].set_ylabel("predictive variance (units of y²)")
     axes[1, 1].legend(loc="upper right")
-    band_legend(made)
+    draw.band_legend(made)
     return Figure(
         "bases",
         as_title(_bases_far(results)),
@@ -143,10 +199,10 @@ def _bases_figure(results: Results[Any]) -> Figure:
     )
 
 
-def _panel(results: Results[Any], row: str, guide: str, ax: Axes) -> Band:
+def _panel(results: Results[Any], row: str, guide: str, ax: Axes) -> draw.Band:
     """One panel of bands on the labs' prediction range."""
-    band, color = band_of(results, row), guide_style(guide).color
-    plot_fit(band, results.arrays["x"], results.arrays["y"], ax=ax, color=color)
+    band = band_of(results, row)
+    plot_fit(band, results.arrays["x"], results.arrays["y"], ax=ax, guide=guide)
     ax.set(xlim=NEAR, ylim=(-5, 6))
     return band
 
@@ -154,18 +210,88 @@ def _panel(results: Results[Any], row: str, guide: str, ax: Axes) -> Band:
 @house_style()
 def _net_figure(results: Results[Any]) -> Figure:
     guides = results.config.guides
-    made, axes, used = panels(len(guides), most=5, height=2.0, sharex=True, sharey=True)
+    made, axes, used = style.panels(len(guides), most=5, height=2.0, sharex=True, sharey=True)
     for ax, guide in zip(used, guides, strict=True):
         _panel(results, f"mlp-{guide}", guide, ax)
         nll = results.main[f"mlp · {guide}", "nll"]
         ax.set_title(f"{guide_style(guide).label}\nNLL {number(nll, '.2f')}", fontsize=9)
-    label_outside(axes, len(guides), x="x", y="y")
-    band_legend(made)
+    style.label_outside(axes, len(guides), x="x", y="y")
+    draw.band_legend(made)
     return Figure(
         "net-by-guide",
         as_title(SPREAD(results)),
         "The same net, prior and data under every guide: predictive mean with 95 % intervals, dark "
         "for the function alone, light for a new observation; NLL in nats per fresh point of the "
         "training range.",
+        made,
+    )
+
+
+def _total(results: Results[Any], row: str, look: GuideStyle, ax: Axes) -> None:
+    band = band_of(results, row)
+    plot_line(band.x, band.variance, look, ax=ax)
+
+
+@house_style()
+def _far_figure(results: Results[Any], title: str) -> Figure:
+    """Total predictive variance of all models on the wide range."""
+    made, axes = style.figure(1, 2, height=3.9, sharey=True)
+    left, right = axes[0]
+    for name, basis in BASES.items():
+        _total(results, f"{name}-exact", basis, left)
+    for guide in one_of_each_family(results.config.guides):
+        _total(results, f"mlp-{guide}", guide_style(guide), right)
+    limit = results.config.noise**2
+    prior = _hyperparameters(results)[0] + limit
+    for ax in axes[0]:
+        _total(results, GP, GP_STYLE, ax)
+        draw.mark_limit(limit, "limit σ²", ax=ax)
+        look: dict[str, Any] = {"color": GP_STYLE.color, "linestyle": ":", "linewidth": 1.2}
+        ax.axhline(prior, label="prior of the process + σ²", **look)
+        ax.set(xlabel="x", xlim=band_of(results, GP).x[[0, -1]])
+        ax.set(yscale="log", ylim=(limit / 2, 1e5 * limit))
+        draw.mark_training_range(results.arrays["x"], ax=ax)
+    left.set(title="Two bases", ylabel="predictive variance (units of y²)")
+    right.set_title(f"Net with {results.config.hidden} tanh units")
+    style.shared_legend(made, axes.flat, columns=5)
+    return Figure(
+        "far-field",
+        title,
+        "Total predictive variance on a range five times that of the training data (grey bar), on "
+        "a logarithmic axis. The dark dotted line is the variance of the noise: a model that "
+        "reaches it far out claims to know the function there. The Gaussian process returns to "
+        "the variance of its prior, the other dotted line. Of many guides one of each family is "
+        "drawn; the table has all.",
+        made,
+    )
+
+
+@house_style()
+def _law_figure(results: Results[Any]) -> Figure:
+    """How the bases approach their limits, and the Gaussian process its prior."""
+    made, ((left, right),) = style.figure(1, 2, height=3.6)
+    noise, prior = results.config.noise, _hyperparameters(results)[0]
+    gaussian, process = (band_of(results, row) for row in ("gaussian-exact", GP))
+    grid, basis = process.x, BASES["gaussian"]
+    own = gaussian.epistemic_variance / noise**2 + 1e-17
+    plot_line(grid, own, basis, ax=left, label=f"{basis.label} to σ²")
+    own = np.abs(process.epistemic_variance / prior - 1) + 1e-17
+    plot_line(grid, own, GP_STYLE, ax=left, label=f"{GP_STYLE.label} to its prior")
+    draw.mark_training_range(results.arrays["x"], ax=left)
+    left.set(xlabel="x", ylabel="relative distance to the limit", ylim=(1e-16, 30), yscale="log")
+    left.set(xlim=(grid[0], grid[-1]), title="Models with a finite limit")
+    x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
+    right.loglog(x, variance, color=BASES["polynomial"].color, label=BASES["polynomial"].label)
+    right.loglog(x, limit, ":", color=style.DATA_COLOR, label=r"limit $\Sigma_{dd}\,x^{2d}$")
+    right.set(xlabel="x", ylabel="Var f (units of y²)", title="Polynomial: no limit but a law")
+    style.shared_legend(made, [left, right], columns=4)
+    return Figure(
+        "far-field-laws",
+        f"The Gaussian basis tends to σ²; the polynomial's variance grows as x to the power of "
+        f"{_slope(results):.2f}, 2d = {2 * results.config.degree}",
+        "Left, how far the predictive variance of the Gaussian basis is from that of the noise, "
+        "and the epistemic variance of the Gaussian process from that of its prior, as a share of "
+        "the limit; below 10⁻¹⁶ rounding hides it. Right, the epistemic variance of the "
+        "polynomial basis far out, on logarithmic axes, beside its leading term.",
         made,
     )

@@ -223,6 +223,13 @@ class Gap(_Form):
         clause: the words of one row, with ``{row}``, ``{value}``, ``{size}``, ``{side}`` ("above"
             or "below") and ``{interval}``, empty where there is none.
         grouped: whether rows stand together by what precedes the dot in their names.
+
+    Example:
+        >>> from probml_tp.harness.experiment import ExperimentConfig
+        >>> table = Table(MAIN_TABLE, "", {"line · map": {"d": 0.1}, "line · nuts": {"d": 0.2}})
+        >>> results = Results("x", "X", ExperimentConfig(), table, [], "")
+        >>> Gap("d", "{gaps}.", grouped=True)(results)
+        'line: MAP 0.1, NUTS 0.2.'
     """
 
     clause: str = field(default="{row} {value}{interval}", kw_only=True)
