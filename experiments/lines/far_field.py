@@ -67,8 +67,10 @@ def fit_gaussian_process(data: Data, *, noise: float, steps: int = 100) -> Gauss
 
         optimizer.step(closure)
         evidence = -float(closure().detach())
-        free_values = (torch.as_tensor(value) for value in (kernel.variance, kernel.lengthscale))
-        variance, lengthscale = map(float, free_values)
+        with torch.no_grad():
+            variance, lengthscale = (
+                float(torch.as_tensor(value)) for value in (kernel.variance, kernel.lengthscale)
+            )
     seconds = time.perf_counter() - start
     return GaussianProcess(gp, variance, lengthscale, noise, evidence, seconds)
 

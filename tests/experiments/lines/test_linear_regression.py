@@ -1,13 +1,13 @@
 """linear-regression: what it says and shows, against the closed form."""
 
 import warnings
-from contextlib import contextmanager
 
 import arviz as az
 import numpy as np
 import pytest
 import torch
 from own_figures import own_figures
+from stage_recorder import StageRecorder
 
 from probml_tp import NormalPrior
 from probml_tp.experiments import EXPERIMENTS
@@ -35,21 +35,9 @@ TINY = {
 }
 
 
-class Recorder:
-    """A progress that keeps the names of the stages, and how far each got."""
-
-    def __init__(self):
-        self.stages, self.updates = [], []
-
-    @contextmanager
-    def stage(self, name):
-        self.stages.append(name)
-        yield lambda done, total, message="": self.updates.append((name, done, total))
-
-
 @pytest.fixture(scope="module")
 def recorder():
-    return Recorder()
+    return StageRecorder()
 
 
 @pytest.fixture(scope="module")

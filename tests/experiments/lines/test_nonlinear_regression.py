@@ -1,6 +1,5 @@
 """nonlinear-regression: far-field limits, where the net's guides start, figures from arrays."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import arviz as az
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from own_figures import own_figures
+from stage_recorder import StageRecorder
 
 from probml_tp import Exact, NormalPrior, fit
 from probml_tp.datasets import sine_data
@@ -46,21 +46,9 @@ TINY = Config(
 CURVATURE = guides_for("layers", families=("curvature",), without=("laplace-diagonal",))
 
 
-class Recorder:
-    """A progress that keeps the names of the stages."""
-
-    def __init__(self):
-        self.stages = []
-
-    @contextmanager
-    def stage(self, name):
-        self.stages.append(name)
-        yield lambda done, total, message="": None
-
-
 @pytest.fixture(scope="module")
 def recorder():
-    return Recorder()
+    return StageRecorder()
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +202,7 @@ def test_every_fit_is_a_stage_and_each_is_entered_once(results, recorder):
 
 def test_the_net_is_started_at_map_even_if_its_row_is_not_asked_for():
     config = replace(TINY, guides=("laplace-linearized",))
-    recorder = Recorder()
+    recorder = StageRecorder()
     results = run_experiment(EXPERIMENT, config, progress=recorder)
     fits = [stage for stage in recorder.stages if stage.startswith("mlp")]
     assert fits == ["mlp: map", "mlp: laplace-linearized"]
