@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -28,40 +27,48 @@ from scipy import stats
 
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines.conjugate_calibration_figures import (
-    COLUMNS,
-    DIFFERENCES,
+    FINDINGS,
     FUNCTION,
     LEVELS,
-    LINE,
     PLACES,
     PREDICTIVE,
     figures,
-    findings,
-    place_columns,
 )
 from probml_tp.experiments.lines.conjugate_fits import (
     Config,
     Simulated,
     Weights,
     fit_each,
-    fit_mean_field,
+    fit_guide,
     fit_one,
     simulate,
     simulate_line,
 )
+from probml_tp.experiments.lines.kit import put_mean
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, Update
 from probml_tp.inference.parallel import single_thread
-from probml_tp.kit.common import Array, Intervals, Rows, derived_seed
+from probml_tp.kit.common import FIT_COLUMN, Array, derived_seed
 from probml_tp.kit.posterior_checks import with_posterior_checks
+from probml_tp.kit.sentences import tell
 from probml_tp.metrics.accuracy import crps
-from probml_tp.metrics.over_runs import mean_interval, paired_seeds
 
 NAME = "conjugate-calibration"
-JUDGE, ON_THE_LINE, RECORDS = "judge", "exact on the labs' line", "records for ArviZ"
 GRID = np.linspace(-2.0, 4.0, 61)
 """Where the function's intervals are looked at: the training range and a width on either side."""
 
-SECONDS = {"exact": 0.02, "laplace": 0.04, "map": 0.03}
+COLUMNS = {
+    **{FUNCTION.format(level): f"Function in {100 * level:g} % (%)" for level in LEVELS},
+    **{PREDICTIVE.format(level): f"Target in {100 * level:g} % (%)" for level in LEVELS},
+    "crps": "CRPS (units of y) ↓",
+    "nll": "NLL (nats/point) ↓",
+    "datasets": "Data sets",
+    **FIT_COLUMN,
+}
+"""Metric to heading: how often central intervals held the function and a target at a fresh input of
+each data set, with binomial intervals; mean scores over fresh points and data sets, with t
+intervals over data sets."""
+
+DIFFERENCES = {"crps": "CRPS (10⁻³ units of y) ↓", "nll": "NLL (10⁻³ nats/point) ↓"}
 
 
 # -------------------------------------------------------------------------------------- judging
@@ -80,9 +87,15 @@ def held(weights: Weights, simulated: Simulated, x: Array, level: float) -> Arra
     return np.asarray((low <= true) & (true <= high))
 
 
+def _put_share(table: Table, row: str, metric: str, hits: Array) -> None:
+    """Enter a share of hits with its binomial interval."""
+    share, *ends = binomial_interval(hits)
+    table.put(row, {metric: share}, {metric: (ends[0], ends[1])})
+
+
 @dataclass(frozen=True)
 class _Judged:
-    """Trials and scores of one guide."""
+    """Trials and scores of one guide, a number a data set; along the grid ``(D, G)``."""
 
     hits: Mapping[str, Array]
     scores: Mapping[str, Array]
@@ -107,52 +120,28 @@ def _judge(weights: Weights, simulated: Simulated, noise: float) -> _Judged:
     return _Judged(hits, scores, held(weights, simulated, grid, 0.95), weights.moments(grid)[1])
 
 
-def _row(judged: _Judged) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Coverages and mean scores, with their intervals."""
-    row: dict[str, float] = {}
-    ends: dict[str, tuple[float, float]] = {}
-    for name, hits in judged.hits.items():
-        share, low, high = binomial_interval(hits)
-        row[name], ends[name] = share, (low, high)
-    for name, values in judged.scores.items():
-        found = mean_interval(values)
-        row[name] = found.mean
-        if found.interval is not None:
-            ends[name] = found.interval
-    return row | {"datasets": float(len(judged.along))}, ends
-
-
-def _differences(judged: Mapping[str, _Judged]) -> Table:
-    """Scores less those of the exact posterior on the same data sets."""
-    metrics: Rows = {}
-    intervals: Intervals = {}
-    for guide, one in judged.items():
-        if guide == "exact":
-            continue
-        for name, values in one.scores.items():
-            reference = judged["exact"].scores[name][: len(values)]
-            found = paired_seeds(1000 * values, 1000 * reference)
-            metrics.setdefault(guide, {})[name] = found.mean
-            if found.interval is not None:
-                intervals.setdefault(guide, {})[name] = found.interval
-    title = "Worse than the exact posterior by, on the same data sets (95 % t intervals)"
-    return Table(title, "Posterior", metrics, DIFFERENCES, intervals)
-
-
-def _places(judged: Mapping[str, _Judged]) -> Table:
-    """Coverage of the function's 95 % interval, and its width, at single inputs."""
-    metrics: Rows = {}
-    intervals: Intervals = {}
-    for guide, one in judged.items():
-        row, ends = metrics.setdefault(guide, {}), intervals.setdefault(guide, {})
-        for place in PLACES:
-            at = int(np.abs(GRID - place).argmin())
-            share, low, high = binomial_interval(one.along[:, at])
-            row[f"held {place:g}"], ends[f"held {place:g}"] = share, (low, high)
-            exact = judged["exact"].sd[: len(one.sd), at]
-            row[f"width {place:g}"] = float((one.sd[:, at] / exact).mean())
-    title = "The function's 95 % interval in the middle of the data, at their edge, and beyond them"
-    return Table(title, "Posterior", metrics, place_columns(), intervals)
+def _enter(results: Results[Config], guide: str, one: _Judged, exact: _Judged) -> None:
+    """Enter a guide into the tables: coverages and scores, differences from exact, places."""
+    count, (differences, places) = len(one.along), results.tables
+    for metric, hits in one.hits.items():
+        _put_share(results.main, guide, metric, hits)
+    for metric, values in one.scores.items():
+        put_mean(results.main, guide, metric, values)
+        if one is not exact:
+            put_mean(
+                differences, guide, metric, 1000 * values - 1000 * exact.scores[metric][:count]
+            )
+    results.main.put(guide, {"datasets": count})
+    width = (one.sd / exact.sd[:count]).mean(0)
+    for place in PLACES:
+        at = int(np.abs(GRID - place).argmin())
+        _put_share(places, guide, f"held {place:g}", one.along[:, at])
+        places.put(guide, {f"width {place:g}": width[at]})
+    results.arrays |= {
+        f"{guide}.along": one.along.sum(0),
+        f"{guide}.count": np.asarray(count),
+        f"{guide}.width": width,
+    }
 
 
 def line_coverage(config: Config, simulated: Simulated, x: Array, level: float) -> Array:
@@ -179,19 +168,17 @@ def _line_table(config: Config, update: Update) -> Table:
     """The exact posterior's coverage of the labs' line, counted and in closed form."""
     simulated = simulate_line(config)
     weights, _ = fit_each("exact", config, simulated, update)
-    metrics: Rows = {}
-    intervals: Intervals = {}
+    table = Table(
+        "The labs' line, the same in every data set: how often the exact posterior's intervals "
+        "hold it",
+        "Interval",
+        columns={"held": "Counted (%)", "expected": "In closed form (%)"},
+    )
     for level in LEVELS:
-        label = f"{100 * level:.0f} %"
-        share, low, high = binomial_interval(
-            held(weights, simulated, simulated.x_test[:, :1], level)[:, 0]
-        )
-        expected = 100 * line_coverage(config, simulated, simulated.x_test, level).mean()
-        metrics[label] = {"held": share, "expected": float(expected)}
-        intervals[label] = {"held": (low, high)}
-    title = "The labs' line, the same in every data set: how often the exact posterior's intervals "
-    title += "hold it"
-    return Table(title, "Interval", metrics, LINE, intervals)
+        row, x = f"{100 * level:.0f} %", simulated.x_test
+        _put_share(table, row, "held", held(weights, simulated, x[:, :1], level)[:, 0])
+        table.put(row, {"expected": 100 * line_coverage(config, simulated, x, level).mean()})
+    return table
 
 
 # -------------------------------------------------------------------------------------- running
@@ -207,71 +194,54 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     Returns:
         Metrics, findings, and the arrays of the figures.
     """
-    simulated = simulate(config)
-    weights: dict[str, Weights] = {}
-    seconds: dict[str, float] = {}
+    simulated, weights = simulate(config), dict[str, Weights]()
+    results = _nothing_yet(config)
     for guide in config.guides:
         with progress.stage(f"fit {guide}") as update:
-            part = simulated.first(config.count(guide))
-            fits = fit_mean_field if guide == "mean-field" else partial(fit_each, guide)
-            weights[guide], seconds[guide] = fits(config, part, update)
-    with progress.stage(ON_THE_LINE) as update:
+            weights[guide], seconds = fit_guide(guide, config, simulated, update)
+        results.main.put(guide, {"seconds": seconds})
+    with progress.stage("exact on the labs' line") as update:
         line = _line_table(config, update)
-    with progress.stage(JUDGE), single_thread():
+    with progress.stage("judge"), single_thread():
         judged = {
             guide: _judge(found, simulated.first(config.count(guide)), config.noise)
             for guide, found in weights.items()
         }
-    rows = {guide: _row(one) for guide, one in judged.items()}
-    results = Results(
-        experiment=NAME,
-        title="Intervals of a conjugate model: what each guide promises and holds",
-        config=config,
-        main=Table(
-            MAIN_TABLE,
-            "Posterior",
-            {g: row | {"seconds": seconds[g]} for g, (row, _) in rows.items()},
-            COLUMNS,
-            {guide: ends for guide, (_, ends) in rows.items()},
-        ),
-        tables=[_differences(judged), _places(judged), line],
-        findings=[],
-        data_source=_data_source(config),
-        arrays=_arrays(judged),
-    )
-    with progress.stage(RECORDS), single_thread():
+        for guide, one in judged.items():
+            _enter(results, guide, one, judged["exact"])
+    results.tables.append(line)
+    with progress.stage("records for ArviZ"), single_thread():
+        data = simulated.data(0)
         for guide in config.guides:
-            seed = derived_seed(config.seed, f"{guide} 0")
-            posterior = fit_one(guide, config, simulated.data(0), seed)
-            record = posterior.to_inference_data(*simulated.data(0), num_samples=config.draws)
+            posterior = fit_one(guide, config, data, derived_seed(config.seed, f"{guide} 0"))
+            record = posterior.to_inference_data(*data, num_samples=config.num_samples)
             results.posteriors[guide], results.inference_data[guide] = posterior, record
-    results.findings = findings(results)
+    results.findings = tell(FINDINGS, results)
     return results
 
 
-def _data_source(config: Config) -> str:
-    return (
-        f"generated: {config.datasets:,} data sets of {config.n} points, y = w0 + w1 x + noise of "
-        f"SD {config.noise:g}, w from the prior, x uniform on [0, 2]"
+def _nothing_yet(config: Config) -> Results[Config]:
+    """The results with empty tables."""
+    held = {f"held {place:g}": f"Held at x = {place:g} (%)" for place in PLACES}
+    width = {f"width {place:g}": f"Width at x = {place:g} (exact: 1)" for place in PLACES}
+    worse = "Worse than the exact posterior by, on the same data sets (95 % t intervals)"
+    at = "The function's 95 % interval in the middle of the data, at their edge, and beyond them"
+    return Results(
+        experiment=NAME,
+        title="Intervals of a conjugate model: what each guide promises and holds",
+        config=config,
+        main=Table(MAIN_TABLE, "Posterior", columns=COLUMNS),
+        tables=[
+            Table(worse, "Posterior", columns=DIFFERENCES),
+            Table(at, "Posterior", columns=held | width),
+        ],
+        findings=[],
+        data_source=f"generated: {config.datasets:,} data sets of {config.n} points, y = w0 + w1 x "
+        f"+ noise of SD {config.noise:g}, w from the prior, x uniform on [0, 2]",
+        arrays={"grid": GRID},
     )
-
-
-def _arrays(judged: Mapping[str, _Judged]) -> dict[str, Array]:
-    arrays: dict[str, Array] = {"grid": GRID}
-    exact = judged["exact"].sd
-    for guide, one in judged.items():
-        arrays[f"{guide}.along"] = one.along.sum(0)
-        arrays[f"{guide}.count"] = np.asarray(len(one.along))
-        arrays[f"{guide}.width"] = (one.sd / exact[: len(one.sd)]).mean(0)
-    return arrays
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from probml_tp.datasets import linear_data
 from probml_tp.empirical import Empirical
-from probml_tp.experiments.lines.kit import stored_draws, to_numpy, weight_moments
-from probml_tp.guides import Delta, Exact, Laplace, LowRankNormal, MCDropout, MeanFieldNormal
+from probml_tp.experiments.lines.kit import require_exact, stored_draws, to_numpy, weight_moments
+from probml_tp.guides import MCDropout
+from probml_tp.guides.recipes import RECIPES, Chains, FitSettings, fit_all, guides_for
 from probml_tp.harness.config import ExperimentConfig, option
 from probml_tp.harness.experiment import Update
-from probml_tp.inference import fit, sample_nuts
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.kit.common import Array, derived_seed
+from probml_tp.kit.knobs import knob
 from probml_tp.likelihoods import Gaussian
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_regressor
@@ -29,12 +30,13 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 from probml_tp.priors import NormalPrior
 
-GUIDES = ("exact", "nuts", "laplace", "mean-field", "low-rank-normal", "mc-dropout", "map")
-FEW = ("nuts", "low-rank-normal", "mc-dropout")
-"""Guides that take long: fitted to the first few data sets only."""
+PLAIN = guides_for("conjugate", without=("ensemble", "laplace-diagonal"))
+GUIDES = tuple(guide for guide in RECIPES if guide in {*PLAIN, "mc-dropout"})
+FEW = {"nuts", "correlated", "dropout"}
+"""What takes long: fitted to the first few data sets only."""
 
-LAYER = "fc1"
-MODE_ROUNDS = 2
+STACKED = "factorised"
+"""What is fitted to all data sets at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,36 +48,30 @@ class Config(ExperimentConfig):
     )
     fits: int = option(
         12,
-        "Data sets of NUTS, the low-rank normal and dropout: the first of the others'.",
+        "Data sets of NUTS, correlated normals and dropout: the first of the others'.",
         quick=3,
         full=200,
         minimum=2,
     )
-    guides: tuple[str, ...] = option(GUIDES, "Guides to compare.", choices=GUIDES)
-    n: int = option(25, "Training points of a data set.", minimum=2)
-    noise: float = option(0.2, "Noise standard deviation, in units of y.", minimum=0.01)
-    prior_precision: float = option(2.0, "Prior precision alpha of both weights.", minimum=1e-3)
-    test_points: int = option(20, "Fresh points that each fit is judged by.", minimum=1)
+    guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
+    n: int = knob("n", 25, remark="In a data set.")
+    noise: float = knob("noise", 0.2, minimum=0.01)
+    prior_precision: float = knob("prior_precision", 2.0, minimum=1e-3)
+    test_size: int = knob("test_size", 20, remark="Each fit is judged by them.")
     stacked_epochs: int = option(
         1000, "Gradient steps of the mean-field fits.", quick=300, full=3000, minimum=1
     )
-    epochs: int = option(300, "Gradient steps of a low-rank or dropout fit.", full=1000, minimum=1)
-    dropout: float = option(0.05, "Rate at which the input is dropped.", minimum=0.001, maximum=0.9)
-    draws: int = option(200, "Draws of dropout, and of each ArviZ record.", minimum=50)
-    warmup: int = option(50, "Warm-up steps of a NUTS chain.", quick=30, full=200, minimum=1)
-    chain_draws: int = option(120, "Draws of a NUTS chain.", quick=50, full=400, minimum=4)
-    jobs: int | None = option(
-        None, "Processes that fit data sets; none for one a core.", quick=1, minimum=1
-    )
+    epochs: int = knob("epochs", 300, full=1000)
+    rate: float = knob("rate", 0.05, remark="It is the input that is dropped.")
+    num_samples: int = knob("num_samples", 200, minimum=50, remark="Each ArviZ record has as many.")
+    warmup: int = knob("warmup", 50, quick=30, full=200)
+    draws: int = knob("draws", 120, quick=50, full=400)
+    jobs: int | None = knob("jobs", None, quick=1)
 
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
         super().__post_init__()
-        if "exact" not in self.guides:
-            raise ValueError(
-                f"Option guides must include exact, which the others are compared with; "
-                f"got {', '.join(self.guides)}. Add exact."
-            )
+        require_exact(self.guides)
         if self.fits > self.datasets:
             raise ValueError(
                 f"Option fits must be at most datasets, of which it takes the first; got "
@@ -84,7 +80,22 @@ class Config(ExperimentConfig):
 
     def count(self, guide: str) -> int:
         """The number of data sets that a guide is fitted to."""
-        return self.fits if guide in FEW else self.datasets
+        return self.fits if RECIPES[guide].names(guide) & FEW else self.datasets
+
+    def settings(self, guide: str, seed: int) -> FitSettings:
+        """How a guide is fitted; its scale starts at the order of magnitude of the posterior's."""
+        stacked = STACKED in RECIPES[guide].traits
+        return FitSettings(
+            epochs=self.stacked_epochs if stacked else self.epochs,
+            lrs={STACKED: 0.03, "correlated": 0.1, "dropout": 0.05},
+            rounds=2,
+            init_scale=(1 if stacked else 4) * self.noise / self.n**0.5,
+            rank=1,
+            rates={"fc1": self.rate},
+            from_mode=("normal", "dropout"),
+            chains=Chains(chains=1, draws=self.draws, warmup=self.warmup, jobs=1),
+            seed=seed,
+        )
 
 
 # ----------------------------------------------------------------------------------------- data
@@ -117,26 +128,22 @@ class Simulated:
 def simulate(config: Config) -> Simulated:
     """Draw weights from the prior, and training and fresh data given them."""
     rng = np.random.default_rng(derived_seed(config.seed, "data sets"))
-    count, size = config.datasets, config.n + config.test_points
+    count, size, n = config.datasets, config.n + config.test_size, config.n
     weights = rng.normal(0, config.prior_precision**-0.5, (count, 2))
     x = rng.uniform(0, 2, (count, size))
     y = weights[:, :1] * x + weights[:, 1:] + rng.normal(0, config.noise, (count, size))
-    n = config.n
     return Simulated(weights, x[:, :n], y[:, :n], x[:, n:], y[:, n:])
 
 
 def simulate_line(config: Config) -> Simulated:
     """Draw data sets from the labs' line, which stays the same."""
     seeds = np.random.SeedSequence([config.seed, 2]).generate_state(config.datasets)
-    size = config.n + config.test_points
-    made = [
-        linear_data(n=size, seed=int(seed), noise=config.noise, dtype=torch.float64)
-        for seed in seeds
-    ]
+    count, size, n = config.datasets, config.n + config.test_size, config.n
+    kind: dict[str, Any] = {"n": size, "noise": config.noise, "dtype": torch.float64}
+    made = [linear_data(seed=int(seed), **kind) for seed in seeds]
     x = np.stack([to_numpy(inputs[:, 0]) for inputs, _ in made])
     y = np.stack([to_numpy(targets) for _, targets in made])
-    n, weights = config.n, np.tile([0.5, -0.3], (config.datasets, 1))
-    return Simulated(weights, x[:, :n], y[:, :n], x[:, n:], y[:, n:])
+    return Simulated(np.tile([0.5, -0.3], (count, 1)), x[:, :n], y[:, :n], x[:, n:], y[:, n:])
 
 
 # -------------------------------------------------------------------------------------- fitting
@@ -150,11 +157,6 @@ class Weights:
     covariance: Array
     draws: Array | None = None
 
-    def first(self, count: int) -> Weights:
-        """Those of the first data sets."""
-        draws = None if self.draws is None else self.draws[:, :count]
-        return Weights(self.mean[:count], self.covariance[:count], draws)
-
     def moments(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the function at inputs ``(D, M)``."""
         phi = np.stack([x, np.ones_like(x)], -1)
@@ -163,14 +165,13 @@ class Weights:
 
     def interval(self, x: Array, level: float) -> tuple[Array, Array]:
         """The central interval of the function at inputs ``(D, M)``."""
+        tails = (1 - level) / 2, (1 + level) / 2
         if self.draws is not None:
-            low, high = np.quantile(
-                _lines(self.draws, x), [(1 - level) / 2, (1 + level) / 2], axis=0
-            )
-            return low, high
-        mean, sd = self.moments(x)
-        half = stats.norm.ppf((1 + level) / 2) * sd
-        return mean - half, mean + half
+            low, high = np.quantile(_lines(self.draws, x), tails, axis=0)
+        else:
+            mean, sd = self.moments(x)
+            low, high = (mean + stats.norm.ppf(tail) * sd for tail in tails)
+        return low, high
 
     def predictive(self, x: Array, noise: float) -> RegressionPredictive:
         """The predictive distribution at inputs ``(D, M)``, flattened to ``(D M,)``."""
@@ -179,15 +180,11 @@ class Weights:
         if self.draws is None:
             return RegressionPredictive(0, None, mean, sd.square(), variance)
         means = torch.from_numpy(_lines(self.draws, x)).flatten(1)
+        scales, outputs = torch.full_like(means, noise), means.unsqueeze(-1)
         return RegressionPredictive(
-            num_samples=len(means),
-            outputs=means.unsqueeze(-1),
-            mean=mean,
-            epistemic_variance=sd.square(),
-            aleatoric_variance=variance,
-            component_means=means,
-            component_scales=torch.full_like(means, noise),
-        )
+            len(means), outputs, mean, sd.square(), variance,
+            component_means=means, component_scales=scales,
+        )  # fmt: skip
 
 
 def _lines(draws: Array, x: Array) -> Array:
@@ -204,53 +201,19 @@ def linear_model(config: Config) -> BayesianModel:
 
 
 def fit_one(guide: str, config: Config, data: tuple[Tensor, Tensor], seed: int) -> Posterior:
-    """Fit one guide to one data set."""
-    model = linear_model(config)
-    run: Any = partial(fit, model, data=data, seed=seed, progress=False)
-    if guide == "exact":
-        return run(Exact)  # type: ignore[no-any-return]
-    if guide == "nuts":
-        return sample_nuts(
-            model, data, num_samples=config.chain_draws, warmup=config.warmup, chains=1, jobs=1,
-            seed=seed, progress=False,
-        )  # fmt: skip
-    if guide == "laplace":
-        return run(Laplace, epochs=MODE_ROUNDS, optimizer="lbfgs")  # type: ignore[no-any-return]
-    mode = run(Delta, epochs=MODE_ROUNDS, optimizer="lbfgs")
-    if guide == "map":
-        return mode  # type: ignore[no-any-return]
-    factory, lr, epochs = {
-        "mean-field": (_mean_field(config), 0.03, config.stacked_epochs),
-        "low-rank-normal": (_low_rank(config), 0.1, config.epochs),
-        "mc-dropout": (partial(MCDropout, rates={LAYER: config.dropout}), 0.05, config.epochs),
-    }[guide]
-    return run(factory, init=mode, epochs=epochs, lr=lr, schedule="cosine")  # type: ignore[no-any-return]
+    """Fit one guide to one data set, from a mode of its own."""
+    return fit_all([guide], linear_model(config), data, config.settings(guide, seed))[guide]
 
 
-def _spread(config: Config) -> float:
-    """The order of magnitude of a weight's posterior standard deviation."""
-    return float(config.noise / np.sqrt(config.n))
-
-
-def _mean_field(config: Config) -> Callable[[BayesianModel], MeanFieldNormal]:
-    return partial(MeanFieldNormal, init_scale=_spread(config))
-
-
-def _low_rank(config: Config) -> Callable[[BayesianModel], LowRankNormal]:
-    return partial(LowRankNormal, rank=1, init_scale=4 * _spread(config))
-
-
-def _weights_of(posterior: Posterior, config: Config) -> tuple[Array, Array, Array | None]:
+def _weights_of(posterior: Posterior, num_samples: int) -> tuple[Array, Array, Array | None]:
     """Mean, covariance, and draws where the guide is not normal."""
-    if isinstance(posterior.guide, MCDropout | Empirical):
-        is_chain = isinstance(posterior.guide, Empirical)
-        draws = stored_draws(posterior) if is_chain else _flat_draws(posterior, config.draws)
-        return draws.mean(0), np.cov(draws, rowvar=False), draws
-    return *weight_moments(posterior), None
-
-
-def _flat_draws(posterior: Posterior, count: int) -> Array:
-    return to_numpy(posterior.model.layout.ravel(posterior.draws(count)))
+    if isinstance(posterior.guide, Empirical):
+        draws = stored_draws(posterior)
+    elif isinstance(posterior.guide, MCDropout):
+        draws = to_numpy(posterior.model.layout.ravel(posterior.draws(num_samples)))
+    else:
+        return *weight_moments(posterior), None
+    return draws.mean(0), np.cov(draws, rowvar=False), draws
 
 
 @single_thread()
@@ -260,27 +223,25 @@ def _fit_and_read(
     """One fit, in whatever process."""
     start = time.perf_counter()
     posterior = fit_one(guide, config, data, derived_seed(config.seed, f"{guide} {index}"))
-    return index, time.perf_counter() - start, _weights_of(posterior, config)
+    return index, time.perf_counter() - start, _weights_of(posterior, config.num_samples)
 
 
 def fit_each(
     guide: str, config: Config, simulated: Simulated, update: Update
 ) -> tuple[Weights, float]:
     """Fit a guide to each data set apart, over processes."""
-    count = len(simulated.x)
-    tasks = (partial(_fit_and_read, guide, config, simulated.data(i), i) for i in range(count))
-    found: list[Any] = []
+    count, found = len(simulated.x), list[Any]()
 
     def done(one: Any) -> None:
         found.append(one)
         update(len(found), count, f"data set {len(found)}")
 
+    tasks = (partial(_fit_and_read, guide, config, simulated.data(i), i) for i in range(count))
     run_tasks(tasks, jobs=number_of_jobs(config.jobs, count), done=done)
-    found.sort(key=lambda one: one[0])
-    means, covariances, draws = zip(*(parts for _, _, parts in found), strict=True)
+    _, seconds, parts = zip(*sorted(found, key=lambda one: one[0]), strict=True)
+    means, covariances, draws = zip(*parts, strict=True)
     stacked = None if draws[0] is None else np.stack(draws, axis=1)
-    seconds = float(np.mean([one[1] for one in found]))
-    return Weights(np.stack(means), np.stack(covariances), stacked), seconds
+    return Weights(np.stack(means), np.stack(covariances), stacked), float(np.mean(seconds))
 
 
 class _Lines(nn.Module):
@@ -288,18 +249,21 @@ class _Lines(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.slope = nn.Parameter(torch.zeros(count, dtype=torch.float64))
-        self.intercept = nn.Parameter(torch.zeros(count, dtype=torch.float64))
+        self.slope, self.intercept = (
+            nn.Parameter(torch.zeros(count, dtype=torch.float64)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """From inputs ``(n, D)`` to outputs ``(n, D)``."""
         return x * self.slope + self.intercept
 
 
-def fit_mean_field(config: Config, simulated: Simulated, update: Update) -> tuple[Weights, float]:
-    """Fit mean-field normals to all data sets at once.
+def fit_stacked(
+    guide: str, config: Config, simulated: Simulated, update: Update
+) -> tuple[Weights, float]:
+    """Fit a factorised normal to all data sets at once.
 
-    The posterior of all lines is the product of those of each, a mean-field normal is a product
+    The posterior of all lines is the product of those of each, a factorised normal is a product
     anyway, and Adam's steps are taken number by number: each data set gets the fit that it would
     get alone, with other random numbers.
     """
@@ -307,14 +271,18 @@ def fit_mean_field(config: Config, simulated: Simulated, update: Update) -> tupl
     prior = NormalPrior.from_precision(config.prior_precision)
     model = BayesianModel(_Lines(count), prior, Gaussian(scale=config.noise))
     data = torch.from_numpy(simulated.x.T.copy()), torch.from_numpy(simulated.y.T.copy())
-    with single_thread():
-        mode = fit(model, Delta, data, epochs=MODE_ROUNDS, optimizer="lbfgs", progress=False)
-        posterior = fit(
-            model, _mean_field(config), data, init=mode, epochs=config.stacked_epochs, lr=0.03,
-            schedule="cosine", seed=config.seed, progress=update,
-        )  # fmt: skip
-    guide: Any = posterior.guide
-    loc = to_numpy(guide.loc).reshape(2, count).T
-    variance = np.exp(2 * to_numpy(guide.log_scale)).reshape(2, count).T
+    how = config.settings(guide, config.seed)
+    posterior = fit_all([guide], model, data, how, stage=lambda _: nullcontext(update))[guide]
+    normal: Any = posterior.guide
+    loc = to_numpy(normal.loc).reshape(2, count).T
+    variance = np.exp(2 * to_numpy(normal.log_scale)).reshape(2, count).T
     covariance = variance[..., None] * np.eye(2)
-    return Weights(loc, covariance), (mode.info.seconds + posterior.info.seconds) / count
+    return Weights(loc, covariance), posterior.info.total_seconds / count
+
+
+def fit_guide(
+    guide: str, config: Config, simulated: Simulated, update: Update
+) -> tuple[Weights, float]:
+    """Fit a guide to as many data sets as it is meant for; also the mean seconds of a fit."""
+    fits = fit_stacked if STACKED in RECIPES[guide].traits else fit_each
+    return fits(guide, config, simulated.first(config.count(guide)), update)

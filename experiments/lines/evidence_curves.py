@@ -107,11 +107,8 @@ class ConjugateRegression:
         noise = np.random.default_rng(seed).standard_normal((draws, len(mean)))
         weights = (mean + sd * noise) @ self._svd[2].T
         density = norm.logpdf(self.y, weights @ self.features.T, beta**-0.5)
-        parts: dict[str, Any] = {
-            "posterior": {"weight": weights[None]},
-            "log_likelihood": {"y": density[None]},
-        }
-        record: az.InferenceData = az.from_dict(**parts)
+        values: Any = {"weight": weights[None]}, {"y": density[None]}
+        record: az.InferenceData = az.from_dict(posterior=values[0], log_likelihood=values[1])
         return record
 
 
@@ -145,33 +142,19 @@ class Judged:
 
 
 def judge(
-    candidates: Sequence[Candidate],
-    data: Data,
-    test: Data,
-    *,
-    draws: int,
-    seed: int,
+    candidates: Sequence[Candidate], data: Data, test: Data, *, draws: int, seed: int
 ) -> Judged:
     """Compute every criterion of every candidate."""
     columns, loos = [], []
     for one in candidates:
-        regression = ConjugateRegression.of(one.basis, data)
-        at = one.alpha, one.beta
+        regression, at = ConjugateRegression.of(one.basis, data), (one.alpha, one.beta)
         loos.append(psis_loo(regression.record(*at, draws=draws, seed=seed)))
         fresh = regression.log_predictive(to_numpy(one.basis(test[0])), to_numpy(test[1]), *at)
-        scores = [
-            float(regression.log_evidence(*at)) / len(regression.y),
-            float(loos[-1].elpd_loo) / len(regression.y),
-            float(regression.log_loo(*at).mean()),
-            float(fresh.mean()),
-        ]
-        columns.append([-score for score in scores])
-    return Judged(
-        np.array([one.value for one in candidates]),
-        np.array(columns).T,
-        np.array([float(loo.pareto_k.max()) for loo in loos]),
-        loos,
-    )
+        n = len(regression.y)
+        evidence, psis = float(regression.log_evidence(*at)) / n, float(loos[-1].elpd_loo) / n
+        columns.append([evidence, psis, regression.log_loo(*at).mean(), fresh.mean()])
+    k_hat = np.array([float(loo.pareto_k.max()) for loo in loos])
+    return Judged(np.array([one.value for one in candidates]), -np.array(columns).T, k_hat, loos)
 
 
 def plane(basis: Basis, data: Data, test: Data, *, alphas: Array, betas: Array) -> dict[str, Array]:

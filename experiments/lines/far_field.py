@@ -43,13 +43,8 @@ class GaussianProcess:
         """The predictive distribution, in closed form."""
         with pyro.get_param_store().scope():
             mean, variance = self.regression(x)
-        return RegressionPredictive(
-            num_samples=0,
-            outputs=None,
-            mean=mean,
-            epistemic_variance=variance.clamp(min=0),
-            aleatoric_variance=torch.full_like(mean, self.noise**2),
-        )
+        noise = torch.full_like(mean, self.noise**2)
+        return RegressionPredictive(0, None, mean, variance.clamp(min=0), noise)
 
 
 def fit_gaussian_process(data: Data, *, noise: float, steps: int = 100) -> GaussianProcess:
@@ -74,10 +69,10 @@ def fit_gaussian_process(data: Data, *, noise: float, steps: int = 100) -> Gauss
         evidence = -float(closure().detach())
         with torch.no_grad():
             variance, lengthscale = (
-                torch.as_tensor(v) for v in (kernel.variance, kernel.lengthscale)
+                float(torch.as_tensor(value)) for value in (kernel.variance, kernel.lengthscale)
             )
     seconds = time.perf_counter() - start
-    return GaussianProcess(gp, float(variance), float(lengthscale), noise, evidence, seconds)
+    return GaussianProcess(gp, variance, lengthscale, noise, evidence, seconds)
 
 
 def polynomial_law(posterior: Posterior, *, prefix: str, decades: float = 3.0) -> dict[str, Array]:
@@ -85,7 +80,6 @@ def polynomial_law(posterior: Posterior, *, prefix: str, decades: float = 3.0) -
     x = torch.logspace(0, decades, 81, dtype=torch.float64)
     variance = posterior.predict(x[:, None]).epistemic_variance
     covariance = weight_moments(posterior)[1]
-    degree = len(covariance) - 1
-    limit = covariance[-1, -1] * to_numpy(x) ** (2 * degree)
+    limit = covariance[-1, -1] * to_numpy(x) ** (2 * len(covariance) - 2)
     values = {"x": to_numpy(x), "variance": to_numpy(variance), "limit": limit}
     return {f"{prefix}.{name}": value for name, value in values.items()}

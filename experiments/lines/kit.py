@@ -1,13 +1,16 @@
-"""What the two regression experiments share: options, one row of the table, bands, data seeds."""
+"""What the regression experiments share: options, rows of the table, bands, moments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from probml_tp.diagnostics import elbo
@@ -15,12 +18,18 @@ from probml_tp.empirical import Empirical
 from probml_tp.guides import Delta, MeanFieldNormal
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.guides.low_rank import LowRankPlusDiagonal
-from probml_tp.harness.config import ExperimentConfig, option
-from probml_tp.plots.regression import Band
+from probml_tp.guides.recipes import Chains, SwagPath
+from probml_tp.harness.config import ExperimentConfig
+from probml_tp.harness.experiment import Results, Table
+from probml_tp.kit.common import Array
+from probml_tp.kit.knobs import knob
+from probml_tp.metrics.accuracy import regression_scores
+from probml_tp.metrics.over_runs import mean_interval
+from probml_tp.plots.regression import Band, mark_training_range, plot_band, plot_data
+from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = tuple[Tensor, Tensor]
 
 COLUMNS = {
@@ -39,7 +48,8 @@ COLUMNS = {
 
 RMSE, NLL and the share of targets inside their 95 % intervals are those of fresh data. Inside is
 the training range; far out is at least one width of it away. Means and standard deviations of the
-weights are compared with the exact ones; the largest difference over the weights counts.
+weights are compared with the exact ones; the largest difference over the weights counts. The
+evidence of a last layer is that given the layers before it.
 """
 
 
@@ -47,41 +57,63 @@ weights are compared with the exact ones; the largest difference over the weight
 class RegressionConfig(ExperimentConfig):
     """Options that every regression experiment has."""
 
-    noise: float = option(0.2, "Noise standard deviation of the data, in units of y.", minimum=0.01)
-    test_points: int = option(
-        1000, "Fresh points that the metrics are computed on.", quick=300, full=10_000, minimum=10
+    noise: float = knob("noise", 0.2, minimum=0.01)
+    test_size: int = knob("test_size", 1000, quick=300, full=10_000, minimum=10)
+    num_samples: int = knob(
+        "num_samples", 500, quick=200, minimum=50, remark="Each ArviZ record has as many."
     )
-    draws: int = option(
-        500, "Posterior draws in predictions and in each ArviZ record.", quick=200, minimum=50
-    )
-    chains: int = option(2, "NUTS chains.", full=4, minimum=2)
-    jobs: int | None = option(
-        None, "Processes that run the chains; none for one a core.", quick=1, minimum=1
-    )
+    chains: int = knob("chains", 2, full=4)
+    warmup: int = knob("warmup", 200, quick=50, full=1000)
+    draws: int = knob("draws", 400, quick=100, full=1000)
+    jobs: int | None = knob("jobs", None, quick=1)
+    swag_lr: float = knob("swag_lr", 0.004)
+    swag_batch_size: int = knob("swag_batch_size", 2)
+    swag_epochs: int = knob("swag_epochs", 300, quick=100, full=2000)
 
     @property
     def test_seed(self) -> int:
         """The seed of the fresh data, which are never those of training."""
         return int(np.random.SeedSequence([self.seed, 1]).generate_state(1)[0])
 
+    @property
+    def coverage_error(self) -> float:
+        """The standard error of the share of fresh points inside 95 % intervals, in percent."""
+        return 100 * math.sqrt(0.95 * 0.05 / self.test_size)
 
-@dataclass(frozen=True)
-class Row:
-    """A fitted posterior and where it stands in tables, figures and files.
+    @property
+    def swag(self) -> SwagPath:
+        """The path of SWAG."""
+        return SwagPath(lr=self.swag_lr, epochs=self.swag_epochs, batch_size=self.swag_batch_size)
+
+    def nuts(self, **options: Any) -> Chains:
+        """How NUTS is run, with further options of :class:`~probml_tp.guides.recipes.Chains`."""
+        own: Any = {name: getattr(self, name) for name in ("chains", "draws", "warmup", "jobs")}
+        return Chains(**own, **options)
+
+
+def require_exact(guides: Sequence[str]) -> None:
+    """Check that the exact posterior is there to compare with.
 
     Args:
-        key: file name, and prefix of its arrays, such as ``"line-exact"``.
-        label: its row in the table, such as ``"line · exact"``.
-        guide: the name that its style goes by.
-        posterior: the posterior.
-        seconds: time to fit it, all that it started from included.
-    """
+        guides: those asked for.
 
-    key: str
-    label: str
-    guide: str
-    posterior: Posterior
-    seconds: float
+    Raises:
+        ValueError: it is not.
+    """
+    if "exact" not in guides:
+        raise ValueError(
+            f"Option guides must include exact, which the others are compared with; "
+            f"got {', '.join(guides)}. Add exact."
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Training data, fresh data, and inputs ``(G, 1)`` that reach far beyond the former."""
+
+    train: Data
+    test: Data
+    grid: Tensor
 
 
 def predict(posterior: Posterior, x: Tensor, *, num_samples: int) -> RegressionPredictive:
@@ -101,48 +133,93 @@ def predict(posterior: Posterior, x: Tensor, *, num_samples: int) -> RegressionP
     return predictive
 
 
-def row_metrics(band: Band, scores: Mapping[str, float], train: Data) -> dict[str, float]:
-    """The metrics of predictions, which every posterior has.
+def enter(
+    results: Results[Any],
+    group: str,
+    name: str,
+    problem: Problem,
+    posterior: Posterior | None = None,
+    *,
+    predictor: Callable[[Tensor], RegressionPredictive] | None = None,
+    own: Mapping[str, float] | None = None,
+    diverges: bool = False,
+) -> None:
+    """Enter a posterior, or what predicts, into the results.
+
+    Its metrics are those of the row ``"<group> · <name>"``; itself, its record and the arrays of
+    its band go by ``"<group>-<name>"``.
 
     Args:
-        band: predictions along a grid that reaches far beyond the training range.
-        scores: RMSE, NLL and coverage on fresh data.
-        train: the training data; their range tells inside from far outside.
-
-    Returns:
-        Metric to value, for the first five of :data:`COLUMNS`.
+        results: where to; their config says how many draws to take.
+        group: the data or the model.
+        name: the guide.
+        problem: the data and the grid; the range of the training data tells inside from far out.
+        posterior: of the guide, if it is one.
+        predictor: from inputs to predictions; :func:`predict` of the posterior by default.
+        own: further metrics.
+        diverges: whether nothing is to be said of predictions far out, where the number would be
+            that of the grid's end.
     """
-    low, high = float(train[0].min()), float(train[0].max())
-    inside = (band.x >= low) & (band.x <= high)
-    far = (band.x <= 2 * low - high) | (band.x >= 2 * high - low)
-    sd = np.sqrt(band.epistemic_variance)
-    return {
-        "rmse": scores["rmse"],
-        "nll": scores["nll"],
-        "coverage": 100 * scores["coverage"],
-        "epistemic_inside": float(sd[inside].mean()),
-        "epistemic_far": float(sd[far].mean()),
-    }
+    key, train, num_samples = f"{group}-{name}", problem.train, results.config.num_samples
+    values = dict(own or {})
+    if posterior is not None:
+        predictor = predictor or partial(predict, posterior, num_samples=num_samples)
+        values["seconds"] = posterior.info.total_seconds
+        if not posterior.guide.no_density:
+            values["elbo"] = elbo(posterior, *train, num_samples=num_samples).value
+        if isinstance(posterior.guide, StructuredNormal):
+            values["log_evidence"] = posterior.guide.log_evidence()
+        record = posterior.to_inference_data(*train, num_samples=num_samples)
+        results.posteriors[key], results.inference_data[key] = posterior, record
+    if predictor is None:
+        raise ValueError("what is entered must predict; got neither a posterior nor a predictor.")
+    band = Band.from_predictive(problem.grid, predictor(problem.grid))
+    scores = regression_scores(predictor(problem.test[0]), problem.test[1])
+    low, high, sd = float(train[0].min()), float(train[0].max()), np.sqrt(band.epistemic_variance)
+    values |= {"rmse": scores["rmse"], "nll": scores["nll"], "coverage": 100 * scores["coverage"]}
+    values["epistemic_inside"] = float(sd[(band.x >= low) & (band.x <= high)].mean())
+    if not diverges:
+        far = (band.x <= 2 * low - high) | (band.x >= 2 * high - low)
+        values["epistemic_far"] = float(sd[far].mean())
+    results.main.put(f"{group} · {name}", values)
+    results.arrays |= band.to_arrays(key)
 
 
-def evidence(posterior: Posterior, data: Data, *, num_samples: int) -> dict[str, float]:
-    """ELBO and log evidence in nats, where the guide has them.
+def put_mean(table: Table, row: str, metric: str, values: Array) -> None:
+    """Enter a mean with its t interval.
 
     Args:
-        posterior: the posterior.
-        data: the training data.
-        num_samples: draws that the ELBO is estimated by.
-
-    Returns:
-        ``"elbo"`` for guides with a density, ``"log_evidence"`` for the exact posterior and
-        Laplace; that of a last layer is the evidence given the layers before it.
+        table: where to.
+        row: which row of it.
+        metric: which metric.
+        values: of each run or data set; one alone has no interval.
     """
-    values: dict[str, float] = {}
-    if not posterior.guide.no_density:
-        values["elbo"] = elbo(posterior, *data, num_samples=num_samples).value
-    if isinstance(posterior.guide, StructuredNormal):
-        values["log_evidence"] = posterior.guide.log_evidence()
-    return values
+    found = mean_interval(values)
+    ends = {} if found.interval is None else {metric: found.interval}
+    table.put(row, {metric: found.mean}, ends)
+
+
+def band_of(results: Results[Any], row: str) -> Band:
+    """The band of predictions entered as ``"<group>-<name>"``."""
+    return Band.from_arrays(results.arrays, row)
+
+
+def plot_fit(band: Band, x: Array, y: Array, *, ax: Axes, guide: str) -> None:
+    """Draw a band in a guide's colour, with the training data ``(n,)`` and their range."""
+    plot_band(band, ax=ax, color=guide_style(guide).color)
+    plot_data(x, y, ax=ax)
+    mark_training_range(x, ax=ax)
+
+
+def plot_line(x: Array, y: Array, style: GuideStyle, *, ax: Axes, label: str | None = None) -> None:
+    """Draw a line ``(G,)`` in a guide's style, with another label if one is given."""
+    look: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
+    ax.plot(x, y, label=style.label if label is None else label, **look)
+
+
+def as_title(sentence: str | None) -> str:
+    """A finding as the title of a figure."""
+    return (sentence or "").removesuffix(".")
 
 
 def even_grid(low: float, high: float, *, num: int) -> Tensor:

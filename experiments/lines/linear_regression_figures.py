@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probml_tp.experiments.lines.line_variance_figures import line_figures, line_findings
+from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit, plot_line
+from probml_tp.experiments.lines.line_variance import LINE_FINDINGS, line_figures, variance_at
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.plots.regression import (
-    Band,
-    band_legend,
-    mark_training_range,
-    plot_band,
-    plot_data,
-    plot_ellipse,
-    plot_normal_density,
-    plot_sample_density,
-    plot_variance_parts,
-    plot_weight_density,
-)
+from probml_tp.kit.common import Array
+from probml_tp.kit.sentences import Range
+from probml_tp.plots import regression as draw
 from probml_tp.plots.style import (
     figure,
     guide_style,
@@ -32,8 +24,6 @@ from probml_tp.plots.style import (
     order_of_magnitude,
     shared_legend,
 )
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
 
 SEQUENCE = "point by point"
 """The stage of the posterior after more and more points, and the prefix of its arrays."""
@@ -52,14 +42,18 @@ class _View:
     def title(self) -> str:
         return {"line": "Line", "hole": "Line with a hole"}[self.name]
 
+    @property
+    def guides(self) -> tuple[str, ...]:
+        return tuple(self.results.config.guides)
+
     def array(self, name: str) -> Array:
         return self.results.arrays[f"{self.name}{name}"]
 
     def metric(self, guide: str, metric: str) -> float:
-        return self.results.metrics[f"{self.name} · {guide}"][metric]
+        return self.results.main[f"{self.name} · {guide}", metric]
 
-    def band(self, guide: str) -> Band:
-        return Band.from_arrays(self.results.arrays, f"{self.name}-{guide}")
+    def band(self, guide: str) -> draw.Band:
+        return band_of(self.results, f"{self.name}-{guide}")
 
     def moments(self, guide: str) -> tuple[Array, Array]:
         return self.array(f"-{guide}.weight_mean"), self.array(f"-{guide}.weight_covariance")
@@ -76,113 +70,132 @@ class _View:
         covariance = self.moments("exact")[1]
         return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
-    def epistemic_sd(self, x: float) -> float:
-        """The exact posterior's epistemic standard deviation at ``x``."""
-        phi = np.array([1.0, x])
-        return float(np.sqrt(phi @ self.moments("exact")[1] @ phi))
+    def epistemic_sd(self, *x: float) -> list[float]:
+        """The exact posterior's epistemic standard deviation at each ``x``."""
+        variances = variance_at(np.array(x), self.moments("exact")[1])
+        return [float(variance**0.5) for variance in variances]
+
+    def around(self, times: float) -> tuple[float, float]:
+        """An interval about the middle of the training range, so many times as wide."""
+        low, high = self.array(".x").min(), self.array(".x").max()
+        middle, half = (low + high) / 2, times * (high - low) / 2
+        grid = self.band("exact").x
+        return float(max(middle - half, grid[0])), float(min(middle + half, grid[-1]))
 
 
 def _views(results: Results[Any]) -> list[_View]:
     return [_View(name, results) for name in results.config.data]
 
 
-def findings(results: Results[Any]) -> list[str]:
-    """Say in sentences what the numbers say, the most important first."""
-    guides = results.config.guides
-    chosen = {
-        _laplace: "laplace" in guides,
-        _chains: "nuts" in guides,
-        _factorised: "mean-field" in guides,
-        _parabola: True,
-        _hole: "hole" in results.config.data,
-        _far: len(guides) > 1,
-        _coverage: True,
-    }
-    said = [f"{sentence(_views(results))}." for sentence, applies in chosen.items() if applies]
-    return said + line_findings(results)
+# ------------------------------------------------------------------------------------ findings
 
 
-def _each(views: list[_View], say: Callable[[_View], str]) -> str:
+def _each(results: Results[Any], say: Callable[[_View], str]) -> str:
     """Say the same of each data set, for example "1 on the line and 2 on the line with a hole"."""
-    return " and ".join(f"{say(view)} on the {view.title.lower()}" for view in views)
+    return " and ".join(f"{say(view)} on the {view.title.lower()}" for view in _views(results))
 
 
-def _laplace(views: list[_View]) -> str:
-    distance = max(view.metric("laplace", "mean_distance") for view in views)
+def _chains(results: Results[Any]) -> str | None:
+    if "nuts" not in results.config.guides:
+        return None
+    off = _each(results, lambda view: f"{view.metric('nuts', 'mean_distance'):.2f}")
+    errors = (f"{v.array('-nuts.monte_carlo_error').max():.2f}" for v in _views(results))
     return (
-        f"Laplace finds the exact posterior, which is the normal that it assumes: its means are "
-        f"off by {order_of_magnitude(distance)} exact SDs"
+        f"The NUTS means are off by {off}, in exact SDs; their Monte Carlo error is "
+        f"{' and '.join(errors)}."
     )
 
 
-def _chains(views: list[_View]) -> str:
-    distances = _each(views, lambda view: f"{view.metric('nuts', 'mean_distance'):.2f}")
-    errors = " and ".join(f"{view.array('-nuts.monte_carlo_error').max():.2f}" for view in views)
+def _factorised(results: Results[Any]) -> str | None:
+    if "mean-field" not in results.config.guides:
+        return None
+    off = _each(results, lambda view: f"{view.metric('mean-field', 'sd_distance'):.0f} %")
+    correlations = " and ".join(number(view.correlation, "+.2f") for view in _views(results))
     return (
-        f"The NUTS means are off by {distances}, in exact SDs; their Monte Carlo error is {errors}"
+        f"Mean-field misses the exact SDs by {off}; the two weights correlate by {correlations} "
+        f"there, and a factorised posterior has no way to say so."
     )
 
 
-def _factorised(views: list[_View]) -> str:
-    parts = _each(views, lambda view: f"{view.metric('mean-field', 'sd_distance'):.0f} %")
-    correlations = " and ".join(number(view.correlation, "+.2f") for view in views)
-    return (
-        f"Mean-field misses the exact SDs by {parts}; the two weights correlate by {correlations} "
-        f"there, and a factorised posterior has no way to say so"
-    )
-
-
-def _parabola(views: list[_View]) -> str:
+def _parabola(results: Results[Any]) -> str:
     return (
         "The epistemic variance is a parabola with its vertex where the data are centred: smallest "
-        f"at {_each(views, _vertex)}"
+        f"at {_each(results, _vertex)}."
     )
 
 
 def _vertex(view: _View) -> str:
     edge = float(view.band("exact").x[-1])
-    growth = (view.epistemic_sd(edge) / view.epistemic_sd(view.vertex)) ** 2
+    least, most = view.epistemic_sd(view.vertex, edge)
     vertex, mean = (number(x, ".2f") for x in (view.vertex, float(view.array(".x").mean())))
+    growth = (most / least) ** 2
     return f"x = {vertex} (mean of x {mean}) and {growth:,.0f} times that at x = {edge:g}"
 
 
-def _hole(views: list[_View]) -> str:
-    view = next(view for view in views if view.name == "hole")
+def _hole(results: Results[Any]) -> str | None:
+    if "hole" not in results.config.data:
+        return None
+    view = _View("hole", results)
     x = view.array(".x")
-    centre, *beside = (view.epistemic_sd(at) for at in (0.0, x[x < 0].mean(), x[x > 0].mean()))
+    centre, *beside = view.epistemic_sd(0.0, x[x < 0].mean(), x[x > 0].mean())
     return (
         f"The line with a hole has an epistemic SD of {centre:.3f} in the middle of the hole, "
         f"{beside[0]:.3f} and {beside[1]:.3f} amid the points on either side: a straight line "
-        f"held at both ends cannot be unsure between them"
+        f"held at both ends cannot be unsure between them."
     )
 
 
-def _far(views: list[_View]) -> str:
-    return (
-        "Far from the data the guides keep of the exact epistemic SD: "
-        f"{_each(views, _shares_far)}".replace("%", " %")
-    )
+def _far(results: Results[Any]) -> str | None:
+    others = [guide for guide in results.config.guides if guide != "exact"]
+    if not others:
+        return None
+
+    def shares(view: _View) -> str:
+        far = {guide: view.metric(guide, "epistemic_far") for guide in others}
+        exact = view.metric("exact", "epistemic_far")
+        return ", ".join(
+            f"{guide_style(guide).label} {100 * sd / exact:.0f} %" for guide, sd in far.items()
+        )
+
+    return f"Far from the data the guides keep of the exact epistemic SD: {_each(results, shares)}."
 
 
-def _shares_far(view: _View) -> str:
-    exact = view.metric("exact", "epistemic_far")
-    return ", ".join(
-        f"{guide_style(guide).label} {view.metric(guide, 'epistemic_far') / exact:.0%}"
-        for guide in view.results.config.guides
-        if guide != "exact"
-    )
+def _not_here(results: Results[Any]) -> str:
+    return NOT_HERE
 
 
-def _coverage(views: list[_View]) -> str:
-    config = views[0].results.config
-    shares = {row: cells["coverage"] for row, cells in views[0].results.metrics.items()}
-    error = 100 * math.sqrt(0.95 * 0.05 / config.test_points)
-    low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
-    return (
-        f"Inside the training range the guides differ little: 95 % intervals hold "
-        f"{shares[low]:.1f} % ({low}) to {shares[high]:.1f} % ({high}) of {config.test_points:,} "
-        f"fresh points, with a standard error of {error:.1f} %"
-    )
+NOT_HERE = (
+    "Not among the guides are those that would tell nothing here. Dropout drops the hidden units "
+    "of a net, and a regression on basis functions has none. The posterior has one mode, so that "
+    "every member of an ensemble would be the MAP estimate. The one layer is the last layer, and "
+    "its Kronecker factors are the whole curvature: both kinds of Laplace would be the full one, "
+    "the exact posterior."
+)
+
+FINDINGS = (
+    Range(
+        "mean_distance",
+        "Laplace finds the exact posterior, which is the normal that it assumes: its means are "
+        "off by {high} exact SDs.",
+        rows=lambda row: row.endswith("· laplace"),
+        write=order_of_magnitude,
+    ),
+    _chains,
+    _factorised,
+    _parabola,
+    _hole,
+    _far,
+    Range(
+        "coverage",
+        "Inside the training range the guides differ little: the share of {config.test_size:,} "
+        "fresh points that 95 % intervals hold runs {range}, with a standard error of "
+        "{config.coverage_error:.1f} %.",
+        write="{:.1f} %".format,
+        name=str,
+    ),
+    *LINE_FINDINGS,
+    _not_here,
+)
 
 
 # ------------------------------------------------------------------------------------- figures
@@ -202,39 +215,29 @@ def _bands_figure(results: Results[Any]) -> Figure:
     views, guides = _views(results), results.config.guides
     made, axes = figure(len(views), len(guides), sharey="row")
     for row, view in zip(axes, views, strict=True):
-        _bands_row(view, row)
+        shown, exact = view.around(6), view.band("exact")
+        seen = (exact.x >= shown[0]) & (exact.x <= shown[1])
+        height = 1.15 * exact.lower[seen].min(), 1.15 * exact.upper[seen].max()
+        for ax, guide in zip(row, guides, strict=True):
+            _fit_panel(view, guide, ax)
+            ax.set(xlim=shown, ylim=height)
         row[0].set_ylabel(f"{view.title}\ny")
     for ax, guide in zip(axes[0], guides, strict=True):
         ax.set_title(guide_style(guide).label.replace(", ", ",\n"), fontsize=8.5)
     for ax in axes[-1]:
         ax.set_xlabel("x")
-    band_legend(made)
+    draw.band_legend(made)
     return Figure(
         "predictive-bands",
-        _far(views) if len(guides) > 1 else _parabola(views),
+        as_title(_far(results) or _parabola(results)),
         "Predictive mean with 95 % intervals: dark for the function alone, light for a new "
         "observation. Inside the training range all guides look alike; they part outside.",
         made,
     )
 
 
-def _bands_row(view: _View, axes: np.ndarray[Any, Any]) -> None:
-    x, y, shown = view.array(".x"), view.array(".y"), _around(view, 6)
-    exact = view.band("exact")
-    seen = (exact.x >= shown[0]) & (exact.x <= shown[1])
-    for ax, guide in zip(axes, view.results.config.guides, strict=True):
-        plot_band(view.band(guide), ax=ax, color=guide_style(guide).color)
-        plot_data(x, y, ax=ax)
-        mark_training_range(x, ax=ax)
-        ax.set(xlim=shown, ylim=(1.15 * exact.lower[seen].min(), 1.15 * exact.upper[seen].max()))
-
-
-def _around(view: _View, times: float) -> tuple[float, float]:
-    """An interval about the middle of the training range, so many times as wide."""
-    low, high = view.array(".x").min(), view.array(".x").max()
-    middle, half = (low + high) / 2, times * (high - low) / 2
-    grid = view.band("exact").x
-    return max(middle - half, grid[0]), min(middle + half, grid[-1])
+def _fit_panel(view: _View, guide: str, ax: Axes) -> None:
+    plot_fit(view.band(guide), view.array(".x"), view.array(".y"), ax=ax, guide=guide)
 
 
 @house_style()
@@ -242,53 +245,33 @@ def _variance_figure(results: Results[Any]) -> Figure:
     views = _views(results)
     made, axes = figure(len(views), 3, height=2.7 * len(views) + 0.7)
     for view, (fit, wide, near) in zip(views, axes, strict=True):
-        _fit_panel(view, fit)
-        _wide_variance(view, wide)
-        _near_variance(view, near)
+        _fit_panel(view, "exact", fit)
+        fit.set(xlabel="x", ylabel=f"{view.title}\ny")
+        draw.plot_variance_parts(view.band("exact"), ax=wide)
+        for guide in view.guides:
+            band, style = view.band(guide), guide_style(guide)
+            if guide in ("mean-field", "map"):
+                plot_line(band.x, band.variance, style, ax=wide)
+            plot_line(band.x, band.epistemic_variance, style, ax=near)
+        wide.set(xlabel="x", ylabel="predictive variance (units of y²)")
+        x, shown = view.array(".x"), view.around(2)
+        near.plot(x.mean(), 0, "^", color="#333333", clip_on=False, zorder=5, label="mean of x")
+        near.set(xlabel="x", ylabel="epistemic variance (units of y²)", xlim=shown)
+        near.set_ylim(0, 1.05 * view.epistemic_sd(shown[1])[0] ** 2)
+        for ax in (wide, near):
+            draw.mark_training_range(x, ax=ax)
     for ax, title in zip(axes[0], ("Exact posterior", "Variance", "Epistemic, near"), strict=True):
         ax.set_title(title)
     shared_legend(made, axes[0], columns=5)
     return Figure(
         "variance-along-x",
-        _parabola(views),
+        as_title(_parabola(results)),
         "Left, the fit of the exact posterior with 95 % intervals: dark for the function, light "
         "for a new observation. Middle, its predictive variance in its two parts, with the total "
         "of other guides as lines. Right, the epistemic part alone about the training range "
         "(grey bar): its vertex lies at the mean of x, wherever the points are.",
         made,
     )
-
-
-def _fit_panel(view: _View, ax: Axes) -> None:
-    plot_band(view.band("exact"), ax=ax, color=guide_style("exact").color)
-    plot_data(view.array(".x"), view.array(".y"), ax=ax)
-    mark_training_range(view.array(".x"), ax=ax)
-    ax.set(xlabel="x", ylabel=f"{view.title}\ny")
-
-
-def _wide_variance(view: _View, ax: Axes) -> None:
-    plot_variance_parts(view.band("exact"), ax=ax)
-    for guide in ("mean-field", "map"):
-        if guide in view.results.config.guides:
-            _variance_line(view, guide, ax, total=True)
-    mark_training_range(view.array(".x"), ax=ax)
-    ax.set(xlabel="x", ylabel="predictive variance (units of y²)")
-
-
-def _near_variance(view: _View, ax: Axes) -> None:
-    for guide in view.results.config.guides:
-        _variance_line(view, guide, ax, total=False)
-    mean, top = float(view.array(".x").mean()), view.epistemic_sd(_around(view, 2)[1]) ** 2
-    ax.plot(mean, 0, "^", color="#333333", clip_on=False, zorder=5, label="mean of x")
-    mark_training_range(view.array(".x"), ax=ax)
-    ax.set(xlabel="x", ylabel="epistemic variance (units of y²)")
-    ax.set(xlim=_around(view, 2), ylim=(0, 1.05 * top))
-
-
-def _variance_line(view: _View, guide: str, ax: Axes, *, total: bool) -> None:
-    band, style = view.band(guide), guide_style(guide)
-    values = band.variance if total else band.epistemic_variance
-    ax.plot(band.x, values, color=style.color, linestyle=style.linestyle, label=style.label)
 
 
 @house_style()
@@ -298,7 +281,7 @@ def _sequence_figure(results: Results[Any]) -> Figure:
     )
     made, axes = figure(1, len(counts), height=2.5, sharex=True, sharey=True)
     for ax, count, density in zip(axes[0], counts, densities, strict=True):
-        plot_weight_density(grid, grid, density, ax=ax)
+        draw.plot_weight_density(grid, grid, density, ax=ax)
         ax.plot(*TRUE_WEIGHTS, "+", color="#D55E00", markersize=9, label="true weights")
         ax.set(title=f"{count} points" if count != 1 else "1 point", xlabel="w₀")
     axes[0, 0].set_ylabel("w₁")
@@ -321,13 +304,15 @@ def _weights_figure(results: Results[Any]) -> Figure:
     for row, view in zip(axes, views, strict=True):
         for weight in range(2):
             _marginals(view, weight, row[weight])
-        _ellipses(view, row[2])
+        for guide in view.guides:
+            draw.plot_ellipse(*view.moments(guide), ax=row[2], style=guide_style(guide))
+        row[2].set(xlabel="intercept w₀", ylabel="slope w₁")
+        row[2].set_title(f"correlation {number(view.correlation, '+.2f')}")
         row[0].set_ylabel(f"{view.title}\nposterior density")
     shared_legend(made, axes[0, :1])
-    factorised = "mean-field" in results.config.guides
     return Figure(
         "posterior-of-weights",
-        _factorised(views) if factorised else _parabola(views),
+        as_title(_factorised(results) or _parabola(results)),
         "Marginal densities of both weights (NUTS as a histogram, MAP as a line at its point), and "
         "the ellipse that holds 95 % of the normal with the guide's moments; the narrowest leave "
         "the panel at the top. A factorised "
@@ -340,20 +325,12 @@ def _marginals(view: _View, weight: int, ax: Axes) -> None:
     mean, covariance = view.moments("exact")
     centre, sd = mean[weight], math.sqrt(covariance[weight, weight])
     x = np.linspace(centre - 4.5 * sd, centre + 4.5 * sd, 400)
-    for guide in view.results.config.guides:
+    for guide in view.guides:
         style, (m, c) = guide_style(guide), view.moments(guide)
         if guide == "nuts":
-            plot_sample_density(view.array("-nuts.weights")[:, weight], ax=ax, style=style)
+            draw.plot_sample_density(view.array("-nuts.weights")[:, weight], ax=ax, style=style)
         else:
-            plot_normal_density(m[weight], math.sqrt(c[weight, weight]), x, ax=ax, style=style)
+            draw.plot_normal_density(m[weight], math.sqrt(c[weight, weight]), x, ax=ax, style=style)
     peak = 1 / (sd * math.sqrt(2 * math.pi))
     name = ("intercept w₀", "slope w₁")[weight]
     ax.set(xlabel=name, xlim=(x[0], x[-1]), ylim=(0, 3 * peak))
-
-
-def _ellipses(view: _View, ax: Axes) -> None:
-    for guide in view.results.config.guides:
-        style, (mean, covariance) = guide_style(guide), view.moments(guide)
-        plot_ellipse(mean, covariance, ax=ax, style=style)
-    ax.set(xlabel="intercept w₀", ylabel="slope w₁")
-    ax.set_title(f"correlation {number(view.correlation, '+.2f')}")

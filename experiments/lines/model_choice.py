@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
 from scipy.stats import spearmanr
 
 from probml_tp.datasets import sine_data
@@ -21,15 +23,22 @@ from probml_tp.experiments.lines.evidence_curves import (
     plane,
     type_two,
 )
-from probml_tp.experiments.lines.kit import Data
-from probml_tp.harness.experiment import Table, Update
+from probml_tp.experiments.lines.kit import Data, RegressionConfig, put_mean
+from probml_tp.harness.config import option
+from probml_tp.harness.experiment import Figure, Results, Table, Update
 from probml_tp.kit.common import Array, derived_seed
-from probml_tp.metrics.over_runs import mean_interval
+from probml_tp.kit.knobs import knob
+from probml_tp.kit.sentences import Gap
+from probml_tp.metrics.over_runs import paired_seeds
 from probml_tp.models import GaussianBasis, PolynomialBasis
+from probml_tp.plots.style import figure, house_style, number, shared_legend
 from probml_tp.quiet_arviz import az
 
 CHOICE = "model choice"
 """The stage, and the prefix of its arrays."""
+
+CHOOSES = "What each criterion chooses"
+"""What the title of the first table begins with."""
 
 FAMILIES = {
     "degree": "degree of the polynomial",
@@ -43,33 +52,36 @@ CRITERION_LABELS = {
     "loo": "Exact LOO",
     "held-out": "Held-out NLL",
 }
+LOOKS: dict[str, dict[str, Any]] = {
+    "evidence": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "psis-loo": {"color": "#D55E00", "linestyle": (0, (4, 2)), "marker": "s"},
+    "loo": {"color": "#009E73", "linestyle": (0, (1, 1)), "marker": "^"},
+    "held-out": {"color": "#333333", "linestyle": (0, (6, 1, 1, 1)), "marker": "D"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The candidates, and the data on which criteria choose among them."""
+class ChoiceConfig(RegressionConfig):
+    """Options of the candidates, and of the data on which criteria choose among them."""
 
-    n: int
-    noise: float
-    alpha: float
-    max_degree: int
-    max_bumps: int
-    bumps: int
-    sets: int
-    draws: int
-    seed: int
+    n: int = knob("n", 50, minimum=5)
+    prior_precision: float = knob(
+        "prior_precision", 0.05, remark="Of a basis; the net has its own."
+    )
+    bumps: int = option(9, "Number of Gaussian basis functions.", minimum=1)
+    max_degree: int = option(16, "Largest degree among which criteria choose.", minimum=3)
+    max_bumps: int = option(14, "Largest number of bumps among which criteria choose.", minimum=3)
+    training_sets: int = option(
+        8, "Training sets on which criteria choose a model.", quick=3, full=50, minimum=1
+    )
 
     def families(self) -> dict[str, list[Candidate]]:
         """The candidates by family."""
-        alpha, beta = self.alpha, self.noise**-2
-        basis = GaussianBasis.evenly_spaced(0.0, 1.0, num=self.bumps)
-        degrees, bumps = range(1, self.max_degree + 1), range(2, self.max_bumps + 1)
+        alpha, beta = self.prior_precision, self.noise**-2
+        basis, degrees = bumps(self.bumps), range(1, self.max_degree + 1)
         return {
             "degree": [Candidate(d, PolynomialBasis(degree=d), alpha, beta) for d in degrees],
-            "bumps": [
-                Candidate(m, GaussianBasis.evenly_spaced(0.0, 1.0, num=m), alpha, beta)
-                for m in bumps
-            ],
+            "bumps": [Candidate(m, bumps(m), alpha, beta) for m in range(2, self.max_bumps + 1)],
             "alpha": [Candidate(a, basis, a, beta) for a in np.logspace(-4, 2, 9).tolist()],
             "beta": [Candidate(b, basis, alpha, b) for b in np.logspace(0, 3, 9).tolist()],
         }
@@ -80,33 +92,36 @@ class Selection:
         return sine_data(n=self.n, noise=self.noise, seed=seed, dtype=torch.float64)
 
 
+def bumps(count: int) -> GaussianBasis:
+    """So many Gaussian bumps on the range of the data."""
+    return GaussianBasis.evenly_spaced(0.0, 1.0, num=count)
+
+
 def compare_choices(
-    selection: Selection, test: Data, update: Update
-) -> tuple[dict[str, Array], Table]:
+    config: ChoiceConfig, test: Data, update: Update
+) -> tuple[dict[str, Array], list[Table]]:
     """Judge every candidate on every training set."""
-    families, arrays, first = selection.families(), dict[str, Array](), dict[str, Judged]()
-    found: dict[str, list[Judged]] = {name: [] for name in families}
-    for which in range(selection.sets):
-        for name, candidates in families.items():
-            update(which, selection.sets, name)
-            options: Any = {"draws": selection.draws, "seed": selection.seed + which}
-            judged = judge(candidates, selection.data(which), test, **options)
-            first.setdefault(name, judged)
-            found[name].append(judged)
+    found: dict[str, list[Judged]] = {name: [] for name in config.families()}
+    for which in range(config.training_sets):
+        for name, candidates in config.families().items():
+            update(which, config.training_sets, name)
+            data, seed = config.data(which), config.seed + which
+            found[name].append(judge(candidates, data, test, draws=config.num_samples, seed=seed))
+    arrays: dict[str, Array] = {}
     for name, runs in found.items():
         arrays[f"{CHOICE}.{name}.values"] = runs[0].values
         arrays[f"{CHOICE}.{name}.criteria"] = np.stack([run.criteria for run in runs])
         arrays[f"{CHOICE}.{name}.k_hat"] = np.stack([run.k_hat for run in runs])
-    return arrays | _plane(selection, test), _compare_table(first)
+    arrays |= _plane(config, test)
+    return arrays, [_choice_table(arrays), _compare_table(found["degree"][0])]
 
 
-def _plane(selection: Selection, test: Data) -> dict[str, Array]:
-    basis = GaussianBasis.evenly_spaced(0.0, 1.0, num=selection.bumps)
+def _plane(config: ChoiceConfig, test: Data) -> dict[str, Array]:
+    basis, data = bumps(config.bumps), config.data(0)
     alphas, betas = np.logspace(-4, 2, 25), np.logspace(0.5, 2.5, 25)
-    data = selection.data(0)
     values = plane(basis, data, test, alphas=alphas, betas=betas)
-    regression = ConjugateRegression.of(basis, data)
-    best = type_two(regression, start=(selection.alpha, selection.noise**-2))
+    start = config.prior_precision, config.noise**-2
+    best = type_two(ConjugateRegression.of(basis, data), start=start)
     arrays = {"alphas": alphas, "betas": betas, "type-two": np.array(best), **values}
     return {f"{CHOICE}.plane.{name}": value for name, value in arrays.items()}
 
@@ -114,29 +129,12 @@ def _plane(selection: Selection, test: Data) -> dict[str, Array]:
 # -------------------------------------------------------------------------------------- tables
 
 
-def _compare_table(first: Mapping[str, Judged]) -> Table:
+def _compare_table(judged: Judged) -> Table:
     """ArviZ's comparison of polynomials, beside the criteria in closed form."""
-    judged = first["degree"]
-    names = {int(value): f"degree {int(value)}" for value in judged.values}
+    names = [f"degree {int(value)}" for value in judged.values]
     with warnings.catch_warnings():  # ArviZ sorts a pandas table in place
         warnings.filterwarnings("ignore", message="The inplace keyword")
-        compared = az.compare(dict(zip(names.values(), judged.loo, strict=True)))
-    rows: dict[str, dict[str, float]] = {}
-    n = len(judged.loo[0].pareto_k)
-    for place, name in enumerate(names.values()):
-        own = compared.loc[name]
-        rows[name] = {
-            "rank": float(own["rank"]),
-            "elpd": float(own["elpd_loo"]),
-            "se": float(own["se"]),
-            "diff": float(own["elpd_diff"]),
-            "dse": float(own["dse"]),
-            "weight": float(own["weight"]),
-            "k_hat": float(judged.k_hat[place]),
-            "loo": float(-n * judged.criteria[2, place]),
-            "evidence": float(-n * judged.criteria[0, place]),
-            "held_out": float(judged.criteria[3, place]),
-        }
+        compared = az.compare(dict(zip(names, judged.loo, strict=True)))
     columns = {
         "rank": "Rank",
         "elpd": "PSIS-LOO elpd (nats) ↑",
@@ -149,7 +147,16 @@ def _compare_table(first: Mapping[str, Judged]) -> Table:
         "evidence": "Log evidence (nats) ↑",
         "held_out": "Held-out NLL (nats/point) ↓",
     }
-    return Table("Polynomials by ArviZ's compare and in closed form", "Model", rows, columns)
+    table = Table("Polynomials by ArviZ's compare and in closed form", "Model", columns=columns)
+    theirs = {"elpd": "elpd_loo", "diff": "elpd_diff"}
+    n = len(judged.loo[0].pareto_k)
+    for name, k_hat, (evidence, _, loo, held_out) in zip(
+        names, judged.k_hat, judged.criteria.T, strict=True
+    ):
+        own = {"k_hat": k_hat, "loo": -n * loo, "evidence": -n * evidence, "held_out": held_out}
+        of_arviz = {m: compared.loc[name][theirs.get(m, m)] for m in columns if m not in own}
+        table.put(name, of_arviz | own)
+    return table
 
 
 def choices(criteria: Array) -> tuple[Array, Array]:
@@ -161,33 +168,198 @@ def choices(criteria: Array) -> tuple[Array, Array]:
     return cost, np.array(rank)
 
 
-def choice_tables(arrays: Mapping[str, Array]) -> Table:
+def _choice_table(arrays: Mapping[str, Array]) -> Table:
     """What each criterion chooses on the first training set, and what choices cost over all."""
-    rows: dict[str, dict[str, float]] = {}
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    for family, label in FAMILIES.items():
-        values, criteria = (arrays[f"{CHOICE}.{family}.{n}"] for n in ("values", "criteria"))
-        cost, rank = choices(criteria)
-        for place, criterion in enumerate(CRITERIA):
-            name = f"{label} · {CRITERION_LABELS[criterion]}"
-            chosen = int(criteria[0, place].argmin())
-            rows[name] = {
-                "choice": float(values[chosen]),
-                "held_out": float(criteria[0, -1, chosen]),
-            }
-            for metric, found in (("cost", cost[:, place]), ("rank", rank[:, place])):
-                if criterion == "held-out":
-                    continue
-                one = mean_interval(found)
-                rows[name][metric] = one.mean
-                if one.interval is not None:
-                    intervals.setdefault(name, {})[metric] = one.interval
+    sets = len(arrays[f"{CHOICE}.degree.criteria"])
     columns = {
         "choice": "Choice",
         "held_out": "Held-out NLL there (nats/point) ↓",
         "cost": "Cost of the choice, mean (nats/point) ↓",
         "rank": "Rank correlation with held-out NLL, mean ↑",
     }
-    sets = len(arrays[f"{CHOICE}.degree.criteria"])
-    title = f"What each criterion chooses; means over {sets} training sets with 95 % intervals"
-    return Table(title, "Family · criterion", rows, columns, intervals)
+    title = f"{CHOOSES}; means over {sets} training sets with 95 % intervals"
+    table = Table(title, "Family · criterion", columns=columns)
+    for family, label in FAMILIES.items():
+        values, criteria = (arrays[f"{CHOICE}.{family}.{n}"] for n in ("values", "criteria"))
+        cost, rank = choices(criteria)
+        for place, criterion in enumerate(CRITERIA):
+            name = f"{label} · {CRITERION_LABELS[criterion]}"
+            chosen = int(criteria[0, place].argmin())
+            table.put(name, {"choice": values[chosen], "held_out": criteria[0, -1, chosen]})
+            if criterion == "held-out":
+                continue
+            put_mean(table, name, "cost", cost[:, place])
+            put_mean(table, name, "rank", rank[:, place])
+    return table
+
+
+# ------------------------------------------------------------------------------------ findings
+
+
+def _array(results: Results[Any], name: str) -> Array:
+    return results.arrays[f"{CHOICE}.{name}"]
+
+
+def _chosen(results: Results[Any], family: str) -> list[float]:
+    values, criteria = _array(results, f"{family}.values"), _array(results, f"{family}.criteria")
+    return [float(values[one.argmin()]) for one in criteria[0]]
+
+
+def _agreement(results: Results[Any]) -> str:
+    parts, same, cases = [], np.zeros(3, dtype=int), 0
+    for family, label in FAMILIES.items():
+        evidence, psis, _, held_out = _array(results, f"{family}.criteria").argmin(-1).T
+        pairs = ((evidence, psis), (evidence, held_out), (psis, held_out))
+        equal = [int((one == other).sum()) for one, other in pairs]
+        parts.append(f"{label} {'/'.join(map(str, equal))}")
+        same, cases = same + equal, cases + len(evidence)
+    return (
+        f"Evidence and PSIS-LOO choose the same candidate in {same[0]} of {cases} cases; the one "
+        f"that is best for fresh data the evidence chooses in {same[1]} and PSIS-LOO in "
+        f"{same[2]} (in this order, of {len(evidence)} training sets: {'; '.join(parts)})."
+    )
+
+
+def _order(results: Results[Any]) -> str:
+    better = []
+    for family, label in FAMILIES.items():
+        rank = choices(_array(results, f"{family}.criteria"))[1]
+        found = paired_seeds(rank[:, 1], rank[:, 0])
+        ends = [number(end, "+.2f") for end in found.interval or ()]
+        interval = f" [{', '.join(ends)}]" if ends else ""
+        better.append(f"{label} {number(found.mean, '+.2f')}{interval}")
+    return (
+        "The rank correlation of PSIS-LOO with the held-out NLL, less that of the evidence on the "
+        f"same training sets: {'; '.join(better)}."
+    )
+
+
+def _psis(results: Results[Any]) -> str:
+    criteria, k_hat = (
+        np.concatenate([_array(results, f"{family}.{name}") for family in FAMILIES], axis=-1)
+        for name in ("criteria", "k_hat")
+    )
+    off, bad = np.abs(criteria[:, 1] - criteria[:, 2]), k_hat > 0.7
+    worst = {
+        what: f"{float(off[which].max()):.3f}" if which.any() else "none"
+        for what, which in (("good", ~bad), ("bad", bad))
+    }
+    return (
+        f"PSIS-LOO from {results.config.num_samples} draws is off the exact LOO by at most "
+        f"{worst['good']} nats a point where no Pareto k-hat is above 0.7, and {worst['bad']} "
+        f"where one is: {int(bad.sum())} of {bad.size} fits."
+    )
+
+
+def _type_two(results: Results[Any]) -> str:
+    alpha, beta = _array(results, "plane.type-two")
+    plane = {name: _array(results, f"plane.{name}") for name in ("evidence", "loo", "held-out")}
+    at = {name: np.unravel_index(values.argmin(), values.shape) for name, values in plane.items()}
+    held_out = plane["held-out"]
+    cost = {name: float(held_out[where] - held_out.min()) for name, where in at.items()}
+    return (
+        f"Type-II maximum likelihood for {results.config.bumps} bumps finds α = {alpha:.2f} and a "
+        f"noise SD of {beta**-0.5:.3f} ({results.config.noise:g} in truth); on the grid of α and "
+        f"β the choice by evidence costs {cost['evidence']:.3f} nats a point of held-out NLL, by "
+        f"exact LOO {cost['loo']:.3f}."
+    )
+
+
+CHOICE_FINDINGS = (
+    _agreement,
+    Gap(
+        "rank",
+        "Rank correlations with the held-out NLL over the candidates, means over "
+        "{config.training_sets} training sets with 95 % intervals: {gaps}.",
+        table=CHOOSES,
+        write=lambda value: number(min(max(value, -1.0), 1.0), ".2f"),
+        name=str,
+        grouped=True,
+    ),
+    _order,
+    Gap(
+        "cost",
+        "What a choice costs against the best candidate in held-out NLL, in nats a point: {gaps}.",
+        table=CHOOSES,
+        write=lambda value: number(value, ".3f"),
+        name=str,
+        grouped=True,
+    ),
+    _psis,
+    _type_two,
+)
+"""Whether the criteria agree, and what their choices cost."""
+
+
+# ------------------------------------------------------------------------------------- figures
+
+
+@house_style()
+def choice_figure(results: Results[Any]) -> Figure:
+    """Every criterion over every family, on the first training set."""
+    made, axes = figure(2, 2, height=5.6)
+    for ax, family in zip(axes.flat, FAMILIES, strict=True):
+        _family_panel(results, family, ax)
+    shared_legend(made, [axes[0, 0]], columns=4)
+    cost = choices(_array(results, "degree.criteria"))[0].mean(0)
+    evidence, psis, _, held_out = _chosen(results, "degree")
+    return Figure(
+        "model-choice",
+        f"Among polynomials the evidence chooses degree {evidence:g}, PSIS-LOO {psis:g}, held-out "
+        f"data {held_out:g}; their choices cost {cost[0]:.3f} and {cost[1]:.3f} nats a point over "
+        f"training sets",
+        "Each criterion as nats a point above its own least value, which is marked by a large "
+        "symbol: lower is better. The evidence is −log p(y)/n, PSIS-LOO and exact LOO are means of "
+        "negative log densities of points left out, and the NLL is that of fresh points. α and β "
+        "are chosen for the Gaussian basis.",
+        made,
+    )
+
+
+def _family_panel(results: Results[Any], family: str, ax: Axes) -> None:
+    values, criteria = _array(results, f"{family}.values"), _array(results, f"{family}.criteria")
+    for name, one in zip(CRITERIA, criteria[0], strict=True):
+        look, above = LOOKS[name], one - one.min()
+        ax.plot(values, above + 1e-3, markersize=3.5, label=CRITERION_LABELS[name], **look)
+        best = int(one.argmin())
+        ax.plot(values[best], 1e-3, look["marker"], color=look["color"], markersize=9, alpha=0.6)
+    if family in ("alpha", "beta"):
+        ax.set_xscale("log")
+    if family == "beta":
+        ax.axvline(results.config.noise**-2, color="#8a8f98", linewidth=1, linestyle=":")
+    unit = {"beta": " (1/units of y²; dotted: the truth)"}.get(family, "")
+    ax.set(xlabel=f"{FAMILIES[family]}{unit}", ylabel="above the least (nats/point)")
+    ax.set(yscale="log", ylim=(7e-4, None))
+
+
+@house_style()
+def plane_figure(results: Results[Any]) -> Figure:
+    """Evidence, exact LOO and held-out NLL over alpha and beta."""
+    names = ("evidence", "loo", "held-out")
+    made, axes = figure(1, 3, height=3.3, sharex=True, sharey=True)
+    alphas, betas = _array(results, "plane.alphas"), _array(results, "plane.betas")
+    best = _array(results, "plane.type-two")
+    levels = [0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+    shades = BoundaryNorm(levels, ncolors=256, extend="max")
+    for ax, name in zip(axes[0], names, strict=True):
+        values = _array(results, f"plane.{name}")
+        above = values - values.min()
+        shown = ax.contourf(
+            alphas, betas, above, levels=levels, cmap="Blues_r", norm=shades, extend="max"
+        )
+        row, column = np.unravel_index(values.argmin(), values.shape)
+        ax.plot(alphas[column], betas[row], "o", color="#D55E00", label="least on the grid")
+        ax.plot(*best, "P", color="#000000", markersize=8, label="type-II maximum likelihood")
+        ax.axhline(results.config.noise**-2, color="#8a8f98", linestyle=":", label="true β")
+        ax.set(xscale="log", yscale="log", xlabel="prior precision α", title=CRITERION_LABELS[name])
+    axes[0, 0].set_ylabel("noise precision β (1/units of y²)")
+    made.colorbar(shown, ax=list(axes[0]), label="above the least (nats/point)")
+    shared_legend(made, [axes[0, 0]], columns=3)
+    return Figure(
+        "evidence-plane",
+        _type_two(results).split(";")[0],
+        "The criteria for the Gaussian basis over both precisions, as nats a point above the least "
+        "value. The cross is the maximum of the evidence, the dots the least value "
+        "of each criterion on the grid.",
+        made,
+    )

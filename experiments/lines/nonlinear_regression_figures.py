@@ -2,78 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from probml_tp.experiments.lines.far_field_figures import (
-    BASES,
-    far_figure,
-    law_figure,
-    law_finding,
-    return_finding,
-)
-from probml_tp.experiments.lines.model_choice_figures import (
-    choice_figure,
-    choice_findings,
-    plane_figure,
-)
+from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit, plot_line
+from probml_tp.experiments.lines.model_choice import CHOICE_FINDINGS, choice_figure, plane_figure
+from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.plots.regression import (
-    Band,
-    band_legend,
-    mark_limit,
-    mark_training_range,
-    plot_band,
-    plot_data,
-    plot_variance_parts,
-)
-from probml_tp.plots.style import (
-    figure,
-    guide_style,
-    house_style,
-    label_outside,
-    number,
-    order_of_magnitude,
-    panels,
-)
+from probml_tp.kit.sentences import Chains, Range
+from probml_tp.plots import regression as draw
+from probml_tp.plots import style
+from probml_tp.plots.style import GuideStyle, guide_style, house_style, number, order_of_magnitude
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+BASES = {
+    "polynomial": GuideStyle("Polynomial basis", guide_style("exact").color, "-", "o"),
+    "gaussian": GuideStyle("Gaussian basis", guide_style("exact").color, (0, (4, 2)), "o"),
+}
+"""The exact posterior of each basis; in the exact guide's colour."""
+
+GP, LAW = "gp-rbf", "polynomial far out"
+"""Prefixes of the arrays of the Gaussian process and of the polynomial's limit."""
+
+GP_STYLE = GuideStyle("Gaussian process", "#7A6A00", "-", "s")
 
 NEAR = (-1.0, 2.0)
 """The labs' prediction range; the arrays reach farther."""
 
 
-def _band(results: Results[Any], row: str) -> Band:
-    return Band.from_arrays(results.arrays, row)
-
-
-def _metric(results: Results[Any], guide: str, metric: str) -> float:
-    return results.metrics[f"mlp · {guide}"][metric]
-
-
 # ------------------------------------------------------------------------------------ findings
 
 
-def findings(results: Results[Any]) -> list[str]:
-    """Say in sentences what the numbers say, the most important first."""
-    guides = set(results.config.guides)
-    chosen = {
-        _bases_far: True,
-        law_finding: True,
-        _net_far: bool(guides - {"map"}),
-        return_finding: True,
-        _spread: True,
-        _laplace: guides >= {"laplace", "laplace-linearized"},
-        _chains: "nuts" in guides,
-    }
-    said = [f"{sentence(results)}." for sentence, applies in chosen.items() if applies]
-    return said + choice_findings(results)
-
-
-def doubtful_range(band: Band, noise: float, *, share: float = 0.01) -> tuple[float, float] | None:
+def doubtful_range(
+    band: draw.Band, noise: float, *, share: float = 0.01
+) -> tuple[float, float] | None:
     """Between which inputs the epistemic variance counts beside that of the noise."""
     counts = np.flatnonzero(band.epistemic_variance > share * noise**2)
     return (float(band.x[counts[0]]), float(band.x[counts[-1]])) if len(counts) else None
@@ -81,63 +45,121 @@ def doubtful_range(band: Band, noise: float, *, share: float = 0.01) -> tuple[fl
 
 def _bases_far(results: Results[Any]) -> str:
     noise = results.config.noise
-    doubtful = doubtful_range(_band(results, "gaussian-exact"), noise)
+    doubtful = doubtful_range(band_of(results, "gaussian-exact"), noise)
     where = "everywhere"
     if doubtful is not None:
         where = f"outside of [{', '.join(number(end, '.2f') for end in doubtful)}]"
-    polynomial = _band(results, "polynomial-exact")
+    polynomial = band_of(results, "polynomial-exact")
     times = order_of_magnitude(polynomial.variance[-1] / noise**2)
     return (
         f"Where it knows nothing the Gaussian basis is as sure as its noise: {where} the "
         f"predictive variance is within 1 % of σ² = {noise**2:g}; the polynomial's is {times} "
-        f"times σ² at x = {polynomial.x[-1]:g}"
+        f"times σ² at x = {polynomial.x[-1]:g}."
     )
 
 
-def _net_far(results: Results[Any]) -> str:
-    grown = {
-        guide: _metric(results, guide, "epistemic_far")
-        / _metric(results, guide, "epistemic_inside")
-        for guide in results.config.guides
-        if guide != "map"
-    }
-    order = sorted(grown, key=grown.__getitem__, reverse=True)
-    parts = "; ".join(f"{guide_style(guide).label} {grown[guide]:.1f}" for guide in order)
-    return f"Far from the data the net's epistemic SD is so many times that amid them: {parts}"
+def _hyperparameters(results: Results[Any]) -> tuple[float, float]:
+    variance, lengthscale = results.arrays[f"{GP}.hyperparameters"]
+    return float(variance), float(lengthscale)
 
 
-def _spread(results: Results[Any]) -> str:
-    nll = {row: cells["nll"] for row, cells in results.metrics.items()}
-    low, high = min(nll, key=nll.__getitem__), max(nll, key=nll.__getitem__)
-    scores = [
-        f"{number(nll[row], '.3f')} ({row}, {results.metrics[row]['coverage']:.1f} % inside 95 % "
-        f"intervals)"
-        for row in (low, high)
-    ]
+def _slope(results: Results[Any]) -> float:
+    """The slope of the polynomial's variance on logarithmic axes, over the last decade."""
+    x, variance = (results.arrays[f"{LAW}.{name}"] for name in ("x", "variance"))
+    last = x >= x[-1] / 10.0001
+    return float(np.polyfit(np.log(x[last]), np.log(variance[last]), 1)[0])
+
+
+def _law(results: Results[Any]) -> str:
+    """How the two bases approach their limits."""
+    noise, band = results.config.noise, band_of(results, "gaussian-exact")
+    ends = band.epistemic_variance[[0, -1]].max() / noise**2
+    x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
+    reached = x[np.abs(variance / limit - 1) < 0.05]
+    within = "beyond what is drawn"
+    if len(reached):
+        within = f"from x = {float(reached[0]):,.0f} on within 5 % of its leading term"
     return (
-        f"On {results.config.test_points:,} fresh points from the training range the NLL runs from "
-        f"{' to '.join(scores)}, in nats/point"
+        f"At the ends of the range, two widths of the data away, the Gaussian basis is off its "
+        f"limit σ² = 1/β by a share of {order_of_magnitude(ends)}; the polynomial of degree "
+        f"{results.config.degree} diverges with the slope {_slope(results):.2f} on logarithmic "
+        f"axes, its limit being 2d = {2 * results.config.degree}, and is {within}."
     )
 
 
-def _laplace(results: Results[Any]) -> str:
-    drawn, linear = (_metric(results, guide, "rmse") for guide in ("laplace", "laplace-linearized"))
+def _net_far(results: Results[Any]) -> str | None:
+    """How much less the guides of the net know far out than amid the data."""
+    grown = {
+        guide: results.main[f"mlp · {guide}", "epistemic_far"] / inside
+        for guide in results.config.guides
+        if (inside := results.main[f"mlp · {guide}", "epistemic_inside"])
+    }
+    if not grown:
+        return None
+    parts = _descending(grown, ".1f")
+    return f"Far from the data the net's epistemic SD is so many times that amid them: {parts}."
+
+
+def _descending(values: Mapping[str, float], spec: str) -> str:
+    order = sorted(values, key=values.__getitem__, reverse=True)
+    return "; ".join(f"{guide_style(guide).label} {values[guide]:{spec}}" for guide in order)
+
+
+def _return(results: Results[Any]) -> str:
+    """What cures the overconfidence of the Gaussian basis far away."""
+    variance, lengthscale = _hyperparameters(results)
+    band = band_of(results, GP)
+    x, off = results.arrays["x"], np.abs(band.epistemic_variance / variance - 1)
+    distance = np.maximum(x.min() - band.x, band.x - x.max())
+    away = float(distance[(distance > 0) & (off > 0.01)].max()) / lengthscale
+    sd = results.main.column("epistemic_far")
+    far = sd["gp · rbf"]
+    shares = {guide: sd[f"mlp · {guide}"] / far for guide in results.config.guides}
+    return (
+        f"What cures the overconfidence of the Gaussian basis is a prior over functions that does "
+        f"not die out: the Gaussian process, fitted by its evidence to a length scale of "
+        f"{lengthscale:.2f} and a prior SD of {variance**0.5:.2f}, is back within "
+        f"1 % of its prior variance {away:.1f} length scales beyond the data. Of its epistemic SD "
+        f"far out the net has, by guide: {_descending(shares, '.2f')}; the Gaussian basis has "
+        f"{number(sd['gaussian · exact'] / far, '.0e')}."
+    )
+
+
+def _laplace(results: Results[Any]) -> str | None:
+    guides = ("laplace", "laplace-linearized")
+    if not set(guides) <= set(results.config.guides):
+        return None
+    drawn, linear = (results.main[f"mlp · {guide}", "rmse"] for guide in guides)
     return (
         f"One Laplace posterior, two predictions: drawing weights for the net itself gives an RMSE "
         f"of {drawn:.2f}, for the net linearised at the mode {linear:.2f}; within the width of the "
-        f"posterior the net is not linear"
+        f"posterior the net is not linear."
     )
 
 
-def _chains(results: Results[Any]) -> str:
-    r_hat = float(results.arrays["mlp-nuts.r_hat"].max())
-    verdict = "they are too short to be a reference"
-    if r_hat <= 1.1:
-        verdict = "they agree" if r_hat <= 1.01 else "they nearly agree (1.01 is the aim)"
-    return (
-        f"The {results.config.chains} NUTS chains of {results.config.chain_draws} draws have an "
-        f"R-hat of at most {r_hat:.2f} over the log likelihoods of the points: {verdict}"
-    )
+SPREAD = Range(
+    "nll",
+    "On {config.test_size:,} fresh points from the training range the NLL runs {range}, in "
+    "nats/point.",
+    write=lambda value: number(value, ".3f"),
+    name=str,
+)
+FINDINGS = (
+    _bases_far,
+    _law,
+    _net_far,
+    _return,
+    SPREAD,
+    Range(
+        "coverage",
+        "The share of these points that 95 % intervals hold runs {range}.",
+        write="{:.1f} %".format,
+        name=str,
+    ),
+    _laplace,
+    Chains("the log likelihoods of the points", record="mlp-nuts", group="log_likelihood"),
+    *CHOICE_FINDINGS,
+)
 
 
 # ------------------------------------------------------------------------------------- figures
@@ -147,31 +169,29 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the figures, from the results alone."""
     yield _bases_figure(results)
     yield _net_figure(results)
-    known = set(results.config.guides) - {"map"}
-    yield far_figure(results, _net_far(results) if known else _bases_far(results))
-    yield law_figure(results)
+    yield _far_figure(results, as_title(_net_far(results) or _bases_far(results)))
+    yield _law_figure(results)
     yield choice_figure(results)
     yield plane_figure(results)
 
 
 @house_style()
 def _bases_figure(results: Results[Any]) -> Figure:
-    made, axes = figure(2, 2, height=5.4, sharex=True, sharey="row")
-    for (above, below), (name, style) in zip(axes.T, BASES.items(), strict=True):
-        band = _band(results, f"{name}-exact")
-        _panel(results, f"{name}-exact", "exact", above)
-        above.set_title(style.label)
-        plot_variance_parts(band, ax=below)
-        mark_limit(results.config.noise**2, "limit σ²", ax=below)
-        mark_training_range(results.arrays["x"], ax=below)
+    made, axes = style.figure(2, 2, height=5.4, sharex=True, sharey="row")
+    for (above, below), (name, basis) in zip(axes.T, BASES.items(), strict=True):
+        band = _panel(results, f"{name}-exact", "exact", above)
+        above.set_title(basis.label)
+        draw.plot_variance_parts(band, ax=below)
+        draw.mark_limit(results.config.noise**2, "limit σ²", ax=below)
+        draw.mark_training_range(results.arrays["x"], ax=below)
         below.set(xlim=NEAR, ylim=(0, 8 * results.config.noise**2), xlabel="x")
     axes[0, 0].set_ylabel("y")
     axes[1, 0].set_ylabel("predictive variance (units of y²)")
     axes[1, 1].legend(loc="upper right")
-    band_legend(made)
+    draw.band_legend(made)
     return Figure(
         "bases",
-        _bases_far(results),
+        as_title(_bases_far(results)),
         "The exact posterior of two bases. Above, the predictive mean with 95 % intervals; below, "
         "the predictive variance in its two parts. Outside the training range the Gaussian bumps "
         "vanish and take the epistemic variance with them; the polynomial leaves the panel.",
@@ -179,29 +199,99 @@ def _bases_figure(results: Results[Any]) -> Figure:
     )
 
 
-def _panel(results: Results[Any], row: str, guide: str, ax: Axes) -> None:
+def _panel(results: Results[Any], row: str, guide: str, ax: Axes) -> draw.Band:
     """One panel of bands on the labs' prediction range."""
-    plot_band(_band(results, row), ax=ax, color=guide_style(guide).color)
-    plot_data(results.arrays["x"], results.arrays["y"], ax=ax)
-    mark_training_range(results.arrays["x"], ax=ax)
+    band = band_of(results, row)
+    plot_fit(band, results.arrays["x"], results.arrays["y"], ax=ax, guide=guide)
     ax.set(xlim=NEAR, ylim=(-5, 6))
+    return band
 
 
 @house_style()
 def _net_figure(results: Results[Any]) -> Figure:
     guides = results.config.guides
-    made, axes, used = panels(len(guides), most=5, height=2.0, sharex=True, sharey=True)
+    made, axes, used = style.panels(len(guides), most=5, height=2.0, sharex=True, sharey=True)
     for ax, guide in zip(used, guides, strict=True):
         _panel(results, f"mlp-{guide}", guide, ax)
-        nll = _metric(results, guide, "nll")
+        nll = results.main[f"mlp · {guide}", "nll"]
         ax.set_title(f"{guide_style(guide).label}\nNLL {number(nll, '.2f')}", fontsize=9)
-    label_outside(axes, len(guides), x="x", y="y")
-    band_legend(made)
+    style.label_outside(axes, len(guides), x="x", y="y")
+    draw.band_legend(made)
     return Figure(
         "net-by-guide",
-        _spread(results),
+        as_title(SPREAD(results)),
         "The same net, prior and data under every guide: predictive mean with 95 % intervals, dark "
         "for the function alone, light for a new observation; NLL in nats per fresh point of the "
         "training range.",
+        made,
+    )
+
+
+def _total(results: Results[Any], row: str, look: GuideStyle, ax: Axes) -> None:
+    band = band_of(results, row)
+    plot_line(band.x, band.variance, look, ax=ax)
+
+
+@house_style()
+def _far_figure(results: Results[Any], title: str) -> Figure:
+    """Total predictive variance of all models on the wide range."""
+    made, axes = style.figure(1, 2, height=3.9, sharey=True)
+    left, right = axes[0]
+    for name, basis in BASES.items():
+        _total(results, f"{name}-exact", basis, left)
+    for guide in one_of_each_family(results.config.guides):
+        _total(results, f"mlp-{guide}", guide_style(guide), right)
+    limit = results.config.noise**2
+    prior = _hyperparameters(results)[0] + limit
+    for ax in axes[0]:
+        _total(results, GP, GP_STYLE, ax)
+        draw.mark_limit(limit, "limit σ²", ax=ax)
+        look: dict[str, Any] = {"color": GP_STYLE.color, "linestyle": ":", "linewidth": 1.2}
+        ax.axhline(prior, label="prior of the process + σ²", **look)
+        ax.set(xlabel="x", xlim=band_of(results, GP).x[[0, -1]])
+        ax.set(yscale="log", ylim=(limit / 2, 1e5 * limit))
+        draw.mark_training_range(results.arrays["x"], ax=ax)
+    left.set(title="Two bases", ylabel="predictive variance (units of y²)")
+    right.set_title(f"Net with {results.config.hidden} tanh units")
+    style.shared_legend(made, axes.flat, columns=5)
+    return Figure(
+        "far-field",
+        title,
+        "Total predictive variance on a range five times that of the training data (grey bar), on "
+        "a logarithmic axis. The dark dotted line is the variance of the noise: a model that "
+        "reaches it far out claims to know the function there. The Gaussian process returns to "
+        "the variance of its prior, the other dotted line. Of many guides one of each family is "
+        "drawn; the table has all.",
+        made,
+    )
+
+
+@house_style()
+def _law_figure(results: Results[Any]) -> Figure:
+    """How the bases approach their limits, and the Gaussian process its prior."""
+    made, ((left, right),) = style.figure(1, 2, height=3.6)
+    noise, prior = results.config.noise, _hyperparameters(results)[0]
+    gaussian, process = (band_of(results, row) for row in ("gaussian-exact", GP))
+    grid, basis = process.x, BASES["gaussian"]
+    own = gaussian.epistemic_variance / noise**2 + 1e-17
+    plot_line(grid, own, basis, ax=left, label=f"{basis.label} to σ²")
+    own = np.abs(process.epistemic_variance / prior - 1) + 1e-17
+    plot_line(grid, own, GP_STYLE, ax=left, label=f"{GP_STYLE.label} to its prior")
+    draw.mark_training_range(results.arrays["x"], ax=left)
+    left.set(xlabel="x", ylabel="relative distance to the limit", ylim=(1e-16, 30), yscale="log")
+    left.set(xlim=(grid[0], grid[-1]), title="Models with a finite limit")
+    x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
+    right.loglog(x, variance, color=BASES["polynomial"].color, label=BASES["polynomial"].label)
+    right.loglog(x, limit, ":", color=style.DATA_COLOR, label=r"limit $\Sigma_{dd}\,x^{2d}$")
+    right.set(xlabel="x", ylabel="Var f (units of y²)", title="Polynomial: no limit but a law")
+    style.shared_legend(made, [left, right], columns=4)
+    return Figure(
+        "far-field-laws",
+        f"The Gaussian basis tends to σ²; the polynomial's variance grows as x to the power of "
+        f"{_slope(results):.2f}, 2d = {2 * results.config.degree}",
+        "Left, how far the predictive variance of the Gaussian basis is from that of the noise, "
+        "and the epistemic variance of the Gaussian process from that of its prior, as a share of "
+        "the limit; below 10⁻¹⁶ rounding hides it. Right, the epistemic variance of the "
+        "polynomial basis far out, on logarithmic axes, beside its leading term.",
         made,
     )

@@ -216,14 +216,24 @@ class Agreement(_Form):
 class Gap(_Form):
     """A difference with its interval: ``{row}`` is ``{size}`` ``{side}`` another, ``{interval}``.
 
-    The column holds differences; each row makes a clause, joined by semicolons in ``{gaps}``.
+    The column holds differences; each row makes a clause, joined by semicolons in ``{gaps}``. Those
+    of rows named "group · own" stand together behind their group with ``grouped``.
 
     Args:
         clause: the words of one row, with ``{row}``, ``{value}``, ``{size}``, ``{side}`` ("above"
             or "below") and ``{interval}``, empty where there is none.
+        grouped: whether rows stand together by what precedes the dot in their names.
+
+    Example:
+        >>> from probml_tp.harness.experiment import ExperimentConfig
+        >>> table = Table(MAIN_TABLE, "", {"line · map": {"d": 0.1}, "line · nuts": {"d": 0.2}})
+        >>> results = Results("x", "X", ExperimentConfig(), table, [], "")
+        >>> Gap("d", "{gaps}.", grouped=True)(results)
+        'line: MAP 0.1, NUTS 0.2.'
     """
 
     clause: str = field(default="{row} {value}{interval}", kw_only=True)
+    grouped: bool = field(default=False, kw_only=True)
 
     def __call__(self, results: Results[Any]) -> str | None:
         """The sentence."""
@@ -231,9 +241,14 @@ class Gap(_Form):
         if not column or table is None:
             return None
         ends = table.ends(self.metric)
-        return self._say(
-            results, column, gaps="; ".join(self._clause(r, column[r], ends.get(r)) for r in column)
-        )
+        groups: dict[str, list[str]] = {}
+        for row, value in column.items():
+            group, own = row.split(" · ", 1) if self.grouped else (row, row)
+            groups.setdefault(group, []).append(self._clause(own, value, ends.get(row)))
+        parts = [", ".join(clauses) for clauses in groups.values()]
+        if self.grouped:
+            parts = [f"{group}: {part}" for group, part in zip(groups, parts, strict=True)]
+        return self._say(results, column, gaps="; ".join(parts))
 
     def _clause(self, row: str, value: float, ends: tuple[float, float] | None) -> str:
         interval = "" if ends is None else f" [{', '.join(map(self.write, ends))}]"

@@ -20,8 +20,8 @@ from probml_tp.experiments.lines.conjugate_calibration_figures import FUNCTION, 
 from probml_tp.experiments.lines.conjugate_fits import (
     Weights,
     fit_each,
-    fit_mean_field,
     fit_one,
+    fit_stacked,
     linear_model,
     simulate,
     simulate_line,
@@ -38,8 +38,8 @@ TINY = Config.preset(
     stacked_epochs=300,
     epochs=100,
     warmup=15,
-    chain_draws=30,
-    test_points=5,
+    draws=30,
+    test_size=5,
 )
 
 
@@ -112,7 +112,7 @@ def test_mean_field_fits_of_all_data_sets_at_once_are_those_of_each():
     simulated = simulate(config)
     exact = exact_weights(config, simulated.x, simulated.y)
     optimum = 1 / np.linalg.inv(exact.covariance).diagonal(axis1=1, axis2=2)
-    stacked, _ = fit_mean_field(config, simulated, no_update)
+    stacked, _ = fit_stacked("mean-field", config, simulated, no_update)
     variance = stacked.covariance.diagonal(axis1=1, axis2=2)
     np.testing.assert_allclose(variance, optimum, rtol=0.35)
     np.testing.assert_allclose(stacked.mean, exact.mean, atol=0.5 * optimum.max() ** 0.5)
@@ -152,7 +152,7 @@ def test_dropout_of_the_input_leaves_two_lines():
     draws = posterior.draws(400)
     slopes, shares = np.unique(draws["fc1.weight"].flatten().numpy(), return_counts=True)
     assert len(slopes) == 2 and 0.0 in slopes
-    assert shares.min() / 400 == pytest.approx(TINY.dropout, abs=5 * (0.05 * 0.95 / 400) ** 0.5)
+    assert shares.min() / 400 == pytest.approx(TINY.rate, abs=5 * (0.05 * 0.95 / 400) ** 0.5)
     assert len(draws["fc1.bias"].unique()) == 1
 
 
@@ -164,34 +164,33 @@ def test_the_binomial_interval_is_that_of_clopper_and_pearson():
 
 
 def test_rows_and_tables(results):
-    assert set(results.metrics) == set(TINY.guides)
-    for guide, row in results.metrics.items():
-        assert row["datasets"] == TINY.count(guide)
-        for level in LEVELS:
-            for pattern in (FUNCTION, PREDICTIVE):
-                low, high = results.intervals[guide][pattern.format(level)]
-                assert 0 <= low <= row[pattern.format(level)] <= high <= 100
-    assert results.metrics["map"][FUNCTION.format(0.95)] == 0
+    assert results.main.rows == list(TINY.guides)
+    for metric in (pattern.format(level) for pattern in (FUNCTION, PREDICTIVE) for level in LEVELS):
+        ends = results.main.ends(metric)
+        for guide, share in results.main.column(metric).items():
+            low, high = ends[guide]
+            assert 0 <= low <= share <= high <= 100
+    assert results.main.column("datasets") == {guide: TINY.count(guide) for guide in TINY.guides}
+    assert results.main["map", FUNCTION.format(0.95)] == 0
     differences, places, line = results.tables
-    assert abs(differences.metrics["laplace"]["nll"]) < 1e-2
-    assert differences.metrics["map"]["nll"] > differences.metrics["laplace"]["nll"]
-    assert places.metrics["mean-field"]["width 1"] > 1.15
-    assert places.metrics["mean-field"]["width 4"] < 0.85
-    assert places.metrics["mean-field"]["width 0"] < 0.7
-    assert line.metrics["95 %"]["expected"] == pytest.approx(95, abs=0.5)
+    assert abs(differences["laplace", "nll"]) < 1e-2
+    assert differences["map", "nll"] > differences["laplace", "nll"]
+    assert places["mean-field", "width 1"] > 1.15
+    assert places["mean-field", "width 4"] < 0.85
+    assert places["mean-field", "width 0"] < 0.7
+    assert line["95 %", "expected"] == pytest.approx(95, abs=0.5)
 
 
 def test_posteriors_of_the_first_data_set_are_saved(results, tmp_path):
     assert set(results.posteriors) == set(results.inference_data) == set(TINY.guides)
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
     assert results.checks is not None
-    titles = [table.title for table in (*results.tables, results.checks)]
-    assert [table.title for table in saved.tables] == titles
+    assert saved.all_tables == tuple(results.all_tables)
 
 
 def test_findings_and_figures(results):
     text = " ".join(results.findings)
-    assert f"{results.metrics['exact'][FUNCTION.format(0.5)]:.1f}" in text
+    assert f"{results.main['exact', FUNCTION.format(0.5)]:.1f}" in text
     assert "two lines" in text and "nothing is promised" in text
     names = [figure.name for figure in own_figures(EXPERIMENT.figures(results))]
     assert names == ["function-coverage", "target-coverage", "coverage-along-x", "scores"]

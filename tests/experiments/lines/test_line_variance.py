@@ -17,7 +17,7 @@ from probml_tp.harness.experiment import run_experiment
 
 @pytest.fixture(scope="module")
 def results():
-    return run_experiment(EXPERIMENT, Config(guides=("exact",), test_points=50, draws=50))
+    return run_experiment(EXPERIMENT, Config(guides=("exact",), test_size=50, num_samples=50))
 
 
 def squares(x):
@@ -43,7 +43,7 @@ def variance(covariance, x):
 @pytest.mark.parametrize("name", DESIGNS)
 def test_the_determinant_has_its_closed_form(results, name):
     x, covariance = design(results, name)
-    row = next(t for t in results.tables if t.row_heading == "Inputs").metrics[DESIGNS[name]]
+    row = next(t for t in results.tables if t.row_heading == "Inputs").row(DESIGNS[name])
     n = len(x)
     det = n * (x**2).sum() - x.sum() ** 2
     assert row["det"] == pytest.approx(det) == pytest.approx(row["det_closed"])
@@ -133,7 +133,7 @@ def test_the_report_says_where_and_by_how_much(results):
     for said in (f"{x.mean():.3f}", "1/25 = 0.040", f"{1 / squares(x):.4f}"):
         assert said in text
     title = "The limit α → 0 at β = 1 (exact posterior)"
-    rows = next(table for table in results.tables if table.title == title).metrics
-    assert list(rows)[-2:] == ["flat", "closed form of the limit"]
-    assert rows["flat"]["off_mean"] < 1e-12 < 1e-3 < rows["normal, α = 1e+00"]["off_mean"]
-    assert rows["flat"]["least"] == pytest.approx(1 / 25)
+    table = next(table for table in results.tables if table.title == title)
+    assert table.rows[-2:] == ["flat", "closed form of the limit"]
+    assert table["flat", "off_mean"] < 1e-12 < 1e-3 < table["normal, α = 1e+00", "off_mean"]
+    assert table["flat", "least"] == pytest.approx(1 / 25)

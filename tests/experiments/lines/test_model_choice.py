@@ -19,8 +19,7 @@ from probml_tp.experiments.lines.evidence_curves import (
 from probml_tp.experiments.lines.model_choice import (
     CHOICE,
     FAMILIES,
-    Selection,
-    choice_tables,
+    ChoiceConfig,
     choices,
     compare_choices,
 )
@@ -34,9 +33,7 @@ BASES = {
     "more features than points": GaussianBasis.evenly_spaced(0, 1, num=40),
     "gaussian": GaussianBasis.evenly_spaced(0, 1, num=6),
 }
-SELECTION = Selection(
-    n=30, noise=0.2, alpha=0.05, max_degree=5, max_bumps=5, bumps=6, sets=3, draws=200, seed=0
-)
+CONFIG = ChoiceConfig(n=30, max_degree=5, max_bumps=5, bumps=6, training_sets=3, num_samples=200)
 
 
 def exact(basis, data=DATA, *, alpha=0.3, beta=20.0):
@@ -51,7 +48,7 @@ def log_density(posterior, x, y):
 
 @pytest.fixture(scope="module")
 def compared():
-    return compare_choices(SELECTION, TEST, no_update)
+    return compare_choices(CONFIG, TEST, no_update)
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -157,11 +154,11 @@ def test_the_plane_holds_the_criteria():
 
 def test_every_family_is_judged_on_every_training_set(compared):
     arrays, _ = compared
-    for family, candidates in SELECTION.families().items():
+    for family, candidates in CONFIG.families().items():
         criteria = arrays[f"{CHOICE}.{family}.criteria"]
         assert criteria.shape == (3, len(CRITERIA), len(candidates)) and np.isfinite(criteria).all()
         assert not np.allclose(criteria[0], criteria[1])
-    again = judge(SELECTION.families()["bumps"], SELECTION.data(0), TEST, draws=200, seed=0)
+    again = judge(CONFIG.families()["bumps"], CONFIG.data(0), TEST, draws=200, seed=0)
     np.testing.assert_array_equal(again.criteria, arrays[f"{CHOICE}.bumps.criteria"][0])
 
 
@@ -172,20 +169,19 @@ def test_all_criteria_reject_a_straight_line(compared):
 
 
 def test_the_table_says_what_is_chosen_and_what_it_costs(compared):
-    arrays, _ = compared
-    table = choice_tables(arrays)
+    arrays, (table, _) = compared
     criteria = arrays[f"{CHOICE}.bumps.criteria"]
-    assert len(table.metrics) == len(FAMILIES) * len(CRITERIA)
-    row = table.metrics["number of Gaussian bumps · Evidence"]
+    assert len(table.rows) == len(FAMILIES) * len(CRITERIA)
+    row = table.row("number of Gaussian bumps · Evidence")
     chosen = criteria[:, 0].argmin(-1)
     assert row["choice"] == arrays[f"{CHOICE}.bumps.values"][chosen[0]]
     cost = [run[-1, k] - run[-1].min() for run, k in zip(criteria, chosen, strict=True)]
     assert row["cost"] == pytest.approx(np.mean(cost))
     rank = np.mean([spearmanr(run[0], run[-1]).statistic for run in criteria])
     assert row["rank"] == pytest.approx(rank)
-    low, high = table.intervals["number of Gaussian bumps · Evidence"]["cost"]
+    low, high = table.ends("cost")["number of Gaussian bumps · Evidence"]
     assert low <= row["cost"] <= high
-    assert "cost" not in table.metrics["number of Gaussian bumps · Held-out NLL"]
+    assert ("number of Gaussian bumps · Held-out NLL", "cost") not in table
 
 
 def test_the_choice_of_held_out_data_costs_nothing():
@@ -196,10 +192,11 @@ def test_the_choice_of_held_out_data_costs_nothing():
 
 
 def test_arviz_ranks_by_its_own_loo(compared):
-    rows = compared[1].metrics
-    assert list(rows) == [f"degree {d}" for d in range(1, 6)]
-    ordered = sorted(rows.values(), key=lambda row: row["rank"])
-    assert [row["elpd"] for row in ordered] == sorted((r["elpd"] for r in ordered), reverse=True)
-    assert sum(row["weight"] for row in ordered) == pytest.approx(1)
+    table = compared[1][1]
+    assert table.rows == [f"degree {d}" for d in range(1, 6)]
+    rank, elpd = table.column("rank"), table.column("elpd")
+    ordered = [elpd[row] for row in sorted(rank, key=rank.__getitem__)]
+    assert ordered == sorted(ordered, reverse=True)
+    assert sum(table.column("weight").values()) == pytest.approx(1)
     psis = -30 * compared[0][f"{CHOICE}.degree.criteria"][0, 1]
-    np.testing.assert_allclose([row["elpd"] for row in rows.values()], psis)
+    np.testing.assert_allclose(list(elpd.values()), psis)

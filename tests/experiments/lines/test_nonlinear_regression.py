@@ -1,14 +1,15 @@
 """nonlinear-regression: far-field limits, where the net's guides start, figures from arrays."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
+import arviz as az
 import numpy as np
 import pytest
 import torch
 from own_figures import own_figures
+from stage_recorder import StageRecorder
 
-from probml_tp import Delta, Exact, NormalPrior, fit
+from probml_tp import Exact, NormalPrior, fit
 from probml_tp.datasets import sine_data
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines.model_choice import FAMILIES
@@ -18,11 +19,9 @@ from probml_tp.experiments.lines.nonlinear_regression import (
     Config,
     bases,
     mlp_model,
-    stages,
-    start_at,
 )
 from probml_tp.experiments.lines.nonlinear_regression_figures import doubtful_range
-from probml_tp.guides.recipes import LAPLACE
+from probml_tp.guides.recipes import guides_for
 from probml_tp.harness.experiment import Results, run_experiment
 from probml_tp.harness.results import read_results, write_results
 from probml_tp.models import linear_regression
@@ -30,37 +29,26 @@ from probml_tp.plots.regression import Band
 from probml_tp.posterior import Posterior
 
 TINY = Config(
-    test_points=100,
-    draws=60,
+    test_size=100,
+    num_samples=60,
     hidden=5,
     epochs=300,
     members=2,
     swag_epochs=20,
     warmup=15,
-    chain_draws=20,
-    tree_depth=3,
+    draws=20,
+    max_tree_depth=3,
     jobs=1,
     max_degree=5,
     max_bumps=4,
     training_sets=2,
 )
-
-
-class Recorder:
-    """A progress that keeps the names of the stages."""
-
-    def __init__(self):
-        self.stages = []
-
-    @contextmanager
-    def stage(self, name):
-        self.stages.append(name)
-        yield lambda done, total, message="": None
+CURVATURE = guides_for("layers", families=("curvature",), without=("laplace-diagonal",))
 
 
 @pytest.fixture(scope="module")
 def recorder():
-    return Recorder()
+    return StageRecorder()
 
 
 @pytest.fixture(scope="module")
@@ -130,34 +118,32 @@ def test_the_process_is_back_at_its_prior_where_the_gaussian_basis_knows_all(res
     assert far[0] and far[-1]
     basis = band(results, "gaussian-exact")
     assert basis.epistemic_variance[far].max() < 1e-3 * variance
-    assert results.metrics["gp · rbf"]["epistemic_far"] == pytest.approx(variance**0.5, rel=1e-3)
+    assert results.main["gp · rbf", "epistemic_far"] == pytest.approx(variance**0.5, rel=1e-3)
 
 
 def test_the_polynomial_leaves_the_range_of_the_data(results):
     own = band(results, "polynomial-exact")
     assert own.variance[-1] > 1e6 * 0.04 and own.variance[0] > 1e4 * 0.04
-    assert "epistemic_far" not in results.metrics["polynomial · exact"]
-    assert results.metrics["gaussian · exact"]["epistemic_far"] < 1e-6
+    assert ("polynomial · exact", "epistemic_far") not in results.main
+    assert results.main["gaussian · exact", "epistemic_far"] < 1e-6
 
 
 def test_every_row_is_complete(results):
     nets = [f"mlp · {guide}" for guide in GUIDES]
     rows = ["polynomial · exact", "gaussian · exact", *nets, "gp · rbf"]
-    assert list(results.metrics) == rows
-    for row in results.metrics.values():
+    assert sorted(results.main.rows) == sorted(rows)
+    for row in map(results.main.row, rows):
         assert {"rmse", "nll", "coverage", "epistemic_inside", "seconds"} <= set(row)
-        assert set(row) <= set(results.columns)
+        assert set(row) <= set(results.main.columns)
         assert all(np.isfinite(value) for value in row.values())
 
 
 def test_the_guides_start_at_the_map_estimate():
-    model = mlp_model(TINY)
-    x, y = sine_data(n=20, dtype=torch.float64)
-    mode = fit(model, Delta, (x, y), epochs=2, optimizer="lbfgs", progress=False)
-    started = start_at(model, mode)
-    torch.testing.assert_close(Delta(started).loc, mode.guide.loc)
-    assert started.spec() == model.spec()
-    assert not torch.equal(Delta(model).loc, mode.guide.loc)
+    assert {guide for guide in GUIDES if TINY.settings.start(guide) is None} == {
+        "deep-ensemble",
+        "map",
+    }
+    assert {TINY.settings.start(guide) for guide in set(GUIDES) - {"multi-swag"}} == {"map", None}
 
 
 def test_laplace_sits_at_the_mode_and_counts_its_time(results):
@@ -167,7 +153,7 @@ def test_laplace_sits_at_the_mode_and_counts_its_time(results):
     with torch.no_grad():
         at_mode, at_laplace = (model.log_joint_flat(u, *data) for u in (mode, laplace))
     assert at_laplace >= at_mode - 1e-6
-    seconds = {guide: results.metrics[f"mlp · {guide}"]["seconds"] for guide in GUIDES}
+    seconds = {guide: results.main[f"mlp · {guide}", "seconds"] for guide in GUIDES}
     own = {"map", "deep-ensemble", "multi-swag"}
     assert all(seconds[guide] > seconds["map"] for guide in GUIDES if guide not in own)
     assert seconds["multi-swag"] > seconds["deep-ensemble"]
@@ -175,7 +161,7 @@ def test_laplace_sits_at_the_mode_and_counts_its_time(results):
 
 def test_every_laplace_is_around_the_map_estimate(results):
     mode = results.posteriors["mlp-map"].guide.loc
-    for guide in LAPLACE.keys() & set(GUIDES):
+    for guide in CURVATURE:
         assert torch.equal(results.posteriors[f"mlp-{guide}"].guide.loc, mode)
 
 
@@ -191,7 +177,7 @@ def test_multi_swag_wanders_about_the_members_of_the_ensemble(results):
 
 def test_only_map_has_no_epistemic_uncertainty(results):
     for guide in GUIDES:
-        inside = results.metrics[f"mlp · {guide}"]["epistemic_inside"]
+        inside = results.main[f"mlp · {guide}", "epistemic_inside"]
         assert inside == 0 if guide == "map" else inside > 1e-3
 
 
@@ -201,39 +187,35 @@ def test_the_linearised_net_predicts_like_the_mode(results):
 
 
 def test_only_guides_with_a_density_have_an_elbo(results):
-    has = {guide for guide in GUIDES if "elbo" in results.metrics[f"mlp · {guide}"]}
-    assert has == {
-        "laplace",
-        "laplace-linearized",
-        "laplace-kronecker",
-        "mean-field",
-        "low-rank-normal",
-        "swag",
-        "multi-swag",
-    }
-    evidence = {g for g in GUIDES if "log_evidence" in results.metrics[f"mlp · {g}"]}
-    assert evidence == LAPLACE.keys() & set(GUIDES)
+    has = {guide for guide in GUIDES if (f"mlp · {guide}", "elbo") in results.main}
+    normal = guides_for(families=("normal",))
+    assert has == {*CURVATURE, *normal, "swag", "multi-swag"} - {"laplace-last-layer"}
+    evidence = {g for g in GUIDES if (f"mlp · {g}", "log_evidence") in results.main}
+    assert evidence == set(CURVATURE)
 
 
-def test_the_stages_are_those_foretold(results, recorder):
-    assert recorder.stages == list(stages(TINY))
+def test_every_fit_is_a_stage_and_each_is_entered_once(results, recorder):
+    assert {f"mlp: {guide}" for guide in GUIDES} <= set(recorder.stages)
+    assert len(set(recorder.stages)) == len(recorder.stages)
     assert set(results.timings) == set(recorder.stages)
 
 
 def test_the_net_is_started_at_map_even_if_its_row_is_not_asked_for():
     config = replace(TINY, guides=("laplace-linearized",))
-    recorder = Recorder()
+    recorder = StageRecorder()
     results = run_experiment(EXPERIMENT, config, progress=recorder)
-    assert recorder.stages == list(stages(config)) and "mlp: map" in recorder.stages
-    assert "mlp · map" not in results.metrics
+    fits = [stage for stage in recorder.stages if stage.startswith("mlp")]
+    assert fits == ["mlp: map", "mlp: laplace-linearized"]
+    assert "mlp · map" not in results.main.rows
     assert len(own_figures(EXPERIMENT.figures(results))) == 6
     assert not any("NUTS" in finding for finding in results.findings)
 
 
 def test_findings_are_computed_from_the_numbers(results):
     text = " ".join(results.findings)
-    assert f"{results.arrays['mlp-nuts.r_hat'].max():.2f}" in text
-    assert f"{results.metrics['mlp · laplace']['rmse']:.2f}" in text
+    r_hat = az.rhat(results.inference_data["mlp-nuts"]["log_likelihood"])["y"]
+    assert f"the largest R-hat is {float(r_hat.max()):.3f}" in text
+    assert f"{results.main['mlp · laplace', 'rmse']:.2f}" in text
     assert "10¹²" in text or "10¹¹" in text
     alpha, beta = results.arrays["model choice.plane.type-two"]
     assert f"finds α = {alpha:.2f} and a noise SD of {beta**-0.5:.3f}" in text
