@@ -86,8 +86,8 @@ def _by_link(
 ) -> Array:
     """The probability of class 1 in one way."""
     where = torch.from_numpy(points)
-    options: Any = {"num_samples": num_samples, "batch_size": 5000, "seed": seed}
-    probability: Array = normal.predict(where, link=link, **options).probs[:, 1].numpy()
+    options: Any = {"link": link, "num_samples": num_samples, "batch_size": 5000, "seed": seed}
+    probability: Array = normal.predict(where, **options).probs[:, 1].numpy()
     return probability
 
 

@@ -124,6 +124,8 @@ def table_of(results: Results[Any], title: str) -> Table | None:
 class Range(_Form):
     """Over which range rows spread: ``{range}``, with ``{low}`` and ``{high}``.
 
+    ``{each}`` names every row with its value, the largest first.
+
     Args:
         reference: a row to mention in any case, if it is there.
 
@@ -143,9 +145,11 @@ class Range(_Form):
         if not column:
             return None
         low, high = min(column.values()), max(column.values())
+        ranked = sorted(column, key=column.__getitem__, reverse=True)
         return self._say(
             results,
             column,
+            each=", ".join(f"{self.name(row)} {self.write(column[row])}" for row in ranked),
             range=span(column, self.write, reference=self.reference, name=self.name),
             low=self.write(low),
             high=self.write(high),
