@@ -135,6 +135,8 @@ class Range(_Form):
         >>> results = Results("x", "X", ExperimentConfig(), table, [], "")
         >>> Range("ece", "The ECE runs {range}.", write="{:.1f}".format)(results)
         'The ECE runs from 0.1 (MAP) to 0.2 (Laplace).'
+        >>> Range("ece", "ECE: {each}.", write="{:.1f}".format)(results)
+        'ECE: Laplace 0.2, MAP 0.1.'
     """
 
     reference: str | None = field(default=None, kw_only=True)
