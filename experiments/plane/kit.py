@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from probml_tp.diagnostics import elbo, to_inference_data
 from probml_tp.empirical import Empirical
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.guides.recipes import FitSettings, fit_all
-from probml_tp.harness.experiment import MAIN_TABLE, Progress, Table
+from probml_tp.harness.experiment import MAIN_TABLE, Progress, Results, Table
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array
 from probml_tp.kit.sentences import BestWorst, Range, shares
@@ -22,9 +22,6 @@ from probml_tp.metrics.accuracy import classification_metrics, total_variation
 from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
-
-if TYPE_CHECKING:
-    import arviz as az
 
 REFERENCE = "nuts"
 """The posterior that the others are compared with."""
@@ -59,7 +56,7 @@ NEAREST = BestWorst(
 Data = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Plane:
     """Where a classifier on the plane is looked at: on a grid, and on rings around the data.
 
@@ -135,12 +132,14 @@ class PlaneView:
     """What a posterior predicts on a plane.
 
     Args:
+        posterior: whose view it is.
         probability: of class 1, ``(resolution, resolution)``, the first row at the bottom.
         mutual_information: in nats, likewise.
         variation_ratio: likewise.
         confidence: on the rings, ``(num_radii, num_angles)``.
     """
 
+    posterior: Posterior
     probability: Array
     mutual_information: Array
     variation_ratio: Array
@@ -207,6 +206,7 @@ def look_at_plane(posterior: Posterior, plane: Plane, *, num_samples: int) -> Pl
 
     confidence = predictive.confidence[len(grid) :].numpy()
     return PlaneView(
+        posterior,
         probability=on_grid(predictive.probs[:, 1]),
         mutual_information=on_grid(predictive.mutual_information),
         variation_ratio=on_grid(predictive.variation_ratio),
@@ -220,79 +220,70 @@ def _number_of_draws(posterior: Posterior, num_samples: int) -> int:
     return len(guide.flat.flatten(0, 1)) if isinstance(guide, Empirical) else num_samples
 
 
-@dataclass(frozen=True)
-class PlaneStudy:
-    """Several posteriors of one model, and what they say of the plane.
+def plane_table(plane: Plane, **columns: str) -> Table:
+    """The table of a study, still empty.
 
     Args:
-        posteriors: by guide.
-        views: by guide.
-        table: a row a guide.
-        records: ArviZ records at the training data, by guide.
-        arrays: what the figures need, that of a guide under ``"<guide>.<name>"``.
-    """
+        plane: where it looks.
+        columns: headings of more metrics.
 
-    posteriors: dict[str, Posterior]
-    views: dict[str, PlaneView]
-    table: Table
-    records: dict[str, az.InferenceData]
-    arrays: dict[str, Array]
+    Returns:
+        A table with a row a posterior.
+    """
+    headings = {**CLASSIFICATION_COLUMNS, **compared_columns(plane), **columns, **FIT_COLUMN}
+    return Table(MAIN_TABLE, "Posterior", columns=headings)
+
+
+def compared_columns(plane: Plane) -> dict[str, str]:
+    """Headings of what :meth:`PlaneView.metrics` gives."""
+    return {"far_confidence": f"Confidence at {plane.radius:g}", **TO_REFERENCE}
 
 
 def study_on_plane(
-    guides: Sequence[str],
+    results: Results[Any],
     model: BayesianModel,
     how: FitSettings,
     *,
     plane: Plane,
     train: Data,
     test: Data,
-    num_samples: int,
     progress: Progress,
-) -> PlaneStudy:
+) -> dict[str, PlaneView]:
     """Fit posteriors, look at the plane with each, and compare them with NUTS if it is there.
 
     Args:
-        guides: which.
+        results: where all is entered; its config says which ``guides``, and ``num_samples``, the
+            draws for each prediction.
         model: a classifier.
         how: the settings of the fits.
         plane: where to look.
         train: training data.
         test: fresh data to judge the predictions by.
-        num_samples: draws for each prediction; of chains all draws are used.
         progress: told of the stages.
 
     Returns:
-        All that was found.
+        What each guide predicts.
     """
+    guides, num_samples = results.config.guides, results.config.num_samples
     fitted = fit_all(guides, model, train, how, stage=lambda guide: progress.stage(f"fit {guide}"))
-    posteriors = {guide: fitted[guide] for guide in guides}
-    columns = {**CLASSIFICATION_COLUMNS, **compared_columns(plane), **FIT_COLUMN}
-    table = Table(MAIN_TABLE, "Posterior", columns=columns)
-    arrays = {"x": train[0].numpy(), "y": train[1].numpy()}
+    results.arrays |= {"x": train[0].numpy(), "y": train[1].numpy()}
     for name in ("extent", "centre", "radii", "angles"):
-        arrays[name] = np.array(getattr(plane, name))
+        results.arrays[name] = np.array(getattr(plane, name))
     with progress.stage("predict"), single_thread():
-        views = {g: look_at_plane(p, plane, num_samples=num_samples) for g, p in posteriors.items()}
-        for guide, posterior in posteriors.items():
+        views = {g: look_at_plane(fitted[g], plane, num_samples=num_samples) for g in guides}
+        for guide, view in views.items():
+            posterior = view.posterior
             count = _number_of_draws(posterior, num_samples)
-            table.put(guide, classification_metrics(posterior, *test, num_samples=count))
-            table.put(
-                guide, views[guide].metrics(None if guide == REFERENCE else views.get(REFERENCE))
-            )
-            table.put(guide, {"seconds": posterior.info.total_seconds})
-            arrays |= views[guide].arrays(guide)
+            row = classification_metrics(posterior, *test, num_samples=count)
+            row |= view.metrics(None if guide == REFERENCE else views.get(REFERENCE))
+            results.main.put(guide, {**row, "seconds": posterior.info.total_seconds})
+            results.arrays |= view.arrays(guide)
+            results.posteriors[guide] = posterior
     with progress.stage("records for ArviZ"):
-        records = {
-            guide: to_inference_data(posterior, *train, num_samples=num_samples)
-            for guide, posterior in posteriors.items()
-        }
-    return PlaneStudy(posteriors, views, table, records, arrays)
-
-
-def compared_columns(plane: Plane) -> dict[str, str]:
-    """Headings of what :meth:`PlaneView.metrics` gives."""
-    return {"far_confidence": f"Confidence at {plane.radius:g}", **TO_REFERENCE}
+        for guide, view in views.items():
+            record = to_inference_data(view.posterior, *train, num_samples=num_samples)
+            results.inference_data[guide] = record
+    return views
 
 
 def evidence(posterior: Posterior, data: Data, *, num_samples: int) -> dict[str, float]:

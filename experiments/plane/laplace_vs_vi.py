@@ -166,11 +166,5 @@ def _problems(config: Config) -> list[GapProblem]:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

@@ -17,7 +17,14 @@ import torch
 
 from probml_tp.datasets import blobs
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.plane.kit import FAR_AWAY, NEAREST, Plane, evidence, study_on_plane
+from probml_tp.experiments.plane.kit import (
+    FAR_AWAY,
+    NEAREST,
+    Plane,
+    evidence,
+    plane_table,
+    study_on_plane,
+)
 from probml_tp.experiments.plane.logistic_regression_figures import figures
 from probml_tp.experiments.plane.predictive_links import compare_links, nearest_link
 from probml_tp.guides.recipes import Chains, FitSettings, SwagPath, guides_for
@@ -70,46 +77,29 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     train = blobs(n=config.n, std=config.std, seed=config.seed, dtype=torch.float64)
     test_seed = derived_seed(config.seed, "test data")
     test = blobs(n=config.test_size, std=config.std, seed=test_seed, dtype=torch.float64)
-    plane = Plane(
-        centre=(0.0, 0.0),
-        half_width=config.extent,
-        resolution=config.resolution,
-        radius=config.radius,
-    )
-    study = study_on_plane(
-        config.guides,
-        logistic_regression(2, prior=NormalPrior.from_precision(config.prior_precision)),
-        _settings(config),
-        plane=plane,
-        train=train,
-        test=test,
-        num_samples=config.num_samples,
-        progress=progress,
-    )
-    study.table.columns |= EVIDENCE_COLUMNS
-    for guide, posterior in study.posteriors.items():
-        study.table.put(guide, evidence(posterior, train, num_samples=2000))
+    plane = Plane((0.0, 0.0), config.extent, config.resolution, config.radius)
     results = Results(
         experiment=NAME,
         title="Logistic regression on two blobs",
         config=config,
-        main=study.table,
+        main=plane_table(plane, **EVIDENCE_COLUMNS),
         findings=[],
         data_source=(
             f"{config.n} points in two Gaussian blobs about (2, 2) and (-2, -2), standard "
             f"deviation {config.std:g} (seed {config.seed}); {config.test_size:,} fresh points "
             f"to test on"
         ),
-        arrays=study.arrays,
-        posteriors={**study.posteriors},
-        inference_data={**study.records},
     )
-    if laplace := study.posteriors.get("laplace"):
+    model = logistic_regression(2, prior=NormalPrior.from_precision(config.prior_precision))
+    how = _settings(config)
+    views = study_on_plane(
+        results, model, how, plane=plane, train=train, test=test, progress=progress
+    )
+    for guide, view in views.items():
+        results.main.put(guide, evidence(view.posterior, train, num_samples=2000))
+    if laplace := views.get("laplace"):
         with progress.stage("closed forms of the predictive"), single_thread():
-            table, arrays = compare_links(
-                laplace, train, plane=plane, num_samples=config.num_samples
-            )
-        results.tables, results.arrays = [table], results.arrays | arrays
+            compare_links(results, laplace.posterior, train, plane=plane)
     results.findings = sentences.tell(FINDINGS, results)
     return results
 
@@ -174,11 +164,5 @@ FINDINGS = (
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

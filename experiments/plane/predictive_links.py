@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from probml_tp.experiments.plane.kit import Plane, put_mean
+from probml_tp.experiments.plane.kit import Data, Plane, put_mean
 from probml_tp.guides import LinearizedLaplace
 from probml_tp.harness.experiment import Results, Table
 from probml_tp.inference import fit
@@ -41,10 +40,9 @@ OFF_BOUNDARY = 20.0
 TITLE = "The predictive of the Laplace posterior in closed form and by draws"
 
 
-def compare_links(
-    laplace: Posterior, data: tuple[Tensor, Tensor], *, plane: Plane, num_samples: int
-) -> tuple[Table, dict[str, Array]]:
+def compare_links(results: Results[Any], laplace: Posterior, data: Data, *, plane: Plane) -> None:
     """Predict on a plane in every way, by one and the same normal posterior."""
+    num_samples = results.config.num_samples
     normal = fit(laplace.model, LinearizedLaplace, data, init=laplace, epochs=0, progress=False)
     grid, rings = plane.grid(), plane.rings()[-plane.num_angles :]
     ray, distance = _ray(normal, plane)
@@ -61,10 +59,9 @@ def compare_links(
         },
     )
     exact = _exact(normal, points)
-    arrays = {
-        "ray.distance": distance,
-        f"{EXACT_LINK}.probability": plane.on_grid(exact[: len(grid)]),
-    }
+    arrays = results.arrays
+    arrays["ray.distance"] = distance
+    arrays[f"{EXACT_LINK}.probability"] = plane.on_grid(exact[: len(grid)])
     for link, name in LINKS.items():
         probs = exact if link == EXACT_LINK else _by_link(normal, points, link, num_samples)
         on_grid, far, on_ray = np.split(probs, ends)
@@ -78,7 +75,7 @@ def compare_links(
     ]
     put_mean(table, LINKS["sampled"], "tv_mean", [gap.mean() for gap in gaps])
     table.put(LINKS["sampled"], {"tv_max": np.mean([gap.max() for gap in gaps])})
-    return table, arrays
+    results.tables.append(table)
 
 
 def _by_link(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,13 @@ from probml_tp.experiments.plane.kit import (
     REFERENCE,
     Data,
     Plane,
-    PlaneStudy,
+    PlaneView,
     compared_columns,
     look_at_plane,
     put_mean,
 )
 from probml_tp.guides.recipes import FitSettings, fit_all
-from probml_tp.harness.experiment import Progress, Results, Table
-from probml_tp.inference.parallel import single_thread
+from probml_tp.harness.experiment import Results, Table, Update
 from probml_tp.kit.common import Array, labels_of
 from probml_tp.metrics.over_runs import paired_seeds
 from probml_tp.model import BayesianModel
@@ -43,33 +43,32 @@ TITLE = "Distance to NUTS over the map"
 
 
 def repeat_fits(
-    study: PlaneStudy,
+    results: Results[Any],
+    views: Mapping[str, PlaneView],
     model_of: Callable[[int], BayesianModel],
     train: Data,
     how: FitSettings,
     *,
     plane: Plane,
-    num_samples: int,
-    seeds: int,
-    progress: Progress,
-) -> tuple[Table, dict[str, Array]]:
+    update: Update,
+) -> None:
     """Fit the repeated guides again from other seeds, NUTS once, and compare all with NUTS."""
-    again = [guide for guide in REPEATED if guide in study.views]
-    reference = study.views[REFERENCE]
-    runs = {guide: [study.views[guide].metrics(reference)] for guide in again}
-    with progress.stage("fit again") as update, single_thread():
-        halves = _halves(study.posteriors[REFERENCE])
-        one, other = (look_at_plane(half, plane, num_samples=num_samples) for half in halves)
-        runs[HALVES] = [one.metrics(other)]
-        for seed in range(how.seed + 1, how.seed + seeds):
-            asked = [*again, REFERENCE] if seed == how.seed + 1 else again
-            own = replace(how, seed=seed)
-            fitted = fit_all(asked, model_of(seed), train, own, stage=lambda _: nullcontext(update))
-            for guide in asked:
-                view = look_at_plane(fitted[guide], plane, num_samples=num_samples)
-                row = ANOTHER_RUN if guide == REFERENCE else guide
-                runs.setdefault(row, []).append(view.metrics(reference))
-    return repeats_table(runs, compared_columns(plane), seeds)
+    look = partial(look_at_plane, plane=plane, num_samples=results.config.num_samples)
+    again = [guide for guide in REPEATED if guide in views]
+    reference, seeds = views[REFERENCE], results.config.seeds
+    runs = {guide: [views[guide].metrics(reference)] for guide in again}
+    one, other = map(look, _halves(reference.posterior))
+    runs[HALVES] = [one.metrics(other)]
+    for seed in range(how.seed + 1, how.seed + seeds):
+        asked = [*again, REFERENCE] if seed == how.seed + 1 else again
+        own = replace(how, seed=seed)
+        fitted = fit_all(asked, model_of(seed), train, own, stage=lambda _: nullcontext(update))
+        for guide in asked:
+            row = ANOTHER_RUN if guide == REFERENCE else guide
+            runs.setdefault(row, []).append(look(fitted[guide]).metrics(reference))
+    table, arrays = repeats_table(runs, compared_columns(plane), seeds)
+    results.tables.append(table)
+    results.arrays |= arrays
 
 
 def repeats_table(
@@ -96,13 +95,12 @@ def _halves(chains: Posterior) -> list[Posterior]:
     """The first half of the chains and the second, each as a posterior."""
     guide = chains.guide
     assert isinstance(guide, Empirical)  # noqa: S101 - NUTS is
-    flat = guide.flat
-    middle = len(flat) // 2
-    made = []
-    for part in (flat[:middle], flat[middle:]):
-        half = Empirical(chains.model, draws=chains.model.layout.unravel(part))
-        made.append(Posterior(half, seed=chains.seed, info=chains.info))
-    return made
+    middle = len(guide.flat) // 2
+    model, seed, info = chains.model, chains.seed, chains.info
+    return [
+        Posterior(Empirical(model, draws=model.layout.unravel(part)), seed=seed, info=info)
+        for part in (guide.flat[:middle], guide.flat[middle:])
+    ]
 
 
 def repeated_values(results: Results[Any], row: str, metric: str = "tv") -> Array:

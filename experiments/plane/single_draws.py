@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.func import vmap
 
-from probml_tp.experiments.plane.kit import Plane, put_mean
+from probml_tp.experiments.plane.kit import Plane, PlaneView, put_mean
 from probml_tp.harness.experiment import Results, Table
 from probml_tp.kit.common import Array, labels_of
 from probml_tp.kit.sentences import table_of
@@ -30,9 +30,7 @@ NUM_MAPS = 8
 TITLE = "Single draws over the map"
 
 
-def single_draws(
-    posteriors: Mapping[str, Posterior], plane: Plane, *, seed: int
-) -> tuple[Table, dict[str, Array]]:
+def single_draws(results: Results[Any], views: Mapping[str, PlaneView], plane: Plane) -> None:
     """The roughness of both kinds of maps of each posterior, and one map of each kind."""
     table = Table(
         f"{TITLE}: mean absolute difference of neighbouring points ({NUM_MAPS} draws of each kind, "
@@ -45,19 +43,18 @@ def single_draws(
             "means_apart": "Mean TV of averages",
         },
     )
-    arrays = {}
-    for guide, posterior in posteriors.items():
+    for guide in (guide for guide in SINGLE if guide in views):
         functions, points = (
-            draw(posterior, plane, num_maps=NUM_MAPS, seed=seed)
+            draw(views[guide].posterior, plane, num_maps=NUM_MAPS, seed=results.config.seed)
             for draw in (function_maps, pointwise_maps)
         )
         for name, maps in (("one_draw", functions), ("draw_a_point", points)):
             put_mean(table, guide, name, roughness(maps))
-            arrays[f"{guide}.{name}"] = maps[0].astype(np.float32)
+            results.arrays[f"{guide}.{name}"] = maps[0].astype(np.float32)
         times = table[guide, "draw_a_point"] / table[guide, "one_draw"]
         apart = np.abs(functions.mean(0) - points.mean(0)).mean()
         table.put(guide, {"times": times, "means_apart": apart})
-    return table, arrays
+    results.tables.append(table)
 
 
 def function_maps(posterior: Posterior, plane: Plane, *, num_maps: int, seed: int) -> Array:

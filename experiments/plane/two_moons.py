@@ -15,7 +15,14 @@ from typing import Any
 
 from probml_tp.datasets import two_moons
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.plane.kit import FAR_AWAY, NEAREST, REFERENCE, Plane, study_on_plane
+from probml_tp.experiments.plane.kit import (
+    FAR_AWAY,
+    NEAREST,
+    REFERENCE,
+    Plane,
+    plane_table,
+    study_on_plane,
+)
 from probml_tp.experiments.plane.repeated_fits import nearer, repeat_fits, repeated
 from probml_tp.experiments.plane.single_draws import SINGLE, rougher, single_draws
 from probml_tp.experiments.plane.two_moons_figures import figures
@@ -71,52 +78,28 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     test_seed = derived_seed(config.seed, "test data")
     test = two_moons(n=config.test_size, noise=config.noise, seed=test_seed)
     how = _settings(config)
-    plane = Plane(
-        centre=(0.5, 0.25),
-        half_width=config.extent,
-        resolution=config.resolution,
-        radius=config.radius,
-    )
-    study = study_on_plane(
-        config.guides,
-        _model(config, config.seed),
-        how,
-        plane=plane,
-        train=train,
-        test=test,
-        num_samples=config.num_samples,
-        progress=progress,
-    )
+    plane = Plane((0.5, 0.25), config.extent, config.resolution, config.radius)
     results = Results(
         experiment=NAME,
         title="Two moons",
         config=config,
-        main=study.table,
+        main=plane_table(plane),
         findings=[],
         data_source=(
             f"{config.n} points on scikit-learn's two moons, noise {config.noise:g} (seed "
             f"{config.seed}); {config.test_size:,} fresh points to test on"
         ),
-        arrays=study.arrays,
-        posteriors={**study.posteriors},
-        inference_data={**study.records},
     )
-    if REFERENCE in config.guides:
-        table, arrays = repeat_fits(
-            study,
-            partial(_model, config),
-            train,
-            how,
-            plane=plane,
-            num_samples=config.num_samples,
-            seeds=config.seeds,
-            progress=progress,
-        )
-        results.tables, results.arrays = [table], results.arrays | arrays
-    if chosen := {g: study.posteriors[g] for g in SINGLE if g in study.posteriors}:
+    model_of = partial(_model, config)
+    views = study_on_plane(
+        results, model_of(config.seed), how, plane=plane, train=train, test=test, progress=progress
+    )
+    if REFERENCE in views:
+        with progress.stage("fit again") as update, single_thread():
+            repeat_fits(results, views, model_of, train, how, plane=plane, update=update)
+    if set(SINGLE) & set(views):
         with progress.stage("single draws"), single_thread():
-            table, arrays = single_draws(chosen, plane, seed=config.seed)
-        results.tables, results.arrays = [*results.tables, table], results.arrays | arrays
+            single_draws(results, views, plane)
     results.findings = sentences.tell(FINDINGS, results)
     return results
 
@@ -180,11 +163,5 @@ FINDINGS = (
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

@@ -42,11 +42,7 @@ if TYPE_CHECKING:
 
 NOTHING = (np.nan, np.nan)
 DISTANCES = Range(
-    "tv",
-    "Mean total variation to NUTS: {each}",
-    table=TITLE,
-    write="{:.3f}".format,
-    name=str,
+    "tv", "Mean total variation to NUTS: {each}", table=TITLE, write="{:.3f}".format, name=str
 )
 
 

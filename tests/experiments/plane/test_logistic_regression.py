@@ -79,9 +79,7 @@ def test_distances_to_nuts(results):
 
 
 def test_the_distance_of_a_view_to_itself_is_zero(results):
-    plane = Plane(
-        centre=(0.0, 0.0), half_width=3.0, resolution=7, radius=5.0, num_radii=3, num_angles=8
-    )
+    plane = Plane((0.0, 0.0), 3.0, 7, 5.0, num_radii=3, num_angles=8)
     own = look_at_plane(results.posteriors["laplace"], plane, num_samples=20)
     other = look_at_plane(results.posteriors["map"], plane, num_samples=20)
     assert own.distance(own) == 0
@@ -90,9 +88,7 @@ def test_the_distance_of_a_view_to_itself_is_zero(results):
 
 
 def test_the_grid_of_a_plane_runs_row_by_row_from_the_bottom():
-    plane = Plane(
-        centre=(1.0, 11.0), half_width=1.0, resolution=2, radius=4.0, num_radii=2, num_angles=4
-    )
+    plane = Plane((1.0, 11.0), 1.0, 2, 4.0, num_radii=2, num_angles=4)
     np.testing.assert_array_equal(plane.grid(), [[0, 10], [2, 10], [0, 12], [2, 12]])
     assert plane.on_grid(np.arange(4)).tolist() == [[0, 1], [2, 3]]
     rings = plane.rings().reshape(2, 4, 2)

@@ -44,9 +44,7 @@ TINY = Config.preset(
     resolution=21,
 )
 
-PLANE = Plane(
-    centre=(0.5, 0.25), half_width=3.5, resolution=9, radius=5.0, num_radii=2, num_angles=4
-)
+PLANE = Plane((0.5, 0.25), 3.5, 9, 5.0, num_radii=2, num_angles=4)
 
 
 def found(main=None, tables=(), **arrays) -> Results[Config]:
