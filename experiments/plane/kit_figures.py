@@ -36,17 +36,7 @@ def spread_over_map(
     summary: Callable[[Array], Any],
     write: sentences.Write = PERCENT,
 ) -> str:
-    """Say over which range guides spread in a summary of their maps.
-
-    Args:
-        results: with the arrays of a study.
-        quantity: which map, for example ``"variation_ratio"``.
-        summary: of each point of a map; it is averaged.
-        write: how to write an average.
-
-    Returns:
-        Words to follow "runs".
-    """
+    """Say over which range guides spread in a summary of their maps."""
     maps = by_guide(results.arrays, results.main.rows, quantity)
     means = {guide: float(np.mean(summary(values))) for guide, values in maps.items()}
     return span(means, write, reference=REFERENCE)
@@ -55,19 +45,7 @@ def spread_over_map(
 def map_figure(
     results: Results[Any], quantity: str, *, plot: PlotMap, label: str, title: str, caption: str
 ) -> Figure:
-    """Draw the maps of one quantity, with the data and the decision boundaries.
-
-    Args:
-        results: with the arrays of a study.
-        quantity: for example ``"probability"``.
-        plot: draws one map.
-        label: what the colours mean, with the unit.
-        title: what the figure shows.
-        caption: how to read it.
-
-    Returns:
-        The figure.
-    """
+    """Draw the maps of one quantity, with the data and the decision boundaries."""
     arrays, guides = results.arrays, results.main.rows
     probability = by_guide(arrays, guides, "probability")
 
@@ -86,17 +64,7 @@ def map_figure(
 
 
 def confidence_figure(results: Results[Any], remark: str) -> Figure:
-    """Draw the confidence with distance from the data, and on the largest ring.
-
-    Of many guides only one of each family is drawn.
-
-    Args:
-        results: with the arrays and the table of a study.
-        remark: what the caption says of the right panel besides.
-
-    Returns:
-        The figure, its title the range of confidences far away.
-    """
+    """Draw the confidence with distance from the data, and on the largest ring."""
     arrays, drawn = results.arrays, one_of_each_family(results.main.rows)
     distance = np.linalg.norm(arrays["x"] - arrays["centre"], axis=1)
     made = confidence_panels(

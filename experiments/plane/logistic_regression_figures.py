@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probml_tp.experiments.plane.kit_figures import (
-    MAP_CAPTION,
-    confidence_figure,
-    map_figure,
-    spread_over_map,
-)
+from probml_tp.experiments.plane import kit_figures
 from probml_tp.experiments.plane.predictive_links import EXACT_LINK, LINKS
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array
@@ -28,17 +23,19 @@ LINES = (("#000000", "-"), ("#D55E00", ":"), ("#0072B2", "--"), ("#009E73", "-."
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the maps, the confidence away from the data, and the ways to a probability."""
-    doubt = spread_over_map(results, "probability", lambda p: (p > 0.1) & (p < 0.9))
-    yield map_figure(
+    doubt = kit_figures.spread_over_map(results, "probability", lambda p: (p > 0.1) & (p < 0.9))
+    yield kit_figures.map_figure(
         results,
         "probability",
         plot=plot_probability,
         label="Probability of class 1",
         title=f"The share of the map where confidence is below 90 % runs {doubt}",
-        caption=f"{MAP_CAPTION} Averaging over boundaries turns the sharp edge of a single one "
-        "into a fan: doubt grows with distance.",
+        caption=f"{kit_figures.MAP_CAPTION} Averaging over boundaries turns the sharp edge of a "
+        "single one into a fan: doubt grows with distance.",
     )
-    yield confidence_figure(results, "; it dips to 50 % where the ring crosses the boundary.")
+    yield kit_figures.confidence_figure(
+        results, "; it dips to 50 % where the ring crosses the boundary."
+    )
     if f"ray.{EXACT_LINK}" in results.arrays:
         yield _links(results)
 

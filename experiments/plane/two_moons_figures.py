@@ -7,20 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probml_tp.experiments.plane import kit_figures, repeated_fits
 from probml_tp.experiments.plane.kit import NEAREST, TO_REFERENCE
-from probml_tp.experiments.plane.kit_figures import (
-    MAP_CAPTION,
-    confidence_figure,
-    map_figure,
-    spread_over_map,
-)
-from probml_tp.experiments.plane.repeated_fits import (
-    ANOTHER_RUN,
-    HALVES,
-    REPEATED,
-    TITLE,
-    repeated_values,
-)
 from probml_tp.experiments.plane.single_draws import SINGLE, rougher
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array
@@ -42,22 +30,28 @@ if TYPE_CHECKING:
 
 NOTHING = (np.nan, np.nan)
 DISTANCES = Range(
-    "tv", "Mean total variation to NUTS: {each}", table=TITLE, write="{:.3f}".format, name=str
+    "tv",
+    "Mean total variation to NUTS: {each}",
+    table=repeated_fits.TITLE,
+    write="{:.3f}".format,
+    name=str,
 )
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the maps, the confidence away from the data, repeated fits and single draws."""
-    yield map_figure(
+    yield kit_figures.map_figure(
         results,
         "probability",
         plot=plot_probability,
         label="Probability of class 1",
         title=NEAREST(results) or "Probability of class 1",
-        caption=MAP_CAPTION,
+        caption=kit_figures.MAP_CAPTION,
     )
-    information = spread_over_map(results, "mutual_information", np.asarray, "{:.3f}".format)
-    yield map_figure(
+    information = kit_figures.spread_over_map(
+        results, "mutual_information", np.asarray, "{:.3f}".format
+    )
+    yield kit_figures.map_figure(
         results,
         "mutual_information",
         plot=plot_mutual_information,
@@ -66,8 +60,8 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         caption="Epistemic uncertainty: the mutual information of a label and the parameters, at "
         "most log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen.",
     )
-    dissent = spread_over_map(results, "variation_ratio", lambda ratio: ratio > 0.05)
-    yield map_figure(
+    dissent = kit_figures.spread_over_map(results, "variation_ratio", lambda ratio: ratio > 0.05)
+    yield kit_figures.map_figure(
         results,
         "variation_ratio",
         plot=plot_variation_ratio,
@@ -76,19 +70,23 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         caption="The share of draws whose most probable class is not the one that most draws vote "
         "for, at most 1/2.",
     )
-    yield confidence_figure(
+    yield kit_figures.confidence_figure(
         results, ". Of many guides one of each family is drawn; the table has all."
     )
-    if len(repeated_values(results, HALVES)):
+    if len(repeated_fits.repeated_values(results, repeated_fits.HALVES)):
         yield _repeats(results)
     if title := rougher(results):
         yield _single(results, title)
 
 
 def _repeats(results: Results[Any]) -> Figure:
-    rows = [r for r in (*REPEATED, HALVES, ANOTHER_RUN) if len(repeated_values(results, r))]
+    rows = [
+        r
+        for r in (*repeated_fits.REPEATED, repeated_fits.HALVES, repeated_fits.ANOTHER_RUN)
+        if len(repeated_fits.repeated_values(results, r))
+    ]
     panels = {
-        heading: {row: repeated_values(results, row, metric) for row in rows}
+        heading: {row: repeated_fits.repeated_values(results, row, metric) for row in rows}
         for metric, heading in TO_REFERENCE.items()
     }
     caption = (
