@@ -85,8 +85,8 @@ def _divergence_panels(tables: Mapping[str, Table]) -> MatplotlibFigure:
             smallest = min(min(e[0] for e in ends.values()), max(at, high / 100))
             ax.set_xlim(smallest / 3, 2 * max(e[2] for e in ends.values()))
             ax.set_title(f"{title}\n{words}", fontsize=9)
-            if row is axes[-1]:
-                ax.set_xlabel("KL from NUTS (nats)")
+    for ax in axes[-1]:
+        ax.set_xlabel("KL from NUTS (nats)")
     return made
 
 
