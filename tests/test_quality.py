@@ -61,11 +61,11 @@ SMALLER = {
     "linear-regression": "--epochs 50 --swag-epochs 20 --warmup 20 --draws 20",
     "nonlinear-regression": "--epochs 50 --swag-epochs 20 --members 2 --warmup 10 --draws 10"
     " --hidden 5 --training-sets 1",
-    "logistic-regression": "--epochs 50 --swag-epochs 5 --nuts-warmup 20 --nuts-samples 20",
-    "two-moons": "--epochs 50 --swag-epochs 4 --members 2 --nuts-warmup 10 --nuts-samples 5"
-    " --nuts-tree-depth 2 --num-samples 20 --resolution 21 --n 300",
+    "logistic-regression": "--epochs 50 --swag-epochs 5 --warmup 20 --draws 20",
+    "two-moons": "--epochs 50 --swag-epochs 4 --members 2 --warmup 10 --draws 5"
+    " --max-tree-depth 2 --num-samples 20 --resolution 21 --n 300",
     "conjugate-calibration": "--datasets 6 --epochs 50 --stacked-epochs 50 --warmup 20 --draws 20",
-    "laplace-vs-vi": "--epochs 30 --nuts-warmup 10 --nuts-samples 20 --nuts-tree-depth 2 --steps 3"
+    "laplace-vs-vi": "--epochs 30 --warmup 10 --draws 20 --max-tree-depth 2 --steps 3"
     " --elbo-samples 50 --blobs-draws 20 --resamples 20 --num-samples 40",
     "approximation-gap": "--epochs 30 --draws 20 --warmup 20 --resamples 20 --simulations 4",
     "tabular-regression": "--epochs 10 --warmup 5 --chain-draws 10",

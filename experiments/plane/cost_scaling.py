@@ -12,42 +12,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
-from torch import Tensor
 
+from probml_tp.experiments.plane.kit import Data
 from probml_tp.guides import Laplace
 from probml_tp.guides.recipes import RECIPES, FitSettings, Make, guides_for
-from probml_tp.harness.experiment import Update
+from probml_tp.harness.experiment import Results, Table, Update
 from probml_tp.inference import GuideFactory, fit
 from probml_tp.inference.memory import peak_growth_mib
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import Array
+from probml_tp.kit.sentences import Finding, Range
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_classifier
+from probml_tp.plots.style import number
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
-HOW = FitSettings(rates=0.2)
+LIKE_OTHERS = ("laplace-linearized", "concrete-dropout", "gaussian-dropout")
+"""The guides that cost what another of their family costs."""
 
 SCALED: Mapping[str, GuideFactory] = {
-    guide: cast("Make", RECIPES[guide].make)(HOW)
-    for guide in guides_for(
-        "layers",
-        without=(
-            "reference",
-            "ensemble",
-            "laplace-linearized",
-            "concrete-dropout",
-            "gaussian-dropout",
-        ),
-    )
+    guide: cast("Make", RECIPES[guide].make)(FitSettings(rates=0.2))
+    for guide in guides_for("layers", without=("reference", "ensemble", *LIKE_OTHERS))
 } | {"laplace": partial(Laplace, max_params=1_000_000)}  # bounded by memory here
-"""The guides whose cost is measured, MAP first: the Laplace guides start from it."""
 
 PER_DECADE = 2
 MATRICES = 7
@@ -56,15 +48,14 @@ MATRICES = 7
 LEAST_MIB = 1.0
 """Growth below it is the allocator's, not the guide's: no exponent is found from it."""
 
-
-@dataclass(frozen=True)
-class Cost:
-    """What one fit costs."""
-
-    guide: str
-    params: int
-    seconds: float
-    mib: float
+TITLE = "Cost of the largest net measured"
+COLUMNS = {
+    "most": "Parameters",
+    "seconds": "Time (s) ↓",
+    "mib": "Memory (MiB) ↓",
+    "seconds_exponent": "Exponent of time",
+    "memory_exponent": "Exponent of memory",
+}
 
 
 def width_for(params: float) -> int:
@@ -84,7 +75,7 @@ def full_laplace_mib(params: int) -> float:
 
 
 def measure_costs(
-    data: tuple[Tensor, Tensor],
+    data: Data,
     *,
     most: int,
     steps: int,
@@ -92,58 +83,51 @@ def measure_costs(
     limit_mib: float,
     seed: int,
     update: Update,
-) -> list[Cost]:
-    """Fit every guide to nets of growing width, on one thread."""
-    found: list[Cost] = []
+) -> dict[str, Array]:
+    """Parameters, seconds and MiB of every guide's fit to nets of growing width, on one thread."""
+    found: dict[str, list[tuple[float, float, float]]] = {guide: [] for guide in SCALED}
     widths = ladder(most)
     with single_thread():
         for done, width in enumerate([widths[0], *widths]):
-            if done == 1:
-                found.clear()  # the first fits of a process load what they need
             model = mlp_classifier(
                 data[0].shape[1], hidden=(width, width), prior=NormalPrior(1.0), seed=seed
             )
             update(max(done - 1, 0), len(widths), f"{model.num_params:,} parameters")
-            start: Posterior | None = None
-            for guide, factory in sorted(SCALED.items(), key=lambda one: one[0] != "map"):
-                if guide == "laplace" and full_laplace_mib(model.num_params) > limit_mib:
+            train = partial(fit, model, data=data, epochs=steps, seed=seed, progress=False)
+            seconds, mib, mode = _cost(partial(train, SCALED["map"]), repeats)
+            costs = {"map": (seconds, mib)}
+            for guide, factory in SCALED.items():
+                full = guide == "laplace" and full_laplace_mib(model.num_params) > limit_mib
+                if guide == "map" or full:
                     continue
-                cost, posterior = _cost(guide, factory, model, data, start, steps, repeats, seed)
-                found.append(cost)
-                start = posterior if guide == "map" else start
+                run = partial(train, factory)
+                if RECIPES[guide].cost == "curvature":
+                    run = partial(_curvature, factory, model, data, mode)
+                costs[guide] = _cost(run, repeats)[:2]
+            for guide in costs if done else ():  # the first fits of a process load what they need
+                found[guide].append((model.num_params, *costs[guide]))
     update(len(widths), len(widths))
-    return found
+    return {guide: np.array(own) for guide, own in found.items() if own}
 
 
-def _cost(
-    guide: str,
-    factory: GuideFactory,
-    model: BayesianModel,
-    data: tuple[Tensor, Tensor],
-    start: Posterior | None,
-    steps: int,
-    repeats: int,
-    seed: int,
-) -> tuple[Cost, Posterior]:
+def _cost(run: Callable[[], Posterior], repeats: int) -> tuple[float, float, Posterior]:
+    """Seconds and MiB of a fit, the least of the repeats, and its posterior."""
     seconds, growths = [], []
     for _ in range(repeats):
         with peak_growth_mib() as growth:
             begin = time.perf_counter()
-            if start is not None and RECIPES[guide].cost == "curvature":
-                posterior = _curvature(factory, model, data, start)
-            else:
-                posterior = fit(model, factory, data, epochs=steps, seed=seed, progress=False)
+            posterior = run()
             seconds.append(time.perf_counter() - begin)
             growths.append(growth())
-    return Cost(guide, model.num_params, min(seconds), min(growths)), posterior
+    return min(seconds), min(growths), posterior
 
 
 def _curvature(
-    factory: GuideFactory, model: BayesianModel, data: tuple[Tensor, Tensor], start: Posterior
+    factory: GuideFactory, model: BayesianModel, data: Data, start: Posterior
 ) -> Posterior:
     """A Laplace guide where ``start`` is, a mode or not: the cost is that of the curvature."""
     guide = cast("Laplace", factory(model))
-    guide.loc.data = cast("Tensor", start.guide.loc).detach().clone()
+    guide.loc.data = cast("Any", start.guide.loc).detach().clone()
     x, y = model.check_data(*data)
     guide.prepare(x, y)
     guide.take_curvature(x, y)
@@ -159,17 +143,53 @@ def growth_exponent(params: Sequence[float] | Array, values: Sequence[float] | A
     return float(np.polyfit(np.log(p[kept]), np.log(v[kept]), 1)[0])
 
 
-def exponents(costs: Iterable[Cost]) -> dict[str, dict[str, float]]:
-    """How seconds and memory of each guide grow, over the last tenfold of its nets."""
-    listed = list(costs)
-    found = {}
-    for guide in dict.fromkeys(cost.guide for cost in listed):
-        own = [cost for cost in listed if cost.guide == guide]
-        large = [cost for cost in own if cost.mib >= LEAST_MIB]
-        slopes = {
-            "seconds": growth_exponent([c.params for c in own], [c.seconds for c in own]),
-            "memory": growth_exponent([c.params for c in large], [c.mib for c in large]),
-            "most": float(own[-1].params),
-        }
-        found[guide] = {name: value for name, value in slopes.items() if np.isfinite(value)}
-    return found
+def cost_table(costs: Mapping[str, Array], *, steps: int) -> Table:
+    """What the largest net of each guide costs, and how seconds and memory grow."""
+    table = Table(
+        f"{TITLE}, and the exponent of its growth with the number of parameters over the last "
+        f"tenfold (trained guides: {steps} steps; Laplace: from a given mode)",
+        "Guide",
+        columns=COLUMNS,
+    )
+    for guide, own in costs.items():
+        large = own[own[:, 2] >= LEAST_MIB]
+        slopes = (growth_exponent(own[:, 0], own[:, 1]), growth_exponent(large[:, 0], large[:, 2]))
+        row = dict(zip(COLUMNS, (*own[-1], *slopes), strict=True))
+        table.put(guide, {name: value for name, value in row.items() if np.isfinite(value)})
+    return table
+
+
+def full_laplace(results: Results[Any]) -> str | None:
+    """Where the full Laplace approximation stops."""
+    limit = results.config.memory_limit
+    sizes = results.arrays["costs.map"][:, 0].astype(int)
+    own = results.arrays.get("costs.laplace", np.zeros((0, 3)))
+    if len(own) < len(sizes):
+        largest, refused = (sizes[len(own) - 1] if len(own) else 0), int(sizes[len(own)])
+        return (
+            f"Full-covariance Laplace stops at {largest:,} parameters: at {refused:,} its matrices "
+            f"alone would need {full_laplace_mib(refused) / 1024:.1f} GiB, over the bound of "
+            f"{limit:g} GiB."
+        )
+    if not np.isfinite(own[-1, 2]):
+        return None
+    return (
+        f"Full-covariance Laplace reaches the largest net, {sizes[-1]:,} parameters, with "
+        f"{own[-1, 2]:,.0f} MiB; its matrices meet the bound of {limit:g} GiB at "
+        f"{int((1024 * limit / full_laplace_mib(1)) ** 0.5):,} parameters."
+    )
+
+
+COST_FINDINGS: tuple[Finding, ...] = (
+    *(
+        Range(
+            f"{name}_exponent",
+            f"{words} over the last tenfold of each guide's nets grows as the number of parameters "
+            f"to the power: {{each}}.",
+            table=TITLE,
+            write=lambda value: number(value, ".1f"),
+        )
+        for name, words in (("seconds", "Time"), ("memory", "Memory"))
+    ),
+    full_laplace,
+)

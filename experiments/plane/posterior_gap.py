@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from probml_tp.diagnostics import elbo, to_inference_data
-from probml_tp.experiments.plane.kit import REFERENCE, ring
-from probml_tp.gap import GapReport, compare
+from probml_tp.diagnostics import to_inference_data
+from probml_tp.experiments.plane.kit import REFERENCE, Data, evidence, ring
+from probml_tp.gap import compare
 from probml_tp.gap.checks import NOISE_FLOOR
 from probml_tp.gap.study import GapProblem, fit_problem, in_regions
-from probml_tp.guides.gaussian import StructuredNormal
-from probml_tp.harness.experiment import Progress
+from probml_tp.guides.recipes import guides_for
+from probml_tp.harness.experiment import MAIN_TABLE, Progress, Results
 from probml_tp.inference.parallel import single_thread
-from probml_tp.kit.common import FIT_COLUMN, HALF_WIDTH, Array, Intervals, Rows
-from probml_tp.posterior import Posterior
+from probml_tp.kit.common import FIT_COLUMN, HALF_WIDTH, derived_seed
+from probml_tp.kit.sentences import BestWorst, table_of
+from probml_tp.plots.style import number
 
-if TYPE_CHECKING:
-    import arviz as az
+BLOBS_GUIDES = guides_for(without=("swag",))
+MOONS_GUIDES = guides_for("layers", without=("ensemble", "concrete-dropout", "gaussian-dropout"))
+BLOBS, MOONS = "Blobs, logistic regression", "Moons, a net"
+TABLES = {BLOBS: f"{BLOBS}: the same", MOONS: MAIN_TABLE}
+"""Title of a problem to that of its table."""
 
-BLOBS_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
-MOONS_GUIDES = (
-    "map",
-    "laplace",
-    "laplace-linearized",
-    "laplace-kronecker",
-    "laplace-diagonal",
-    "laplace-last-layer",
-    "mean-field",
-    "low-rank-normal",
-    "mc-dropout",
-    "nuts",
-)
 REGIONS: Mapping[str, str] = {
     "data": "at fresh data",
     "around": "around the data",
@@ -44,60 +33,40 @@ REGIONS: Mapping[str, str] = {
 }
 """Where predictions are compared: name to words."""
 
-
-@dataclass(frozen=True)
-class ProblemStudy:
-    """What was found of a problem."""
-
-    name: str
-    title: str
-    posteriors: Mapping[str, Posterior]
-    record: az.InferenceData
-    report: GapReport
-    metrics: Rows
-    intervals: Intervals
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Headings of the metrics."""
-        return {
-            **{f"kl_{region}": f"KL {words} (nats) ↓" for region, words in REGIONS.items()},
-            "elbo": "ELBO (nats) ↑",
-            "log_evidence": "Laplace evidence (nats)",
-            **FIT_COLUMN,
-        }
-
-    def arrays(self) -> dict[str, Array]:
-        """What the figures need: of each region value and ends by guide, the floor first."""
-        arrays = {}
-        for region in REGIONS:
-            table = self.report.table(of=region)["kl"]
-            arrays[f"{self.name}.kl.{region}"] = table.to_numpy()
-            arrays[f"{self.name}.rows"] = np.array([str(name) for name in table.index])
-        elbos = {g: row["elbo"] for g, row in self.metrics.items() if "elbo" in row}
-        arrays[f"{self.name}.elbo.guides"] = np.array(list(elbos))
-        arrays[f"{self.name}.elbo"] = np.array(
-            [[value, *self.intervals[guide]["elbo"]] for guide, value in elbos.items()]
-        )
-        arrays[f"{self.name}.evidence"] = np.array(
-            [self.metrics[guide].get("log_evidence", np.nan) for guide in elbos]
-        )
-        return arrays
+COLUMNS = {
+    **{f"kl_{region}": f"KL {words} (nats) ↓" for region, words in REGIONS.items()},
+    "elbo": "ELBO (nats) ↑",
+    "log_evidence": "Laplace evidence (nats)",
+    **FIT_COLUMN,
+}
 
 
-def study_problem(
-    problem: GapProblem,
-    *,
-    num_samples: int,
-    elbo_samples: int,
-    resamples: int,
-    seed: int,
-    progress: Progress,
-) -> ProblemStudy:
-    """Fit every guide, and compare what they predict with NUTS, region by region."""
+def plane_problem(
+    make: Callable[..., Data], *, points: int, radius: float, seed: int, **options: Any
+) -> GapProblem:
+    """A problem seen at fresh data, in the box of the data widened by half, and on a far ring."""
+    train, test = make(seed=seed), make(seed=derived_seed(seed, "test data"))
+    rng = np.random.default_rng(seed)
+    low, high = train[0].min(0).values.numpy(), train[0].max(0).values.numpy()
+    margin = (high - low) / 2
+    parts = {
+        "data": test[0][:points],
+        "around": rng.uniform(low - margin, high + margin, size=(points, 2)),
+        "far": ring(train[0].mean(0).numpy(), radius=radius, points=points),
+    }
+    tensors = {name: torch.as_tensor(part).to(train[0]) for name, part in parts.items()}
+    x, regions = in_regions(tensors)
+    return GapProblem(data=train, x=x, regions=regions, **options)
+
+
+def study_problem(problem: GapProblem, results: Results[Any], *, progress: Progress) -> str:
+    """Fit every guide, enter how far it is from NUTS, and say what the chains are worth."""
+    config = results.config
     with progress.stage(f"fit {problem.name}") as update:
         done = fit_problem(problem, update=update)
     posteriors = {guide: done[guide] for guide in problem.guides}
+    table = table_of(results, TABLES[problem.title])
+    assert table is not None  # noqa: S101 - run makes one a problem
     with progress.stage(f"compare {problem.name}"), single_thread():
         report = compare(
             posteriors,
@@ -105,46 +74,78 @@ def study_problem(
             problem.x,
             regions=problem.regions,
             sites=(),
-            num_samples=num_samples,
-            resamples=resamples,
+            num_samples=config.num_samples,
+            resamples=config.resamples,
             accept_reference=True,
-            seed=seed,
+            seed=config.seed,
         )
-        metrics, intervals = _rows(problem, done, report, elbo_samples)
-        record = to_inference_data(done[REFERENCE], *problem.data)
-    return ProblemStudy(problem.name, problem.title, posteriors, record, report, metrics, intervals)
+        for guide, posterior in posteriors.items():
+            row = evidence(posterior, problem.data, num_samples=config.elbo_samples)
+            half = HALF_WIDTH * row.pop("elbo_error", 0.0)
+            ends = {"elbo": (row["elbo"] - half, row["elbo"] + half)} if "elbo" in row else {}
+            table.put(guide, {**row, "seconds": posterior.info.total_seconds}, ends)
+        for region in REGIONS:
+            for guide, (value, *pair) in report.table(of=region)["kl"].iterrows():
+                table.put(str(guide), {f"kl_{region}": value}, {f"kl_{region}": tuple(pair)})
+        results.inference_data[f"{problem.name}-nuts"] = to_inference_data(
+            done[REFERENCE], *problem.data
+        )
+    results.posteriors |= {f"{problem.name}-{guide}": p for guide, p in posteriors.items()}
+    cost = report.costs.loc[REFERENCE]
+    return (
+        f"{problem.title}: the class probabilities of NUTS have an R-hat of {cost['r_hat']:.3f} "
+        f"and an effective sample size of {cost['ess']:.0f} at the worst point compared."
+    )
 
 
-def plane_regions(
-    train: Tensor, test: Tensor, *, points: int, radius: float, seed: int
-) -> tuple[Tensor, dict[str, object]]:
-    """Fresh data, the box of the data widened by half its width each way, and a far ring."""
-    rng = np.random.default_rng(seed)
-    low, high = train.min(0).values.numpy(), train.max(0).values.numpy()
-    margin = (high - low) / 2
-    around = rng.uniform(low - margin, high + margin, size=(points, 2))
-    far = ring(train.mean(0).numpy(), radius=radius, points=points)
-    parts = {"data": test[:points], "around": around, "far": far}
-    return in_regions({name: torch.as_tensor(part).to(train) for name, part in parts.items()})
+def by_divergence(title: str, region: str, words: str) -> BestWorst:
+    """A sentence on the least and the largest divergence from NUTS in a region."""
+    return BestWorst(
+        f"kl_{region}",
+        words,
+        table=TABLES[title],
+        rows=lambda row: row != NOISE_FLOOR,
+        write="{:.2g}".format,
+    )
 
 
-def _rows(
-    problem: GapProblem, done: Mapping[str, Posterior], report: GapReport, elbo_samples: int
-) -> tuple[Rows, Intervals]:
-    metrics: Rows = {guide: {} for guide in [*problem.guides, NOISE_FLOOR]}
-    intervals: Intervals = {guide: {} for guide in metrics}
-    for region in REGIONS:
-        for guide, (value, low, high) in report.table(of=region)["kl"].iterrows():
-            metrics[str(guide)][f"kl_{region}"] = float(value)
-            intervals[str(guide)][f"kl_{region}"] = (float(low), float(high))
-    for guide in problem.guides:
-        posterior = done[guide]
-        metrics[guide]["seconds"] = done[guide].info.total_seconds
-        if posterior.guide.no_density is None:
-            bound = elbo(posterior, *problem.data, num_samples=elbo_samples)
-            half = HALF_WIDTH * bound.standard_error
-            metrics[guide]["elbo"] = bound.value
-            intervals[guide]["elbo"] = (bound.value - half, bound.value + half)
-        if isinstance(posterior.guide, StructuredNormal):
-            metrics[guide]["log_evidence"] = posterior.guide.log_evidence()
-    return metrics, intervals
+def by_bound(title: str) -> BestWorst:
+    """Words on the highest bound on the evidence."""
+    return BestWorst(
+        "elbo",
+        "{best} ({value} nats)",
+        table=TABLES[title],
+        higher=True,
+        write=lambda value: number(value, ".1f"),
+    )
+
+
+def nearest(title: str, results: Results[Any]) -> str | None:
+    """Whose predictive has the least divergence from NUTS, region by region."""
+    table = table_of(results, TABLES[title])
+    if table is None:
+        return None
+    parts = []
+    for region, words in REGIONS.items():
+        ends = table.ends(f"kl_{region}")
+        _, top = ends.pop(NOISE_FLOOR)
+        count = sum(low <= top for low, _ in ends.values())
+        floor = f"{count} of {len(ends)} at the noise floor" if count else "none at the floor"
+        least = "{best} has the least ({value}) and {worst} the largest ({last})"
+        parts.append(f"{words} {by_divergence(title, region, least)(results)}, {floor}")
+    return f"{title}, KL divergence of the predictive from NUTS in nats: {'; '.join(parts)}."
+
+
+def highest_bound(title: str, results: Results[Any]) -> str | None:
+    """Who has the highest bound on the evidence, and what Laplace's estimate says of it."""
+    table = table_of(results, TABLES[title])
+    if table is None or ("laplace", "elbo") not in table:
+        return None
+    bounds, estimate = table.column("elbo"), table["laplace", "log_evidence"]
+    fits = estimate >= max(bounds.values())
+    against = "contradicts no bound" if fits else "is below a bound, hence too low"
+    return (
+        f"{title}: the highest evidence lower bound is that of {by_bound(title)(results)}; Laplace "
+        f"estimates {number(estimate, '.1f')} nats, which {against}, but its normal as an "
+        f"approximation has a bound of {number(bounds['laplace'], ',.1f')} nats."
+    )

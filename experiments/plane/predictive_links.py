@@ -9,23 +9,21 @@ approximate it can be judged by their own error alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from probml_tp.experiments.plane.kit import Plane
+from probml_tp.experiments.plane.kit import Data, Plane, put_mean
 from probml_tp.guides import LinearizedLaplace
-from probml_tp.harness.experiment import Table
+from probml_tp.harness.experiment import Results, Table
 from probml_tp.inference import fit
 from probml_tp.kit.common import Array
-from probml_tp.metrics.over_runs import MeanInterval, mean_interval
+from probml_tp.kit.sentences import table_of
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.links import logistic_normal
 
 EXACT_LINK = "quadrature"
-
 LINKS: Mapping[str, str] = {
     EXACT_LINK: "Quadrature",
     "sampled": "Sampling",
@@ -34,58 +32,67 @@ LINKS: Mapping[str, str] = {
 }
 """Ways to a probability, the exact one first, and what figures and tables call them."""
 
-BRIDGE_READING = "for two classes its mean is the prediction of the mode, the variance cancels"
 SAMPLED_RUNS = 10
 RAY_POINTS = 201
 OFF_BOUNDARY = 20.0
 """Degrees between the ray and the decision boundary: far enough from it to predict one class."""
 
-
-@dataclass(frozen=True)
-class LinkStudy:
-    """How near each way to a probability is to the integral."""
-
-    table: Table
-    arrays: dict[str, Array]
-    sampled: MeanInterval
-    num_samples: int
+TITLE = "The predictive of the Laplace posterior in closed form and by draws"
 
 
-def compare_links(
-    laplace: Posterior, data: tuple[Tensor, Tensor], *, plane: Plane, num_samples: int
-) -> LinkStudy:
+def compare_links(results: Results[Any], laplace: Posterior, data: Data, *, plane: Plane) -> None:
     """Predict on a plane in every way, by one and the same normal posterior."""
+    num_samples = results.config.num_samples
     normal = fit(laplace.model, LinearizedLaplace, data, init=laplace, epochs=0, progress=False)
     grid, rings = plane.grid(), plane.rings()[-plane.num_angles :]
     ray, distance = _ray(normal, plane)
-    points = torch.from_numpy(np.concatenate([grid, rings, ray]))
-    probs = {EXACT_LINK: _exact(normal, points)}
-    for link in ("sampled", "probit", "laplace-bridge"):
-        predicted = normal.predict(points, link=link, num_samples=num_samples, batch_size=5000)
-        probs[link] = predicted.probs[:, 1].numpy()
+    points = np.concatenate([grid, rings, ray])
     ends = (len(grid), len(grid) + len(rings))
-    on_grid, far, on_ray = zip(*(np.split(p, ends) for p in probs.values()), strict=True)
-    gaps = {link: p - on_grid[0] for link, p in zip(probs, on_grid, strict=True)}
-    runs = [_sampled_gap(normal, grid, on_grid[0], num_samples, run) for run in range(SAMPLED_RUNS)]
-    sampled = mean_interval([mean for mean, _ in runs])
-    table = _table(gaps, dict(zip(probs, far, strict=True)), sampled, plane)
-    table.metrics[LINKS["sampled"]]["tv_max"] = float(np.mean([most for _, most in runs]))
-    side = (plane.resolution, plane.resolution)
-    arrays = {"ray.distance": distance, f"{EXACT_LINK}.probability": on_grid[0].reshape(side)}
-    for link, values in zip(probs, on_ray, strict=True):
-        arrays |= {f"ray.{link}": values, f"gap.{link}": gaps[link].reshape(side)}
-    return LinkStudy(table, arrays, sampled, num_samples)
+    table = Table(
+        f"{TITLE}: total variation from quadrature over the map (sampling: mean of {SAMPLED_RUNS} "
+        f"runs with other draws, Student's t interval at 95 %)",
+        "Predictive by",
+        columns={
+            "tv_mean": "Mean TV ↓",
+            "tv_max": "Largest TV ↓",
+            "far_confidence": f"Confidence at {plane.radius:g}",
+        },
+    )
+    exact = _exact(normal, points)
+    arrays = results.arrays
+    arrays["ray.distance"] = distance
+    arrays[f"{EXACT_LINK}.probability"] = plane.on_grid(exact[: len(grid)])
+    for link, name in LINKS.items():
+        probs = exact if link == EXACT_LINK else _by_link(normal, points, link, num_samples)
+        on_grid, far, on_ray = np.split(probs, ends)
+        gap = on_grid - exact[: len(grid)]
+        arrays |= {f"ray.{link}": on_ray, f"gap.{link}": plane.on_grid(gap)}
+        tv = {"tv_mean": np.abs(gap).mean(), "tv_max": np.abs(gap).max()}
+        table.put(name, {**tv, "far_confidence": np.maximum(far, 1 - far).mean()})
+    gaps = [
+        np.abs(_by_link(normal, grid, "sampled", num_samples, seed=run) - exact[: len(grid)])
+        for run in range(SAMPLED_RUNS)
+    ]
+    put_mean(table, LINKS["sampled"], "tv_mean", [gap.mean() for gap in gaps])
+    table.put(LINKS["sampled"], {"tv_max": np.mean([gap.max() for gap in gaps])})
+    results.tables.append(table)
 
 
-def _moments(normal: Posterior, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the logit at each point."""
+def _by_link(
+    normal: Posterior, points: Array, link: str, num_samples: int, seed: int | None = None
+) -> Array:
+    """The probability of class 1 in one way."""
+    where = torch.from_numpy(points)
+    options: Any = {"link": link, "num_samples": num_samples, "batch_size": 5000, "seed": seed}
+    probability: Array = normal.predict(where, **options).probs[:, 1].numpy()
+    return probability
+
+
+def _exact(normal: Posterior, points: Array) -> Array:
+    """The same by quadrature over the logit."""
     moments = normal.guide.function_moments(normal.model.check_inputs(points))
     assert moments is not None  # noqa: S101 - LinearizedLaplace has them
-    return moments[0][:, 0], moments[1][:, 0, 0]
-
-
-def _exact(normal: Posterior, points: Tensor) -> Array:
-    probability: Array = logistic_normal(*_moments(normal, points)).numpy()
+    probability: Array = logistic_normal(moments[0][:, 0], moments[1][:, 0, 0]).numpy()
     return probability
 
 
@@ -98,64 +105,21 @@ def _ray(normal: Posterior, plane: Plane) -> tuple[Array, Array]:
     return np.array(plane.centre) + distance[:, None] * direction, distance
 
 
-def _sampled_gap(
-    normal: Posterior, grid: Array, exact: Array, num_samples: int, run: int
-) -> tuple[float, float]:
-    """Mean and largest total variation of sampling with draws of its own."""
-    predicted = normal.predict(
-        torch.from_numpy(grid), link="sampled", num_samples=num_samples, batch_size=5000, seed=run
-    )
-    gap = np.abs(predicted.probs[:, 1].numpy() - exact)
-    return float(gap.mean()), float(gap.max())
-
-
-def _table(
-    gaps: Mapping[str, Array], far: Mapping[str, Array], sampled: MeanInterval, plane: Plane
-) -> Table:
-    metrics = {
-        LINKS[link]: {
-            "tv_mean": float(np.abs(gaps[link]).mean()),
-            "tv_max": float(np.abs(gaps[link]).max()),
-            "far_confidence": float(np.maximum(far[link], 1 - far[link]).mean()),
-        }
-        for link in gaps
-    }
-    metrics[LINKS["sampled"]]["tv_mean"] = sampled.mean
-    assert sampled.interval is not None  # noqa: S101 - of several runs
-    return Table(
-        title=(
-            f"The predictive of the Laplace posterior in closed form and by draws: total variation "
-            f"from quadrature over the map (sampling: mean of {SAMPLED_RUNS} runs with other "
-            f"draws, Student's t interval at 95 %)"
-        ),
-        row_heading="Predictive by",
-        rows=metrics,
-        columns={
-            "tv_mean": "Mean TV ↓",
-            "tv_max": "Largest TV ↓",
-            "far_confidence": f"Confidence at {plane.radius:g}",
-        },
-        intervals={LINKS["sampled"]: {"tv_mean": sampled.interval}},
-    )
-
-
-def link_sentence(study: LinkStudy) -> str:
-    """Say which way is nearest to the integral, and how many draws would be as near as probit."""
-    rows = study.table.metrics
-    probit, bridge = (rows[LINKS[link]] for link in ("probit", "laplace-bridge"))
-    assert study.sampled.interval is not None  # noqa: S101 - of several runs
-    low, high = study.sampled.interval
-    as_near = study.num_samples * (study.sampled.mean / probit["tv_mean"]) ** 2
+def nearest_link(results: Results[Any]) -> str | None:
+    """Which way is nearest to the integral, and how many draws would be as near as probit."""
+    table = table_of(results, TITLE)
+    if table is None:
+        return None
+    mean, most, draws = table.column("tv_mean"), table.column("tv_max"), results.config.num_samples
+    sampled, probit, bridge = (LINKS[link] for link in ("sampled", "probit", "laplace-bridge"))
+    low, high = table.ends("tv_mean")[sampled]
+    as_near = float(f"{draws * (mean[sampled] / mean[probit]) ** 2:.2g}")
     return (
-        f"MacKay's probit approximation is at a total variation of {probit['tv_mean']:.4f} on "
-        f"average over the map, {probit['tv_max']:.4f} at most, from the predictive of the same "
-        f"Laplace posterior by quadrature; sampling with {study.num_samples} draws at "
-        f"{study.sampled.mean:.4f} on average (95 % interval over {SAMPLED_RUNS} runs {low:.4f} to "
-        f"{high:.4f}): it would take about {_two_digits(as_near)} draws to be as near. The Laplace "
-        f"bridge is at {bridge['tv_mean']:.4f} on average, {bridge['tv_max']:.4f} at most: "
-        f"{BRIDGE_READING}."
+        f"MacKay's probit approximation is at a total variation of {mean[probit]:.4f} on "
+        f"average over the map, {most[probit]:.4f} at most, from the predictive of the same "
+        f"Laplace posterior by quadrature; sampling with {draws} draws at {mean[sampled]:.4f} on "
+        f"average (95 % interval over {SAMPLED_RUNS} runs {low:.4f} to {high:.4f}): it would take "
+        f"about {as_near:,.0f} draws to be as near. The Laplace bridge is at {mean[bridge]:.4f} on "
+        f"average, {most[bridge]:.4f} at most: for two classes its mean is the prediction of the "
+        f"mode, the variance cancels."
     )
-
-
-def _two_digits(value: float) -> str:
-    return f"{float(f'{value:.2g}'):,.0f}"

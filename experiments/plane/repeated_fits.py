@@ -9,23 +9,28 @@ run against the first. A guide at these distances cannot be told from the refere
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from probml_tp.empirical import Empirical
 from probml_tp.experiments.plane.kit import (
     REFERENCE,
+    Data,
     Plane,
     PlaneView,
-    compared_with,
+    compared_columns,
     look_at_plane,
-    number_of_draws,
+    put_mean,
 )
-from probml_tp.harness.experiment import Progress, Table, Update
-from probml_tp.inference.parallel import single_thread
-from probml_tp.kit.common import Array, labels_of, over_seeds
-from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
+from probml_tp.guides.recipes import FitSettings, fit_all
+from probml_tp.harness.experiment import Results, Table, Update
+from probml_tp.kit.common import Array, labels_of
+from probml_tp.metrics.over_runs import paired_seeds
+from probml_tp.model import BayesianModel
 from probml_tp.plots.style import guide_style
 from probml_tp.posterior import Posterior
 
@@ -34,170 +39,120 @@ REPEATED = ("mean-field", "mc-dropout")
 
 HALVES = "NUTS, chains against chains"
 ANOTHER_RUN = "NUTS, another run"
-METRICS = {
-    "tv": "TV to NUTS ↓",
-    "mi_correlation": "MI corr. with NUTS ↑",
-    "mi_ratio": "Mean MI, ratio",
-    "far_confidence": "Confidence far away",
-}
-
-Refit = Callable[[str, int, Update], Posterior]
-"""Fits a guide with a seed, reporting progress."""
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """Several runs of the same fits."""
-
-    runs: Sequence[Mapping[str, Mapping[str, float]]]
-    seeds: int
-
-    def values(self, row: str, metric: str) -> list[float]:
-        """The values of a row over the runs that have it."""
-        return [run[row][metric] for run in self.runs if metric in run.get(row, {})]
-
-    def over_runs(self, row: str, metric: str) -> MeanInterval:
-        """Their mean and Student's t interval."""
-        return mean_interval(self.values(row, metric))
-
-    @property
-    def table(self) -> Table:
-        """Means over the runs with intervals, the floor below."""
-        named = [{guide_style(row).label: cell for row, cell in run.items()} for run in self.runs]
-        means, intervals = over_seeds(named)
-        return Table(
-            title=(
-                f"Distance to NUTS over the map: means over {self.seeds} fits from different "
-                f"seeds with Student's t intervals at 95 %, and NUTS against itself"
-            ),
-            row_heading="Posterior",
-            rows=means,
-            columns=METRICS,
-            intervals=intervals,
-        )
-
-    def arrays(self) -> dict[str, Array]:
-        """The values of all runs by row, for figures."""
-        rows = dict.fromkeys(row for run in self.runs for row in run)
-        return {
-            f"repeats.{row}.{metric}": np.array(self.values(row, metric))
-            for row in rows
-            for metric in METRICS
-        }
-
-
-def repeat_stages(
-    guides: Sequence[str], seconds: Mapping[str, float], seeds: int
-) -> dict[str, float]:
-    """The stages of :func:`repeat_fits`."""
-    if REFERENCE not in guides:
-        return {}
-    again = [guide for guide in REPEATED if guide in guides]
-    total = (seeds - 1) * sum(seconds[guide] + 0.5 for guide in again)
-    return {"fit again": total + (seconds[REFERENCE] if seeds > 1 else 0.0) + 1.0}
+TITLE = "Distance to NUTS over the map"
 
 
 def repeat_fits(
-    guides: Sequence[str],
-    refit: Refit,
-    *,
-    posteriors: Mapping[str, Posterior],
+    results: Results[Any],
     views: Mapping[str, PlaneView],
+    model_of: Callable[[int], BayesianModel],
+    train: Data,
+    how: FitSettings,
+    *,
     plane: Plane,
-    num_samples: int,
-    seed: int,
-    seeds: int,
-    progress: Progress,
-) -> Repeats | None:
+    update: Update,
+) -> None:
     """Fit the repeated guides again from other seeds, NUTS once, and compare all with NUTS."""
-    if REFERENCE not in guides:
-        return None
-    again = [guide for guide in REPEATED if guide in guides]
-    reference = views[REFERENCE]
+    look = partial(look_at_plane, plane=plane, num_samples=results.config.num_samples)
+    again = [guide for guide in REPEATED if guide in views]
+    reference, seeds = views[REFERENCE], results.config.seeds
+    runs = {guide: [views[guide].metrics(reference)] for guide in again}
+    one, other = map(look, _halves(reference.posterior))
+    runs[HALVES] = [one.metrics(other)]
+    for seed in range(how.seed + 1, how.seed + seeds):
+        asked = [*again, REFERENCE] if seed == how.seed + 1 else again
+        own = replace(how, seed=seed)
+        fitted = fit_all(asked, model_of(seed), train, own, stage=lambda _: nullcontext(update))
+        for guide in asked:
+            row = ANOTHER_RUN if guide == REFERENCE else guide
+            runs.setdefault(row, []).append(look(fitted[guide]).metrics(reference))
+    table, arrays = repeats_table(runs, compared_columns(plane), seeds)
+    results.tables.append(table)
+    results.arrays |= arrays
 
-    def look(posterior: Posterior) -> PlaneView:
-        count = number_of_draws(posterior, num_samples)
-        return look_at_plane(posterior, plane, num_samples=count)
 
-    with progress.stage("fit again") as update, single_thread():
-        first = {guide: compared_with(views[guide], reference) for guide in again}
-        halves = [look(half) for half in _halves(posteriors[REFERENCE])]
-        first[HALVES] = compared_with(*halves)
-        runs = [first]
-        for other in range(seed + 1, seed + seeds):
-            found = {}
-            for guide in again:
-                found[guide] = compared_with(look(refit(guide, other, update)), reference)
-            runs.append(found)
-        if seeds > 1:
-            second = look(refit(REFERENCE, seed + 1, update))
-            first[ANOTHER_RUN] = compared_with(second, reference)
-    return Repeats(runs, seeds)
+def repeats_table(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], columns: Mapping[str, str], seeds: int
+) -> tuple[Table, dict[str, Array]]:
+    """Means over the runs with intervals, the floor below, and the values by row for figures."""
+    table = Table(
+        f"{TITLE}: means over {seeds} fits from different seeds with Student's t intervals at "
+        f"95 %, and NUTS against itself",
+        "Posterior",
+        columns=columns,
+    )
+    arrays = {}
+    for row, found in runs.items():
+        for metric in columns:
+            values = np.array([run[metric] for run in found if metric in run])
+            arrays[f"repeats.{row}.{metric}"] = values
+            if len(values):
+                put_mean(table, guide_style(row).label, metric, values)
+    return table, arrays
 
 
 def _halves(chains: Posterior) -> list[Posterior]:
     """The first half of the chains and the second, each as a posterior."""
     guide = chains.guide
     assert isinstance(guide, Empirical)  # noqa: S101 - NUTS is
-    flat = guide.flat
-    middle = len(flat) // 2
-    made = []
-    for part in (flat[:middle], flat[middle:]):
-        half = Empirical(chains.model, draws=chains.model.layout.unravel(part))
-        made.append(Posterior(half, seed=chains.seed, info=chains.info))
-    return made
+    middle = len(guide.flat) // 2
+    model, seed, info = chains.model, chains.seed, chains.info
+    return [
+        Posterior(Empirical(model, draws=model.layout.unravel(part)), seed=seed, info=info)
+        for part in (guide.flat[:middle], guide.flat[middle:])
+    ]
 
 
-def repeat_sentences(repeats: Repeats) -> list[str]:
-    """Say how far the guides are from NUTS, how far NUTS is from itself, and which is nearer."""
-    present = [guide for guide in REPEATED if repeats.values(guide, "tv")]
-    floor = repeats.values(HALVES, "tv") + repeats.values(ANOTHER_RUN, "tv")
-    found = []
-    if present:
-        parts = [_of_guide(repeats, guide) for guide in present]
-        found.append(
-            f"Over {repeats.seeds} fits (mean ± standard error) {' and '.join(parts)}; NUTS "
-            f"itself is {floor[0]:.3f} from chains to chains"
-            + (f" and {floor[1]:.3f} from run to run" if len(floor) > 1 else "")
-            + f": {_against_floor(repeats, present, max(floor))}."
-        )
-    if len(present) == 2 and repeats.seeds > 1:
-        found.append(_nearer(repeats))
-    return found
+def repeated_values(results: Results[Any], row: str, metric: str = "tv") -> Array:
+    """The values of a row over the runs that have it."""
+    return results.arrays.get(f"repeats.{row}.{metric}", np.zeros(0))
 
 
-def _against_floor(repeats: Repeats, guides: Sequence[str], floor: float) -> str:
-    within = [g for g in guides if repeats.over_runs(g, "tv").mean <= floor]
-    if not within:
-        return "further than the reference's own noise"
-    return f"chains of this length cannot tell {labels_of(within)} from the posterior"
-
-
-def _of_guide(repeats: Repeats, guide: str) -> str:
-    tv, correlation = (_with_error(repeats.values(guide, m)) for m in ("tv", "mi_correlation"))
+def repeated(results: Results[Any]) -> str | None:
+    """How far the guides are from NUTS, beside how far NUTS is from itself."""
+    tv = {g: values for g in REPEATED if len(values := repeated_values(results, g))}
+    if not tv:
+        return None
+    parts = [
+        f"{labels_of([guide])} is at a mean total variation distance of {_with_error(values)} from "
+        f"NUTS, its mutual information correlated at "
+        f"{_with_error(repeated_values(results, guide, 'mi_correlation'))}"
+        for guide, values in tv.items()
+    ]
+    floor = [*repeated_values(results, HALVES), *repeated_values(results, ANOTHER_RUN)]
+    itself = [
+        f"{v:.3f} from {a}" for v, a in zip(floor, ("chains to chains", "run to run"), strict=False)
+    ]
+    within = [guide for guide, values in tv.items() if values.mean() <= max(floor)]
+    verdict = (
+        f"chains of this length cannot tell {labels_of(within)} from the posterior"
+        if within
+        else "further than the reference's own noise"
+    )
+    count = max(map(len, tv.values()))
     return (
-        f"{labels_of([guide])} is at a mean total variation distance of {tv} from NUTS, its "
-        f"mutual information correlated at {correlation}"
+        f"Over {count} fits (mean ± standard error) {' and '.join(parts)}; NUTS itself is "
+        f"{' and '.join(itself)}: {verdict}."
     )
 
 
-def _with_error(values: Sequence[float]) -> str:
+def _with_error(values: Array) -> str:
     if len(values) < 2:
         return f"{np.mean(values):.3f}"
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
 
 
-def _nearer(repeats: Repeats) -> str:
+def nearer(results: Results[Any]) -> str | None:
     """Whether the paired difference of the two guides is on one side of 0."""
-    gap = paired_seeds(repeats.values(REPEATED[0], "tv"), repeats.values(REPEATED[1], "tv"))
+    first, second = (repeated_values(results, guide) for guide in REPEATED)
+    if min(len(first), len(second)) < 2:
+        return None
+    gap = paired_seeds(first, second)
     assert gap.interval is not None  # noqa: S101 - of several runs
     low, high = gap.interval
-    nearer = REPEATED[0] if gap.mean < 0 else REPEATED[1]
-    verdict = (
-        f"{labels_of([nearer])} is nearer to NUTS" if gap.excludes_zero else "neither is nearer"
-    )
-    first, second = (labels_of([guide]) for guide in REPEATED)
+    one, other = (labels_of([guide]) for guide in REPEATED)
+    verdict = f"{one if gap.mean < 0 else other} is nearer to NUTS"
     return (
-        f"{verdict[0].upper()}{verdict[1:]}: the distance of {first} less that of {second}, paired "
-        f"by seed, is {gap.mean:+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
+        f"{verdict if gap.excludes_zero else 'Neither is nearer'}: the distance of {one} less that "
+        f"of {other}, paired by seed, is {gap.mean:+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
     )

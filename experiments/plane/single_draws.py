@@ -7,17 +7,17 @@ are unrelated. The same holds of any posterior whose parameters are drawn anew f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch.func import vmap
 
-from probml_tp.experiments.plane.kit import Plane
-from probml_tp.harness.experiment import Table
-from probml_tp.kit.common import Array, Intervals, Rows, labels_of
-from probml_tp.metrics.over_runs import mean_interval
+from probml_tp.experiments.plane.kit import Plane, PlaneView, put_mean
+from probml_tp.harness.experiment import Results, Table
+from probml_tp.kit.common import Array, labels_of
+from probml_tp.kit.sentences import table_of
 from probml_tp.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -26,13 +26,43 @@ if TYPE_CHECKING:
 SINGLE = ("mc-dropout", "mean-field")
 """The guides whose single draws are shown."""
 
+NUM_MAPS = 8
+TITLE = "Single draws over the map"
+
+
+def single_draws(results: Results[Any], views: Mapping[str, PlaneView], plane: Plane) -> None:
+    """The roughness of both kinds of maps of each posterior, and one map of each kind."""
+    table = Table(
+        f"{TITLE}: mean absolute difference of neighbouring points ({NUM_MAPS} draws of each kind, "
+        f"Student's t intervals at 95 %), and how far apart the averages of the two kinds are",
+        "Posterior",
+        columns={
+            "one_draw": "One draw for all points",
+            "draw_a_point": "A draw a point",
+            "times": "Ratio",
+            "means_apart": "Mean TV of averages",
+        },
+    )
+    for guide in (guide for guide in SINGLE if guide in views):
+        functions, points = (
+            draw(views[guide].posterior, plane, num_maps=NUM_MAPS, seed=results.config.seed)
+            for draw in (function_maps, pointwise_maps)
+        )
+        for name, maps in (("one_draw", functions), ("draw_a_point", points)):
+            put_mean(table, guide, name, roughness(maps))
+            results.arrays[f"{guide}.{name}"] = maps[0].astype(np.float32)
+        times = table[guide, "draw_a_point"] / table[guide, "one_draw"]
+        apart = np.abs(functions.mean(0) - points.mean(0)).mean()
+        table.put(guide, {"times": times, "means_apart": apart})
+    results.tables.append(table)
+
 
 def function_maps(posterior: Posterior, plane: Plane, *, num_maps: int, seed: int) -> Array:
     """Maps of the probability of class 1, each of one draw of the parameters."""
     predicted = posterior.predict(
         plane.grid(), num_samples=num_maps, keep_outputs=True, batch_size=5000, seed=seed
     )
-    return _as_maps(_probability(posterior, predicted.require_outputs()), plane)
+    return plane.on_grid(_probability(posterior, predicted.require_outputs()))
 
 
 @torch.no_grad()
@@ -47,17 +77,13 @@ def pointwise_maps(posterior: Posterior, plane: Plane, *, num_maps: int, seed: i
         return outputs[0]
 
     outputs = vmap(at_one, chunk_size=10_000)(draws, x.repeat(num_maps, 1))
-    return _as_maps(_probability(posterior, outputs).reshape(num_maps, -1), plane)
+    return plane.on_grid(_probability(posterior, outputs).reshape(num_maps, -1))
 
 
 def _probability(posterior: Posterior, outputs: torch.Tensor) -> Array:
     likelihood = cast("ClassificationLikelihood", posterior.model.likelihood)
     probability: Array = likelihood.log_probs(outputs)[..., 1].exp().numpy()
     return probability
-
-
-def _as_maps(values: Array, plane: Plane) -> Array:
-    return values.reshape(len(values), plane.resolution, plane.resolution)
 
 
 def roughness(maps: Array) -> Array:
@@ -68,44 +94,16 @@ def roughness(maps: Array) -> Array:
     return mean
 
 
-def roughness_table(maps: Mapping[str, tuple[Array, Array]]) -> Table:
-    """The roughness of both kinds of maps."""
-    metrics: Rows = {}
-    intervals: Intervals = {}
-    for guide, (functions, points) in maps.items():
-        metrics[guide], intervals[guide] = {}, {}
-        for name, drawn in (("one_draw", functions), ("draw_a_point", points)):
-            found = mean_interval(roughness(drawn))
-            metrics[guide][name] = found.mean
-            if found.interval is not None:
-                intervals[guide][name] = found.interval
-        metrics[guide]["times"] = metrics[guide]["draw_a_point"] / metrics[guide]["one_draw"]
-        metrics[guide]["means_apart"] = float(np.abs(functions.mean(0) - points.mean(0)).mean())
-    return Table(
-        title=(
-            f"Single draws over the map: mean absolute difference of neighbouring points "
-            f"({len(next(iter(maps.values()))[0])} draws of each kind, Student's t intervals at "
-            f"95 %), and how far apart the averages of the two kinds are"
-        ),
-        row_heading="Posterior",
-        rows=metrics,
-        columns={
-            "one_draw": "One draw for all points",
-            "draw_a_point": "A draw a point",
-            "times": "Ratio",
-            "means_apart": "Mean TV of averages",
-        },
-        intervals=intervals,
-    )
-
-
-def rougher(metrics: Mapping[str, Mapping[str, float]], guides: Iterable[str] = SINGLE) -> str:
-    """Say how much rougher a draw a point is."""
+def rougher(results: Results[Any]) -> str | None:
+    """How much rougher a draw a point is."""
+    table = table_of(results, TITLE)
+    if table is None:
+        return None
+    one, anew, times = map(table.column, ("one_draw", "draw_a_point", "times"))
     parts = [
-        f"{metrics[guide]['draw_a_point']:.4f} instead of {metrics[guide]['one_draw']:.4f} under "
-        f"{labels_of([guide])} ({metrics[guide]['times']:.0f} times)"
-        for guide in guides
-        if guide in metrics
+        f"{anew[guide]:.4f} instead of {one[guide]:.4f} under {labels_of([guide])} "
+        f"({times[guide]:.0f} times)"
+        for guide in table.rows
     ]
     return (
         "Drawn anew at every point, neighbouring points of a single map differ on average by "

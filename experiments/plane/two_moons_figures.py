@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probml_tp.experiments.plane.kit import (
-    REFERENCE,
-    closest_to_reference,
-    confidence_figure,
-    map_figure,
-    share_of_map,
-)
-from probml_tp.experiments.plane.repeat_panels import repeat_panels
-from probml_tp.experiments.plane.repeated_fits import ANOTHER_RUN, HALVES, REPEATED
+from probml_tp.experiments.plane import kit_figures, repeated_fits
+from probml_tp.experiments.plane.kit import NEAREST, TO_REFERENCE
 from probml_tp.experiments.plane.single_draws import SINGLE, rougher
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.kit.common import by_guide, span
+from probml_tp.kit.common import Array
+from probml_tp.kit.sentences import Range
 from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.plots.classification import (
     map_panels,
@@ -27,91 +21,74 @@ from probml_tp.plots.classification import (
     plot_probability,
     plot_variation_ratio,
 )
-from probml_tp.plots.style import guide_style
+from probml_tp.plots.robustness import plot_intervals
+from probml_tp.plots.style import figure, guide_style, house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as MatplotlibFigure
 
-OF_EACH_FAMILY = ". Of many guides one of each family is drawn; the table has all."
-"""What the caption of the confidence far away ends in."""
-
-NOTHING = np.zeros(0)
+NOTHING = (np.nan, np.nan)
+DISTANCES = Range(
+    "tv",
+    "Mean total variation to NUTS: {each}",
+    table=repeated_fits.TITLE,
+    write="{:.3f}".format,
+    name=str,
+)
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the maps, the confidence away from the data, repeated fits and single draws."""
-    yield _probability(results)
-    yield _mutual_information(results)
-    yield _variation_ratio(results)
-    yield confidence_figure(results, OF_EACH_FAMILY)
-    if f"repeats.{HALVES}.tv" in results.arrays:
-        yield _repeats(results)
-    if any(f"{guide}.draw_a_point" in results.arrays for guide in SINGLE):
-        yield _single(results)
-
-
-def _probability(results: Results[Any]) -> Figure:
-    made = map_figure(
-        results.arrays,
-        results.config.guides,
+    yield kit_figures.map_figure(
+        results,
         "probability",
         plot=plot_probability,
         label="Probability of class 1",
+        title=NEAREST(results) or "Probability of class 1",
+        caption=kit_figures.MAP_CAPTION,
     )
-    caption = (
-        "Probability of class 1 (red) over a range well past the data (points); the black line is "
-        "the decision boundary."
+    information = kit_figures.spread_over_map(
+        results, "mutual_information", np.asarray, "{:.3f}".format
     )
-    compared = closest_to_reference(results.metrics)
-    title = compared[0] if compared else "Probability of class 1"
-    return Figure("probability-maps", title, caption, made)
-
-
-def _mutual_information(results: Results[Any]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    made = map_figure(
-        arrays,
-        guides,
+    yield kit_figures.map_figure(
+        results,
         "mutual_information",
         plot=plot_mutual_information,
         label="Mutual information (nats)",
+        title=f"Mean mutual information over the map, in nats, runs {information}",
+        caption="Epistemic uncertainty: the mutual information of a label and the parameters, at "
+        "most log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen.",
     )
-    maps = by_guide(arrays, guides, "mutual_information")
-    mean = {guide: float(values.mean()) for guide, values in maps.items()}
-    caption = (
-        "Epistemic uncertainty: the mutual information of a label and the parameters, at most "
-        "log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen."
+    dissent = kit_figures.spread_over_map(results, "variation_ratio", lambda ratio: ratio > 0.05)
+    yield kit_figures.map_figure(
+        results,
+        "variation_ratio",
+        plot=plot_variation_ratio,
+        label="Variation ratio",
+        title=f"The share of the map where over 5 % of the draws dissent runs {dissent}",
+        caption="The share of draws whose most probable class is not the one that most draws vote "
+        "for, at most 1/2.",
     )
-    spread = span(mean, "{:.3f}".format, reference=REFERENCE)
-    title = f"Mean mutual information over the map, in nats, runs {spread}"
-    return Figure("mutual-information-maps", title, caption, made)
-
-
-def _variation_ratio(results: Results[Any]) -> Figure:
-    arrays, guides = results.arrays, results.config.guides
-    made = map_figure(
-        arrays, guides, "variation_ratio", plot=plot_variation_ratio, label="Variation ratio"
+    yield kit_figures.confidence_figure(
+        results, ". Of many guides one of each family is drawn; the table has all."
     )
-    caption = (
-        "The share of draws whose most probable class is not the one that most draws vote for, "
-        "at most 1/2."
-    )
-    split = share_of_map(arrays, guides, "variation_ratio", lambda ratio: ratio > 0.05)
-    title = f"The share of the map where over 5 % of the draws dissent runs {split}"
-    return Figure("variation-ratio-maps", title, caption, made)
+    if len(repeated_fits.repeated_values(results, repeated_fits.HALVES)):
+        yield _repeats(results)
+    if title := rougher(results):
+        yield _single(results, title)
 
 
 def _repeats(results: Results[Any]) -> Figure:
-    rows = [row for row in (*REPEATED, HALVES, ANOTHER_RUN) if _values(results, row, "tv")]
+    rows = [
+        r
+        for r in (*repeated_fits.REPEATED, repeated_fits.HALVES, repeated_fits.ANOTHER_RUN)
+        if len(repeated_fits.repeated_values(results, r))
+    ]
     panels = {
-        heading: {row: _runs(results, row, metric) for row in rows}
-        for metric, heading in (
-            ("tv", "Mean total variation to NUTS"),
-            ("mi_correlation", "Correlation of the MI with NUTS's"),
-            ("mi_ratio", "Mean MI over NUTS's"),
-        )
+        heading: {row: repeated_fits.repeated_values(results, row, metric) for row in rows}
+        for metric, heading in TO_REFERENCE.items()
     }
-    made = repeat_panels(panels)
     caption = (
         f"Small points: fits of the same model to the same data from {results.config.seeds} "
         "seeds, each compared with the first run of NUTS over the map; large points and lines: "
@@ -119,30 +96,41 @@ def _repeats(results: Results[Any]) -> Figure:
         "its chains with the other, and another run with the first. What is no further than these "
         "cannot be told from the reference."
     )
-    means = [
-        f"{guide_style(row).label} {mean_interval(_values(results, row, 'tv')).mean:.3f}"
-        for row in rows
-    ]
-    title = f"Mean total variation to NUTS: {', '.join(means)}"
-    return Figure("repeated-fits", title, caption, made)
+    return Figure("repeated-fits", DISTANCES(results) or "", caption, _repeat_panels(panels))
 
 
-def _runs(
-    results: Results[Any], row: str, metric: str
-) -> tuple[list[float], tuple[float, float, float]]:
-    values = _values(results, row, metric)
-    if not values:
-        return [], (np.nan, np.nan, np.nan)
+@house_style()
+def _repeat_panels(panels: Mapping[str, Mapping[str, Array]]) -> MatplotlibFigure:
+    """Each run as a small point, and the mean of several runs with its interval."""
+    rows = max(len(row) for row in panels.values())
+    made, axes = figure(1, len(panels), height=0.32 * rows + 0.9, sharey=True)
+    for (heading, runs), ax in zip(panels.items(), axes[0], strict=True):
+        ends = {name: _ends(values) for name, values in runs.items()}
+        plot_intervals(ends, ax=ax)
+        for place, (name, values) in enumerate(runs.items()):
+            if len(values) > 1:
+                color, height = guide_style(name).color, np.full(len(values), place + 0.25)
+                ax.plot(values, height, ".", color=color, markersize=4)
+        every = np.concatenate(list(runs.values()))
+        low, high = every.min(), every.max()
+        margin = max(high - low, 0.05 * abs(high), 1e-9)
+        seen = [end for found in ends.values() for end in found if np.isfinite(end)]
+        ax.set_xlim(
+            max(min(seen), low - margin) - 0.05 * margin,
+            min(max(seen), high + margin) + 0.05 * margin,
+        )
+        ax.set_xlabel(heading)
+    return made
+
+
+def _ends(values: Array) -> tuple[float, float, float]:
+    if not len(values):
+        return (np.nan, *NOTHING)
     found = mean_interval(values)
-    return values, (found.mean, *(found.interval or (np.nan, np.nan)))
+    return (found.mean, *(found.interval or NOTHING))
 
 
-def _values(results: Results[Any], row: str, metric: str) -> list[float]:
-    found: list[float] = results.arrays.get(f"repeats.{row}.{metric}", NOTHING).tolist()
-    return found
-
-
-def _single(results: Results[Any]) -> Figure:
+def _single(results: Results[Any], title: str) -> Figure:
     arrays = results.arrays
     words = {
         "one_draw": "one draw for all points",
@@ -173,5 +161,4 @@ def _single(results: Results[Any]) -> Figure:
         "as dropout layers do with the examples of a batch: right at each point, but no function. "
         "Right: the average over many draws, which is the same for both."
     )
-    table = next(t for t in results.tables if "draw_a_point" in t.columns)
-    return Figure("single-draws", rougher(table.metrics), caption, made)
+    return Figure("single-draws", title, caption, made)

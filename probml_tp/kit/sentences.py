@@ -124,6 +124,8 @@ def table_of(results: Results[Any], title: str) -> Table | None:
 class Range(_Form):
     """Over which range rows spread: ``{range}``, with ``{low}`` and ``{high}``.
 
+    ``{each}`` names every row with its value, the largest first.
+
     Args:
         reference: a row to mention in any case, if it is there.
 
@@ -133,6 +135,8 @@ class Range(_Form):
         >>> results = Results("x", "X", ExperimentConfig(), table, [], "")
         >>> Range("ece", "The ECE runs {range}.", write="{:.1f}".format)(results)
         'The ECE runs from 0.1 (MAP) to 0.2 (Laplace).'
+        >>> Range("ece", "ECE: {each}.", write="{:.1f}".format)(results)
+        'ECE: Laplace 0.2, MAP 0.1.'
     """
 
     reference: str | None = field(default=None, kw_only=True)
@@ -143,9 +147,11 @@ class Range(_Form):
         if not column:
             return None
         low, high = min(column.values()), max(column.values())
+        ranked = sorted(column, key=column.__getitem__, reverse=True)
         return self._say(
             results,
             column,
+            each=", ".join(f"{self.name(row)} {self.write(column[row])}" for row in ranked),
             range=span(column, self.write, reference=self.reference, name=self.name),
             low=self.write(low),
             high=self.write(high),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from own_figures import own_figures
@@ -9,22 +11,24 @@ from own_figures import own_figures
 from probml_tp.datasets import two_moons
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.plane.cost_scaling import (
-    Cost,
-    exponents,
+    cost_table,
+    full_laplace,
     full_laplace_mib,
     growth_exponent,
     ladder,
     measure_costs,
 )
 from probml_tp.experiments.plane.laplace_vs_vi import EXPERIMENT, Config
-from probml_tp.experiments.plane.laplace_vs_vi_findings import (
-    cost_sentences,
-    evidence_sentence,
-    nearest_sentence,
+from probml_tp.experiments.plane.posterior_gap import (
+    BLOBS_GUIDES,
+    MOONS,
+    MOONS_GUIDES,
+    REGIONS,
+    highest_bound,
+    nearest,
 )
-from probml_tp.experiments.plane.posterior_gap import BLOBS_GUIDES, MOONS_GUIDES, REGIONS
 from probml_tp.gap.checks import NOISE_FLOOR
-from probml_tp.harness.experiment import Results, run_experiment
+from probml_tp.harness.experiment import MAIN_TABLE, Results, Table, run_experiment
 from probml_tp.harness.results import read_results, write_results
 from probml_tp.inference.memory import peak_growth_mib
 from probml_tp.models import mlp_classifier
@@ -36,13 +40,18 @@ TINY = Config.preset(
     repeats=2,
     epochs=200,
     points=30,
-    nuts_samples=20,
-    nuts_warmup=20,
-    nuts_tree_depth=3,
+    draws=20,
+    warmup=20,
+    max_tree_depth=3,
     blobs_draws=60,
     resamples=20,
     steps=2,
 )
+
+
+def of_numbers(main=None, config=TINY, **arrays) -> Results[Config]:
+    """Results of numbers alone."""
+    return Results("x", "X", config, main or Table(MAIN_TABLE, "Moons"), [], "", arrays=arrays)
 
 
 @pytest.fixture(scope="module")
@@ -56,31 +65,29 @@ def test_it_is_the_registered_experiment():
 
 
 def test_every_guide_has_its_divergences_and_bounds(results):
-    blobs = results.tables[0]
-    for table, guides in ((results, MOONS_GUIDES), (blobs, BLOBS_GUIDES)):
-        assert list(table.metrics) == [*guides, NOISE_FLOOR]
-        for guide in [*guides[:-1], NOISE_FLOOR]:
-            for region in REGIONS:
-                low, high = table.intervals[guide][f"kl_{region}"]
-                assert 0 <= low <= high
-        assert "kl_data" not in table.metrics["nuts"]
-        with_bound = {guide for guide, row in table.metrics.items() if "elbo" in row}
-        with_bound_expected = set(guides) - {"map", "nuts", "mc-dropout", "laplace-last-layer"}
-        assert with_bound_expected <= with_bound
+    blobs, chained = results.tables[0], {"nuts", NOISE_FLOOR}
+    for table, guides in ((results.main, MOONS_GUIDES), (blobs, BLOBS_GUIDES)):
+        assert table.rows == [*guides, NOISE_FLOOR]
+        for region in REGIONS:
+            ends = table.ends(f"kl_{region}")
+            assert set(ends) == {*guides, NOISE_FLOOR} - {"nuts"}
+            assert all(0 <= low <= high for low, high in ends.values())
+        assert ("nuts", "kl_data") not in table
+        without = chained | {"map", "mc-dropout", "laplace-last-layer"}
+        assert set(guides) - without <= set(table.column("elbo"))
 
 
 def test_far_from_the_blobs_map_is_furthest_from_nuts(results):
-    kl = {guide: row.get("kl_far", -1.0) for guide, row in results.tables[0].metrics.items()}
+    kl = results.tables[0].column("kl_far")
     assert max(kl, key=kl.__getitem__) == "map"
 
 
 def test_variational_bounds_are_above_those_of_laplaces_normals(results):
     """What is fitted by the bound has the higher bound, also with fewer parameters."""
-    for table in (results, results.tables[0]):
-        rows, intervals = table.metrics, table.intervals
-        low, high = intervals["mean-field"]["elbo"][0], intervals["laplace"]["elbo"][1]
-        assert low > high
-        assert rows["laplace"]["log_evidence"] > rows["laplace"]["elbo"]
+    for table in (results.main, results.tables[0]):
+        ends = table.ends("elbo")
+        assert ends["mean-field"][0] > ends["laplace"][1]
+        assert table["laplace", "log_evidence"] > table["laplace", "elbo"]
 
 
 def test_the_ladder_has_the_sizes_it_says():
@@ -93,16 +100,17 @@ def test_the_ladder_has_the_sizes_it_says():
 def test_exponents_are_slopes_of_the_last_tenfold():
     assert growth_exponent([10, 100, 1000], [9.0, 1.0, 8.0]) == pytest.approx(np.log10(8))
     assert np.isnan(growth_exponent([10, 1000], [1.0, 2.0]))
-    found = exponents([Cost("map", 100, 1.0, 0.1), Cost("map", 1000, 10.0, 0.2)])
-    assert found == {"map": {"seconds": pytest.approx(1.0), "most": 1000.0}}  # memory: too little
+    table = cost_table({"map": np.array([[100, 1.0, 0.1], [1000, 10.0, 0.2]])}, steps=1)
+    assert table["map", "seconds_exponent"] == pytest.approx(1.0)
+    assert table["map", "most"] == 1000 and table["map", "seconds"] == 10
+    assert ("map", "memory_exponent") not in table  # too little
 
 
 def test_full_laplace_grows_faster_in_memory_than_every_other_guide(results):
-    rows = results.tables[1].metrics
-    largest = {guide: row["mib"] for guide, row in rows.items() if "mib" in row}
+    largest = results.tables[1].column("mib")
     if not largest:
         pytest.skip("the peak of memory is not known on this system")
-    growth = {g: row["memory_exponent"] for g, row in rows.items() if "memory_exponent" in row}
+    growth = results.tables[1].column("memory_exponent")
     assert max(growth, key=growth.__getitem__) == "laplace"
     assert largest["laplace"] > 3 * largest["laplace-kronecker"]
     assert largest["laplace"] == pytest.approx(full_laplace_mib(987), rel=1.0)
@@ -113,12 +121,15 @@ def test_full_laplace_stops_at_the_bound():
         two_moons(n=50), most=1000, steps=1, repeats=1, limit_mib=full_laplace_mib(400), seed=0,
         update=lambda *_: None,
     )  # fmt: skip
-    by_guide = {
-        guide: [c.params for c in costs if c.guide == guide] for guide in ("laplace", "map")
-    }
-    assert by_guide == {"laplace": [105, 301], "map": [105, 301, 987]}
-    text = cost_sentences(costs, full_laplace_mib(400) / 1024)[-1]
+    sizes = {guide: costs[guide][:, 0].tolist() for guide in ("laplace", "map")}
+    assert sizes == {"laplace": [105, 301], "map": [105, 301, 987]}
+    config = replace(TINY, memory_limit=0.01)  # just over 400 parameters
+    arrays = {f"costs.{guide}": own for guide, own in costs.items()}
+    text = full_laplace(of_numbers(config=config, **arrays))
     assert "stops at 301 parameters: at 987 its matrices alone would need" in text
+    largest = {name: own[:2] for name, own in arrays.items()}
+    text = full_laplace(of_numbers(config=replace(TINY, memory_limit=1.0), **largest))
+    assert text is None or "reaches the largest net, 301 parameters" in text
 
 
 def test_the_growth_of_memory_is_that_of_the_block():
@@ -134,22 +145,22 @@ def test_the_growth_of_memory_is_that_of_the_block():
 
 
 def test_sentences_are_computed():
-    kl = {f"kl_{region}": 0.5 for region in REGIONS}
-    less = {f"kl_{region}": 0.1 for region in REGIONS}
-    metrics = {
-        "map": kl,
-        "laplace": less,
-        NOISE_FLOOR: {f"kl_{region}": 0.01 for region in REGIONS},
-    }
-    ends = {"map": (0.4, 0.6), "laplace": (0.015, 0.2), NOISE_FLOOR: (0.0, 0.02)}
-    intervals = {name: dict.fromkeys(kl, pair) for name, pair in ends.items()}
-    sentence = nearest_sentence("T", metrics, intervals)
+    table = Table(MAIN_TABLE, "Moons")
+    for row, value, ends in (
+        ("map", 0.5, (0.4, 0.6)),
+        ("laplace", 0.1, (0.015, 0.2)),
+        (NOISE_FLOOR, 0.01, (0.0, 0.02)),
+    ):
+        names = [f"kl_{region}" for region in REGIONS]
+        table.put(row, dict.fromkeys(names, value), dict.fromkeys(names, ends))
+    sentence = nearest(MOONS, of_numbers(table))
     assert "on a far ring Laplace has the least (0.1) and MAP the largest (0.5)" in sentence
     assert "1 of 2 at the noise floor" in sentence
-    rows = {"laplace": {"elbo": -9.0, "log_evidence": -5.0}, "mean-field": {"elbo": -4.0}}
-    assert "is below a bound, hence too low" in evidence_sentence("T", rows)
-    rows["mean-field"]["elbo"] = -6.0
-    assert "contradicts no bound" in evidence_sentence("T", rows)
+    table.put("laplace", {"elbo": -9.0, "log_evidence": -5.0})
+    table.put("mean-field", {"elbo": -4.0})
+    assert "is below a bound, hence too low" in highest_bound(MOONS, of_numbers(table))
+    table.put("mean-field", {"elbo": -6.0})
+    assert "contradicts no bound" in highest_bound(MOONS, of_numbers(table))
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
