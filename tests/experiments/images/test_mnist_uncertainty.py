@@ -238,7 +238,7 @@ def test_a_run_without_mistakes_or_draws_is_told_and_drawn(results):
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
-    saved = read_results(write_results(results, EXPERIMENT, tmp_path))
+    saved = read_results(write_results(results, EXPERIMENT, tmp_path), arrays=True)
     assert [figure.name for figure in saved.figures] == [
         "draws-of-single-images-mc-dropout",
         "certain-and-uncertain-by-measure-mc-dropout",
@@ -250,7 +250,7 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "entropy-of-hits-and-mistakes",
         "training-loss",
     ]
-    bare = replace(results, arrays=saved.arrays(), posteriors={}, inference_data={})
+    bare = replace(results, arrays=saved.arrays, posteriors={}, inference_data={})
     for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
         assert (again.title, again.caption) == (first.title, first.caption)
 

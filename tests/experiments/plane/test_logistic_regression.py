@@ -157,13 +157,13 @@ def test_the_test_data_are_fresh(results):
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
-    saved = read_results(write_results(results, EXPERIMENT, tmp_path))
+    saved = read_results(write_results(results, EXPERIMENT, tmp_path), arrays=True)
     assert [figure.name for figure in own_figures(saved.figures)] == [
         "probability-maps",
         "confidence-far-away",
         "predictive-links",
     ]
-    bare = replace(results, arrays=saved.arrays(), posteriors={}, inference_data={})
+    bare = replace(results, arrays=saved.arrays, posteriors={}, inference_data={})
     for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
         assert (again.title, again.caption) == (first.title, first.caption)
     assert {path.suffix for path in (saved.folder / "posteriors").iterdir()} == {

@@ -193,7 +193,7 @@ def test_both_kinds_of_draws_have_the_same_average(results):
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
-    saved = read_results(write_results(results, EXPERIMENT, tmp_path))
+    saved = read_results(write_results(results, EXPERIMENT, tmp_path), arrays=True)
     assert [figure.name for figure in own_figures(saved.figures)] == [
         "probability-maps",
         "mutual-information-maps",
@@ -202,6 +202,6 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "repeated-fits",
         "single-draws",
     ]
-    bare = replace(results, arrays=saved.arrays(), posteriors={}, inference_data={})
+    bare = replace(results, arrays=saved.arrays, posteriors={}, inference_data={})
     for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
         assert (again.title, again.caption) == (first.title, first.caption)
