@@ -39,6 +39,7 @@ from probml_tp.guides import (
     MeanFieldNormal,
     Mixture,
 )
+from probml_tp.guides.fisher import CurvatureKind
 from probml_tp.harness.experiment import Update, no_update
 from probml_tp.inference import GuideFactory, fit, fit_ensemble, sample_nuts
 from probml_tp.inference.nuts.starts import MassMatrix
@@ -139,6 +140,7 @@ class FitSettings:
         batch_size: points a step of Adam; all by default.
         init_scale: initial standard deviation of mean-field and low-rank normals.
         rank: of the low-rank normal.
+        curvature: of Laplace with the full covariance.
         rates: drop rate by layer, where there are layers to drop from, or one for every layer but
             the first; learned from there on by concrete dropout.
         members: of ensembles.
@@ -158,6 +160,7 @@ class FitSettings:
     batch_size: int | None = None
     init_scale: float = 0.01
     rank: int = 10
+    curvature: CurvatureKind = "ggn"
     rates: Mapping[str, float] | float = field(default_factory=dict)
     members: int = 5
     apart: bool = False
@@ -389,7 +392,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "laplace": _laplace(
         label="Laplace", color="#0072B2", linestyle=(0, (4, 2)), marker="^",
-        make=lambda how: Laplace,
+        make=lambda how: partial(Laplace, curvature=how.curvature),
     ),
     "mean-field": _normal(
         label="Mean-field", color="#009E73", linestyle=(0, (2, 1)), marker="D",

@@ -42,6 +42,7 @@ __all__ = [
     "shares",
     "table_of",
     "tell",
+    "together",
 ]
 
 Write = Callable[[float], str]
@@ -68,6 +69,23 @@ def tell(findings: Iterable[Finding], results: Results[Any]) -> list[str]:
     """
     said = (finding(results) for finding in findings)
     return [sentence for sentence in said if sentence]
+
+
+def together(*findings: Finding, joint: str = " ") -> Finding:
+    """Findings that are told in one breath.
+
+    Args:
+        findings: in this order; where the first has nothing to say, nothing is said.
+        joint: what stands between two of them.
+
+    Returns:
+        One finding.
+    """
+
+    def said(results: Results[Any]) -> str | None:
+        return joint.join(tell(findings, results)) if findings[0](results) else None
+
+    return said
 
 
 def points(value: float) -> str:
@@ -217,13 +235,18 @@ class Gap(_Form):
     """A difference with its interval: ``{row}`` is ``{size}`` ``{side}`` another, ``{interval}``.
 
     The column holds differences; each row makes a clause, joined by semicolons in ``{gaps}``.
+    ``{below}`` and ``{above}`` are the rows whose interval lies on that side of 0, or "none".
 
     Args:
         clause: the words of one row, with ``{row}``, ``{value}``, ``{size}``, ``{side}`` ("above"
             or "below") and ``{interval}``, empty where there is none.
+        apart: only rows whose interval excludes 0 make a clause.
+        none: the wording where no row makes one; nothing is said by default.
     """
 
     clause: str = field(default="{row} {value}{interval}", kw_only=True)
+    apart: bool = field(default=False, kw_only=True)
+    none: str | None = field(default=None, kw_only=True)
 
     def __call__(self, results: Results[Any]) -> str | None:
         """The sentence."""
@@ -231,8 +254,17 @@ class Gap(_Form):
         if not column or table is None:
             return None
         ends = table.ends(self.metric)
+        below = [row for row in column if row in ends and ends[row][1] < 0]
+        above = [row for row in column if row in ends and ends[row][0] > 0]
+        told = [row for row in column if not self.apart or row in (*below, *above)]
+        if not told:
+            return self.none and self.none.format(config=results.config, n=len(column))
         return self._say(
-            results, column, gaps="; ".join(self._clause(r, column[r], ends.get(r)) for r in column)
+            results,
+            column,
+            gaps="; ".join(self._clause(row, column[row], ends.get(row)) for row in told),
+            below="; ".join(map(self.name, below)) or "none",
+            above="; ".join(map(self.name, above)) or "none",
         )
 
     def _clause(self, row: str, value: float, ends: tuple[float, float] | None) -> str:
