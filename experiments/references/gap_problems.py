@@ -19,7 +19,7 @@ from probml_tp.datasets import blobs, linear_data_with_hole, sine_data, two_moon
 from probml_tp.experiments.lines.kit import even_grid
 from probml_tp.experiments.plane.kit import ring
 from probml_tp.gap.study import GapProblem, in_regions
-from probml_tp.guides.recipes import Chains, FitSettings, SwagPath
+from probml_tp.guides.recipes import Chains, FitSettings, SwagPath, guides_for
 from probml_tp.kit.common import derived_seed
 from probml_tp.models import LinearBasis, linear_regression, logistic_regression
 from probml_tp.models.mlp import mlp_classifier, mlp_regressor
@@ -32,16 +32,18 @@ REGIONS: Mapping[str, str] = {
 }
 """Where posteriors are compared: name to words."""
 
-FLAT_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
-NET_GUIDES = (
-    "map", "deep-ensemble", "laplace", "laplace-linearized", "mean-field", "low-rank-normal",
-    "swag", "mc-dropout", "nuts",
+FLAT_GUIDES = guides_for(without=("ensemble",))
+NET_GUIDES = guides_for(
+    "layers",
+    without=(
+        "laplace-kronecker", "laplace-diagonal", "laplace-last-layer", "concrete-dropout",
+        "gaussian-dropout", "multi-swag",
+    ),
 )  # fmt: skip
 POINTS = 24
 """In each region."""
 
 MOONS_CENTRE = (0.5, 0.25)
-NORMALS = ("mean-field", "low-rank-normal")
 Data = tuple[Tensor, Tensor]
 
 
@@ -69,7 +71,7 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
         data=data,
         x=x,
         regions=regions,
-        guides=(*FLAT_GUIDES, "exact"),
+        guides=guides_for("conjugate", without=("ensemble",)),
         how=_settings(
             epochs,
             seed,
@@ -191,21 +193,15 @@ def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProbl
         how=_settings(
             epochs,
             seed,
-            lrs={"low-rank-normal": 0.03},
+            lrs={"correlated": 0.03},
             init_scale=0.1,
             rank=5,
             rates={"fc2": 0.05},
-            from_mode=(*NORMALS, "mc-dropout"),
+            from_mode=("normal", "dropout"),
             swag=SwagPath(lr=0.02, epochs=100, batch_size=5),
             chains=_chains(draws, warmup, max_tree_depth=5, target_accept=0.7),
         ),
     )
-
-
-def problem_seconds(name: str, *, epochs: int, draws: int, warmup: int) -> float:
-    """Seconds expected of all fits of a problem on one core."""
-    step, transition, rest = SECONDS[name]
-    return rest + step * epochs + transition * (draws + warmup)
 
 
 PROBLEMS: Mapping[str, Callable[..., GapProblem]] = {
@@ -219,21 +215,13 @@ PROBLEMS: Mapping[str, Callable[..., GapProblem]] = {
 DRAWS: Mapping[str, int] = {"linear": 400, "logistic": 500, "moons": 350, "sine": 600}
 """Draws of a chain, after 200 of warm-up, enough for references of seeds 0 to 4."""
 
-SECONDS: Mapping[str, tuple[float, float, float]] = {
-    "linear": (2.5e-3, 1.5e-3, 0.5),
-    "logistic": (1.6e-3, 3e-3, 0.5),
-    "moons": (6e-3, 1.8e-2, 2.0),
-    "sine": (6e-3, 2e-2, 2.5),
-}
-"""Seconds of a step of every stochastic fit, of a transition of all chains, and of the rest."""
-
 
 # ------------------------------------------------------------------- fits, chains and places
 
 
 def _settings(epochs: int, seed: int, **options: Any) -> FitSettings:
     """Settings whose mode is found by L-BFGS, and whose normals start there."""
-    own: dict[str, Any] = {"lr": 0.05, "rounds": 5, "from_mode": NORMALS} | options
+    own: dict[str, Any] = {"lr": 0.05, "rounds": 5, "from_mode": ("normal",)} | options
     return FitSettings(epochs=epochs, seed=seed, **own)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +12,10 @@ from probml_tp.plots.style import (
     TRAINING_RANGE_COLOR,
     GuideStyle,
     guide_style,
-    house_style,
-    label_outside,
-    panels,
-    shared_legend,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from probml_tp.diagnostics import SbcResult
 
@@ -106,42 +101,9 @@ def plot_ecdf_difference(
     return ax
 
 
-def calibration_panels(
-    results: Mapping[str, SbcResult],
-    *,
-    quantities: Sequence[str] | None = None,
-    level: float = 0.95,
-    style: Style = guide_style,
-) -> Figure:
-    """One panel of ECDF differences for each quantity, titled by what its tests say.
-
-    Each test has ``level`` by itself: of 20 right posteriors one is expected outside its 95 % band.
-    ``SbcResult.p_value`` is for all quantities of a method together.
-    """
-    chosen = list(_checked(results).quantities if quantities is None else quantities)
-    made, axes, used = panels(len(chosen), most=3, height=2.5)
-    with house_style():
-        for quantity, ax in zip(chosen, used, strict=True):
-            plot_ecdf_difference(results, quantity, ax=ax, level=level, style=style)
-            ax.set_title(_finding(results, quantity, level, style))
-        label_outside(axes, len(used), x="Rank of the truth (share of draws)", y="ECDF − uniform")
-        shared_legend(made, used)
-    return made
-
-
 def percent(level: float) -> str:
     """A probability in per cent, such as ``95 %``."""
     return f"{100 * level:g} %"
-
-
-def _finding(results: Mapping[str, SbcResult], quantity: str, level: float, style: Style) -> str:
-    """The quantity and, line by line, which methods' ranks are not uniform, and how."""
-    verdicts = {
-        style(name).label: result.uniformity()[quantity].verdict(level=level)
-        for name, result in results.items()
-    }
-    wrong = [f"{label} {verdict}" for label, verdict in verdicts.items() if verdict != "uniform"]
-    return "\n".join([quantity, *(wrong or ["all within the band"])])
 
 
 def _checked(results: Mapping[str, SbcResult]) -> SbcResult:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -28,8 +28,9 @@ from torch import Tensor
 
 from probml_tp.diagnostics.sbc.run import Infer, Quantity
 from probml_tp.experiments.lines.kit import weight_moments
-from probml_tp.guides import Exact, Laplace, MeanFieldNormal
-from probml_tp.inference import fit, sample_nuts
+from probml_tp.guides import Exact, MeanFieldNormal
+from probml_tp.guides.recipes import Chains, FitSettings, fit_all, guides_for
+from probml_tp.inference import fit
 from probml_tp.kit.common import derived_seed
 from probml_tp.model import BayesianModel
 from probml_tp.models import LinearBasis, linear_regression, logistic_regression
@@ -41,9 +42,8 @@ Data = tuple[Tensor, Tensor]
 NOISE, PRIOR_PRECISION = 0.2, 2.0
 PRIOR_SCALE = 3.0
 UNBOUNDED = 1e6
-MODE_ROUNDS = 2
-TARGET_ACCEPT = 0.9
-"""Of NUTS: shorter steps than usual, for draws of the log likelihood that are less correlated."""
+WITHOUT = ("laplace-diagonal", "correlated", "ensemble", "point")
+"""Guides that are not ranked."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,22 @@ class SbcSize:
                 f"nuts_simulations must be from 1 to simulations, of which NUTS takes the first; "
                 f"got {self.nuts_simulations} of {self.simulations}. Lower nuts_simulations."
             )
+
+    def of(self, method: str) -> int:
+        """The number of data sets that a method is fitted to."""
+        return self.nuts_simulations if method == "nuts" else self.simulations
+
+    def how(self, lr: float, seed: int) -> FitSettings:
+        """The settings of fits.
+
+        NUTS takes shorter steps than usual, for draws of the log likelihood that are less
+        correlated.
+        """
+        chains = Chains(
+            chains=1, draws=self.thin * self.num_samples, warmup=self.warmup, target_accept=0.9,
+            mass_matrix="laplace", start="laplace", per_batch=1, jobs=1,
+        )  # fmt: skip
+        return FitSettings(epochs=self.epochs, lr=lr, rounds=2, chains=chains, seed=seed)
 
 
 # -------------------------------------------------------------------------------------- methods
@@ -89,55 +105,42 @@ def _plane_inputs() -> Tensor:
     return torch.from_numpy(rng.normal(0.7, 1.0, (40, 2)))
 
 
-def _exact(model: BayesianModel, data: Data, seed: int) -> Posterior:
-    return fit(model, Exact, data, seed=seed, progress=False)
-
-
-def _half_as_wide(model: BayesianModel, data: Data, seed: int) -> Posterior:
+def _half_as_wide() -> BayesianModel:
     """All precisions times four: the same mean, half the standard deviations."""
-    return _exact(_line(NOISE / 2, 4 * PRIOR_PRECISION), data, seed)
+    return _line(NOISE / 2, 4 * PRIOR_PRECISION)
 
 
-def _prior(model: BayesianModel, data: Data, seed: int) -> Posterior:
-    """Data of no weight."""
-    return _exact(_line(UNBOUNDED), data, seed)
+BROKEN: Mapping[str, Callable[[], BayesianModel]] = {
+    "half-as-wide": _half_as_wide,
+    "prior": partial(_line, UNBOUNDED),  # data of no weight
+}
+"""What is wrong on purpose on the line, by the model whose exact posterior it is."""
 
 
-def _laplace(model: BayesianModel, data: Data, seed: int) -> Posterior:
-    return fit(
-        model, Laplace, data, epochs=MODE_ROUNDS, optimizer="lbfgs", seed=seed, progress=False
-    )
+def _infer(method: str, size: SbcSize, lr: float) -> Infer:
+    """How a method comes to its posterior."""
+    guide = "exact" if method in BROKEN else method
+
+    def infer(model: BayesianModel, data: Data, seed: int) -> Posterior:
+        how = size.how(lr, seed)
+        if method == "mean-field":
+            return _mean_field(model, data, how)
+        model = BROKEN[method]() if method in BROKEN else model
+        return fit_all([guide], model, data, how)[guide]
+
+    return infer
 
 
-def _mean_field(epochs: int, lr: float) -> Infer:
+def _mean_field(model: BayesianModel, data: Data, how: FitSettings) -> Posterior:
     """From diagonal Laplace, which is the best mean-field normal where the posterior is normal."""
-
-    def infer(model: BayesianModel, data: Data, seed: int) -> Posterior:
-        start = fit(
-            model, lambda m: Laplace(m, structure="diagonal"), data,
-            epochs=MODE_ROUNDS, optimizer="lbfgs", seed=seed, progress=False,
-        )  # fmt: skip
-        guide = MeanFieldNormal(model)
-        variances = torch.tensor(np.diag(weight_moments(start)[1]).copy())
-        guide.log_scale.data = 0.5 * variances.log().to(guide.loc)
-        return fit(
-            model, guide, data,
-            init=start, epochs=epochs, lr=lr, schedule="cosine", seed=seed, progress=False,
-        )  # fmt: skip
-
-    return infer
-
-
-def _nuts(size: SbcSize) -> Infer:
-    def infer(model: BayesianModel, data: Data, seed: int) -> Posterior:
-        return sample_nuts(
-            model, data,
-            num_samples=size.thin * size.num_samples, warmup=size.warmup, chains=1,
-            target_accept=TARGET_ACCEPT, mass_matrix="laplace", init=_laplace(model, data, seed),
-            chains_per_batch=1, jobs=1, seed=seed, progress=False,
-        )  # fmt: skip
-
-    return infer
+    start = fit_all(["laplace-diagonal"], model, data, how)["laplace-diagonal"]
+    guide = MeanFieldNormal(model)
+    variances = torch.tensor(np.diag(weight_moments(start)[1]).copy())
+    guide.log_scale.data = 0.5 * variances.log().to(guide.loc)
+    return fit(
+        model, guide, data, init=start, epochs=how.epochs, lr=how.lr, schedule="cosine",
+        seed=how.seed, progress=False,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- problems
@@ -154,19 +157,11 @@ class Problem:
     parameters: int
     telling: str
     lr: float
-    methods: Mapping[str, float]
+    methods: tuple[str, ...]
 
     def infer(self, method: str, size: SbcSize) -> Infer:
         """How a method comes to its posterior."""
-        if method == "mean-field":
-            return _mean_field(size.epochs, self.lr)
-        return {
-            "exact": _exact,
-            "nuts": _nuts(size),
-            "laplace": _laplace,
-            "half-as-wide": _half_as_wide,
-            "prior": _prior,
-        }[method]
+        return _infer(method, size, self.lr)
 
 
 PROBLEMS: Mapping[str, Problem] = {
@@ -178,14 +173,7 @@ PROBLEMS: Mapping[str, Problem] = {
         parameters=2,
         telling="slope",
         lr=0.01,
-        methods={
-            "exact": 0.01,
-            "laplace": 0.016,
-            "mean-field": 0.01,
-            "nuts": 0.1,
-            "half-as-wide": 0.01,
-            "prior": 0.01,
-        },
+        methods=(*guides_for("conjugate", without=WITHOUT), *BROKEN),
     ),
     "logistic": Problem(
         title="Logistic regression",
@@ -200,7 +188,7 @@ PROBLEMS: Mapping[str, Problem] = {
         parameters=3,
         telling="steepness",
         lr=0.1,
-        methods={"laplace": 0.02, "mean-field": 0.03, "nuts": 0.18},
+        methods=guides_for(without=WITHOUT),
     ),
 }
 

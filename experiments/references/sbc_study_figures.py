@@ -18,12 +18,13 @@ from probml_tp.experiments.references.sbc_judging import (
     ALPHA,
     Judged,
     judge_study,
+    method_words,
     miscalibrated,
+    p_words,
     sbc_style,
 )
 from probml_tp.experiments.references.sbc_problems import PROBLEMS, expected_distance
-from probml_tp.experiments.references.sbc_study import sbc_study
-from probml_tp.experiments.references.sbc_study_findings import method_words, p_words
+from probml_tp.experiments.references.sbc_study import SbcStudy, sbc_study
 from probml_tp.harness.experiment import Figure
 from probml_tp.kit.common import Array, listed
 from probml_tp.plots.robustness import Panel, interval_panels
@@ -51,9 +52,9 @@ def sbc_figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
     """Draw a study."""
     study = sbc_study(arrays)
     judged = judge_study(study)
-    for problem, methods in study.results.items():
+    for problem, methods in study.items():
         yield _ecdf_figure(problem, methods, miscalibrated(judged[problem]))
-    yield _histogram_figure(study.results, judged)
+    yield _histogram_figure(study, judged)
     yield _distance_figure(judged)
 
 
@@ -122,7 +123,7 @@ def _outside(results: Mapping[str, SbcResult], quantity: str) -> str:
 # -------------------------------------------------------------------------------- rank histograms
 
 
-def _histogram_figure(results: Mapping[str, Mapping[str, SbcResult]], judged: Judgements) -> Figure:
+def _histogram_figure(results: SbcStudy, judged: Judgements) -> Figure:
     telling = listed(f"the {PROBLEMS[p].telling} ({PROBLEMS[p].title.lower()})" for p in results)
     crooked = [
         f"{method_words(name)} ({problem}, {p_words(one.p_telling)})"
@@ -144,7 +145,7 @@ def _histogram_figure(results: Mapping[str, Mapping[str, SbcResult]], judged: Ju
 
 
 @house_style()
-def _histograms(results: Mapping[str, Mapping[str, SbcResult]]) -> MatplotlibFigure:
+def _histograms(results: SbcStudy) -> MatplotlibFigure:
     each = [(p, name, r) for p, methods in results.items() for name, r in methods.items()]
     made, _, used = panels(len(each), most=3, height=2.0, sharex=True)
     for (problem, method, result), ax in zip(each, used, strict=True):
