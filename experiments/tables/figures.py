@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from probml_tp.experiments.tables.kit import LIBRARY
 from probml_tp.harness.experiment import Figure, Table
 from probml_tp.kit.common import labels_of
-from probml_tp.kit.sentences import Finding, Gap
+from probml_tp.kit.sentences import Finding, Gap, Range
 from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import GuideStyle, guide_style
 
@@ -29,6 +30,10 @@ def row_label(row: str) -> str:
     if family == LIBRARY:
         return method
     return f"{family.upper() if family == 'mlp' else family}, {labels_of([method])}"
+
+
+row_range = partial(Range, name=row_label)
+"""Over which range rows spread."""
 
 
 def row_style(row: str) -> GuideStyle:
@@ -58,7 +63,7 @@ def table_figure(
     Args:
         name: of the figure.
         title: its sentence.
-        caption: how to read it.
+        caption: how to read it, besides what is the same of all.
         table: the numbers.
         headings: column to what stands above it.
         references: column to a value to mark.
@@ -78,7 +83,17 @@ def table_figure(
         panels.append(Panel(heading, rows, reference=(references or {}).get(metric)))
     made = interval_panels(panels, families=families, x=x)
     made.legends.clear()
-    return Figure(name, title, caption, made)
+    return Figure(name, title, f"{caption} {CAPTION}".strip(), made)
+
+
+def difference_figure(name: str, title: str, table: Table, reference: str) -> Figure:
+    """Draw the differences from a method of scikit-learn, a row of :func:`table_figure` each."""
+    rival = row_label(reference)
+    caption = f"Differences from {rival} on the same test points; left of 0 is better."
+    zeros = dict.fromkeys(table.columns, 0.0)
+    return table_figure(
+        name, title, caption, table, table.columns, references=zeros, x=f"less {rival}"
+    )
 
 
 def against(reference: str, column: str, on: str) -> Gap:

@@ -141,19 +141,19 @@ class Fits(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A kind of tables; everything but ``scores`` is given the split and the options last.
+    """A kind of tables.
 
     Args:
-        fits: also given the split's index; what is fitted, by what rows call the model.
-        methods: name to what makes each method of scikit-learn.
-        predict: given a posterior, predicts at the test points.
-        predict_by: given a method, fits it and predicts there.
+        fits: given a split, the options and the split's index, what is fitted of each model.
+        methods: given a split and the options, name to what makes each method of scikit-learn.
+        predict: given a posterior, inputs and ``num_samples``, predicts.
+        predict_by: given a method, a split and the options, fits it and predicts the test points.
         scores: given a prediction and the split, judges it.
     """
 
     fits: Callable[[Split, Any, int], Mapping[str, Fits]]
     methods: Callable[[Split, Any], Mapping[str, Callable[[], Any]]]
-    predict: Callable[[Posterior, Split, Any], Any]
+    predict: Callable[..., Any]
     predict_by: Callable[[Any, Split, Any], Any]
     scores: Callable[[Any, Split], dict[str, float]]
 
@@ -172,14 +172,15 @@ class Task:
         """Judge the posteriors of a split, with scikit-learn's methods beside them."""
         table = Table("One split", ROWS)
         for row, posterior in posteriors.items():
-            scores = self.scores(self.predict(posterior, split, config), split)
-            table.put(row, scores | {"seconds": posterior.info.total_seconds})
+            predictive = self.predict(posterior, split.test[0], num_samples=config.num_samples)
+            seconds = posterior.info.total_seconds
+            table.put(row, self.scores(predictive, split) | {"seconds": seconds})
         for name, make in self.methods(split, config).items():
             start = time.perf_counter()
             predictive = self.predict_by(make(), split, config)
             seconds = time.perf_counter() - start
-            scores = self.scores(predictive, split)
-            table.put(row_name(LIBRARY, name), scores | {"seconds": seconds})
+            scores = self.scores(predictive, split) | {"seconds": seconds}
+            table.put(row_name(LIBRARY, name), scores)
         return table
 
     @single_thread()
@@ -276,6 +277,5 @@ def put_means(
             off = [run[less, metric] if less else 0.0 for run in having]
             values = [run[row, metric] - base for run, base in zip(having, off, strict=True)]
             found = resampled_interval(values, **sizes)
-            known = found.interval is not None and metric != "seconds"
-            ends = {column: found.interval} if known and found.interval else {}
-            table.put(row, {column: found.mean}, ends)
+            known = found.interval if metric != "seconds" else None
+            table.put(row, {column: found.mean}, {column: known} if known else None)

@@ -22,35 +22,15 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import LogisticRegression
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.tables.figures import (
-    CAPTION,
-    against,
-    row_label,
-    row_style,
-    split_words,
-    table_figure,
-)
-from probml_tp.experiments.tables.kit import (
-    LIBRARY,
-    ROWS,
-    TABLES,
-    UNUSED,
-    Fits,
-    Split,
-    TabularConfig,
-    Task,
-    put_means,
-    row_name,
-    run_splits,
-    split_sizes,
-)
+from probml_tp.experiments.tables import figures as shared
+from probml_tp.experiments.tables import kit
 from probml_tp.guides.recipes import FitSettings, SwagPath, guides_for
 from probml_tp.harness.config import option
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Figure, Progress, Results, Table
 from probml_tp.kit.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, derived_seed, percent
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
-from probml_tp.kit.sentences import Range, tell, together
+from probml_tp.kit.sentences import Finding, tell, together
 from probml_tp.metrics.accuracy import classification_scores
 from probml_tp.metrics.over_runs import CriticalDifference, critical_difference, win_rates
 from probml_tp.models import logistic_regression, mlp_classifier
@@ -62,12 +42,12 @@ from probml_tp.priors import FanInNormalPrior, NormalPrior
 
 NAME = "tabular-classification"
 DATA = ("breast-cancer", "wine", "digits")
-NET = guides_for("layers", without=(*UNUSED, "reference", "laplace", "laplace-linearized"))
+NET = guides_for("layers", without=(*kit.UNUSED, "reference", "laplace", "laplace-linearized"))
 LOGISTIC = ("laplace-linearized", "map")
 MODE_ROUNDS = 2
 TREES = 100
 
-REFERENCE, MODE = row_name(LIBRARY, "LogisticRegression"), row_name("mlp", "map")
+REFERENCE, MODE = kit.row_name(kit.LIBRARY, "LogisticRegression"), kit.row_name("mlp", "map")
 LESS = "Less scikit-learn's LogisticRegression on the same splits (below 0: better)"
 COLUMNS = {**CLASSIFICATION_COLUMNS, "gap": "Confidence less accuracy", **FIT_COLUMN}
 OVERALL = {
@@ -79,7 +59,7 @@ OVERALL = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TabularConfig):
+class Config(kit.TabularConfig):
     """Options of the experiment."""
 
     data: tuple[str, ...] = option(DATA, "Tables.", quick=DATA[:2], choices=DATA)
@@ -103,7 +83,7 @@ class Config(TabularConfig):
 # ------------------------------------------------------------------------------ fitting, judging
 
 
-def fits(split: Split, config: Config, index: int) -> dict[str, Fits]:
+def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of the net and of logistic regression to a split."""
     x, y = split.train
     shape: dict[str, Any] = {"num_features": x.shape[1], "num_classes": int(y.max()) + 1}
@@ -129,12 +109,12 @@ def fits(split: Split, config: Config, index: int) -> dict[str, Fits]:
     )
     logistic = logistic_regression(**shape, prior=prior)
     return {
-        "mlp": Fits(net, config.net_guides, how),
-        "logistic": Fits(logistic, config.logistic_guides, how),
+        "mlp": kit.Fits(net, config.net_guides, how),
+        "logistic": kit.Fits(logistic, config.logistic_guides, how),
     }
 
 
-def library_methods(split: Split, config: Config) -> dict[str, Callable[[], Any]]:
+def library_methods(split: kit.Split, config: Config) -> dict[str, Callable[[], Any]]:
     """What makes each method of scikit-learn."""
     kernel = ConstantKernel(4.0) * RBF(split.train[0].shape[1] ** 0.5)
     seed = config.seed
@@ -147,7 +127,7 @@ def library_methods(split: Split, config: Config) -> dict[str, Callable[[], Any]
     }
 
 
-def library_predictive(method: Any, split: Split, config: Config) -> ClassificationPredictive:
+def library_predictive(method: Any, split: kit.Split, config: Config) -> ClassificationPredictive:
     """Fit a method of scikit-learn and predict class probabilities.
 
     The votes of a forest, which may be 0 for a class, are smoothed by one vote for each class, so
@@ -163,42 +143,33 @@ def library_predictive(method: Any, split: Split, config: Config) -> Classificat
     return ClassificationPredictive(0, None, probs, None, None)
 
 
-def prediction(posterior: Posterior, split: Split, config: Config) -> ClassificationPredictive:
-    """Predict at the test points."""
-    found: ClassificationPredictive = posterior.predict(
-        split.test[0], num_samples=config.num_samples
-    )
-    return found
-
-
-def scores(predictive: ClassificationPredictive, split: Split) -> dict[str, float]:
+def scores(predictive: ClassificationPredictive, split: kit.Split) -> dict[str, float]:
     """Scores on the test points, and how far mean confidence exceeds accuracy."""
     found = classification_scores(predictive, split.test[1])
     return found | {"gap": float(predictive.confidence.mean()) - found["accuracy"]}
 
 
-TASK = Task(
-    fits=fits,
-    methods=library_methods,
-    predict=prediction,
-    predict_by=library_predictive,
+TASK = kit.Task(
+    fits=fits, methods=library_methods, predict=Posterior.predict, predict_by=library_predictive,
     scores=scores,
-)
+)  # fmt: skip
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit everything to every split of every table and compare it on the test points."""
-    judged = run_splits(TASK, config.data, config, progress)
+    judged = kit.run_splits(TASK, config.data, config, progress)
     over = f"means over {config.splits} splits, corrected 95 % t intervals"
-    tables = [Table(f"{TABLES[name][1]}: {over}", ROWS, columns=COLUMNS) for name in config.data]
-    headings = {name: f"{TABLES[name][1]}: NLL (nats) ↓" for name in config.data}
-    less = Table(LESS, ROWS, columns=headings)
+    tables = [
+        Table(f"{kit.TABLES[name][1]}: {over}", kit.ROWS, columns=COLUMNS) for name in config.data
+    ]
+    headings = {name: f"{kit.TABLES[name][1]}: NLL (nats) ↓" for name in config.data}
+    less = Table(LESS, kit.ROWS, columns=headings)
     parts = []
     for (name, runs), table in zip(judged.runs.items(), tables, strict=True):
-        sizes = split_sizes(name, config)
-        put_means(table, runs, {metric: metric for metric in COLUMNS}, sizes)
-        put_means(less, runs, {name: "nll"}, sizes, less=REFERENCE)
-        parts.append(f"{TABLES[name][1]} ({sizes['train_size']} + {sizes['test_size']})")
+        sizes = kit.split_sizes(name, config)
+        kit.put_means(table, runs, {metric: metric for metric in COLUMNS}, sizes)
+        kit.put_means(less, runs, {name: "nll"}, sizes, less=REFERENCE)
+        parts.append(f"{kit.TABLES[name][1]} ({sizes['train_size']} + {sizes['test_size']})")
     results = Results(
         experiment=NAME,
         title="Classification of three tables, beside scikit-learn",
@@ -219,7 +190,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 
 def _overall(runs: list[Table], tables: list[Table]) -> Table:
     """Means over the tables, mean ranks over tables, and wins over all their splits, by NLL."""
-    main = Table(MAIN_TABLE, ROWS, columns=OVERALL)
+    main = Table(MAIN_TABLE, kit.ROWS, columns=OVERALL)
     wins = win_rates(
         {row: [run[row, "nll"] for run in runs] for row in tables[0].rows}, higher_is_better=False
     )
@@ -246,40 +217,28 @@ def _ranking(tables: list[Table]) -> CriticalDifference | None:
 
 def _of(results: Results[Any]) -> dict[str, Table]:
     """What each table of data is called, to its numbers."""
-    words = [TABLES[name][1] for name in results.config.data]
+    words = [kit.TABLES[name][1] for name in results.config.data]
     return dict(zip(words, results.tables, strict=False))
-
-
-def _nll(on: str, words: str) -> Range:
-    return Range("nll", words, table=on, write="{:.3f}".format, name=row_label)
 
 
 def findings(results: Results[Any]) -> list[str]:
     """What the numbers say, the most important first."""
-    ranges = [
-        together(
-            Range(
-                "accuracy",
-                f"{on.capitalize()}: accuracy runs {{range}}",
-                table=on,
-                write=percent,
-                name=row_label,
-            ),
-            _nll(on, "NLL {range} nats."),
-            joint=", ",
-        )
-        for on in _of(results)
-    ]
-    rivals = [against(REFERENCE, name, TABLES[name][1]) for name in results.config.data]
-    gaps = Range(
+    ranges = []
+    for on in _of(results):
+        words = f"{on.capitalize()}: accuracy runs {{range}}"
+        accuracy = shared.row_range("accuracy", words, table=on, write=percent)
+        nll = shared.row_range("nll", "NLL {range} nats.", table=on, write="{:.3f}".format)
+        ranges.append(together(accuracy, nll, joint=", "))
+    rivals = [shared.against(REFERENCE, name, kit.TABLES[name][1]) for name in results.config.data]
+    gaps = shared.row_range(
         "gap",
         "The net's mean confidence less accuracy, over the tables, runs {range}.",
         rows=lambda row: row.startswith("mlp"),
         write=lambda gap: number(gap, "+.3f"),
         reference=MODE,
-        name=row_label,
     )
-    return tell((*ranges, *rivals, _ranks, _averaging, gaps, _settings, split_words()), results)
+    about: list[Finding] = [_ranks, _averaging, gaps, _settings, shared.split_words()]
+    return tell([*ranges, *rivals, *about], results)
 
 
 def _settings(results: Results[Any]) -> str:
@@ -298,9 +257,10 @@ def _ranks(results: Results[Any]) -> str | None:
     best, *_, worst = ranked.mean_ranks
     first, last = ranked.mean_ranks[best], ranked.mean_ranks[worst]
     apart = last - first > ranked.difference
+    best, worst = map(shared.row_label, (best, worst))
     return (
-        f"Ranked by NLL on each table, {row_label(best)} is first on average ({first:.1f}) and "
-        f"{row_label(worst)} last ({last:.1f}) of {len(ranked.mean_ranks)}; with "
+        f"Ranked by NLL on each table, {best} is first on average ({first:.1f}) and "
+        f"{worst} last ({last:.1f}) of {len(ranked.mean_ranks)}; with "
         f"{ranked.num_blocks} tables the critical difference is {ranked.difference:.1f} ranks: "
         f"Nemenyi's test {'tells the two apart' if apart else 'cannot tell even these apart'}. "
         f"(Tables are the blocks; splits of one would not be independent.)"
@@ -321,22 +281,18 @@ def _averaging(results: Results[Any]) -> str | None:
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the metrics of each table, differences in NLL, and mean ranks."""
     for name, (on, table) in zip(results.config.data, _of(results).items(), strict=True):
-        (title,) = tell([_nll(on, f"{on.capitalize()}: NLL runs {{range}}")], results)
-        yield table_figure(name, title, CAPTION, table, CLASSIFICATION_COLUMNS)
+        words = f"{on.capitalize()}: NLL runs {{range}}"
+        nll = shared.row_range("nll", words, table=on, write="{:.3f}".format)
+        (title,) = tell([nll], results)
+        yield shared.table_figure(name, title, "", table, CLASSIFICATION_COLUMNS)
     less = results.tables[-1]
     cells = {(row, name): less[row, name] for row in less.rows for name in results.config.data}
     row, name = min(cells, key=cells.__getitem__)
-    yield table_figure(
-        "nll-differences",
-        f"Most is gained by {row_label(row)} on {TABLES[name][1]}: "
-        f"{number(cells[row, name], '+.3f')} nats against LogisticRegression",
-        f"Differences from LogisticRegression on the same test points; left of 0 is better. "
-        f"{CAPTION}",
-        less,
-        less.columns,
-        references=dict.fromkeys(less.columns, 0.0),
-        x="less LogisticRegression",
+    title = (
+        f"Most is gained by {shared.row_label(row)} on {kit.TABLES[name][1]}: "
+        f"{number(cells[row, name], '+.3f')} nats against LogisticRegression"
     )
+    yield shared.difference_figure("nll-differences", title, less, REFERENCE)
     ranked = _ranking([*_of(results).values()])
     if ranked is not None:
         yield _rank_figure(ranked)
@@ -345,11 +301,11 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 @house_style()
 def _rank_figure(ranked: CriticalDifference) -> Figure:
     made, axes = figure(1, 1, height=0.6 + 0.15 * len(ranked.mean_ranks))
-    plot_critical_difference(ranked, ax=axes[0, 0], style=row_style)
+    plot_critical_difference(ranked, ax=axes[0, 0], style=shared.row_style)
     best = next(iter(ranked.mean_ranks))
     return Figure(
         "ranks",
-        f"{row_label(best)} has the best mean rank by NLL over {ranked.num_blocks} tables",
+        f"{shared.row_label(best)} has the best mean rank by NLL over {ranked.num_blocks} tables",
         "Mean ranks by NLL over the tables (1 is best); bars join methods that Nemenyi's test at "
         "5 % cannot tell apart.",
         made,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,26 +25,8 @@ from sklearn.linear_model import ARDRegression, BayesianRidge
 
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines.kit import predict
-from probml_tp.experiments.tables.figures import (
-    CAPTION,
-    against,
-    row_label,
-    split_words,
-    table_figure,
-)
-from probml_tp.experiments.tables.kit import (
-    LIBRARY,
-    ROWS,
-    UNUSED,
-    Fits,
-    Split,
-    TabularConfig,
-    Task,
-    put_means,
-    row_name,
-    run_splits,
-    split_sizes,
-)
+from probml_tp.experiments.tables import figures as shared
+from probml_tp.experiments.tables import kit
 from probml_tp.guides import Exact, fit_evidence
 from probml_tp.guides.recipes import Chains, FitSettings, guides_for
 from probml_tp.harness.config import option
@@ -53,7 +35,7 @@ from probml_tp.inference import fit
 from probml_tp.kit.common import FIT_COLUMN, derived_seed
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
-from probml_tp.kit.sentences import BestWorst, Gap, Range, tell
+from probml_tp.kit.sentences import BestWorst, Gap, any_of, tell
 from probml_tp.likelihoods import Gaussian
 from probml_tp.metrics.accuracy import crps, regression_scores
 from probml_tp.model import BayesianModel
@@ -61,20 +43,20 @@ from probml_tp.models import mlp_regressor
 from probml_tp.plots.style import number
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
-from probml_tp.priors import FanInNormalPrior, NormalPrior
+from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
 
 NAME, TABLE = "tabular-regression", "diabetes"
-LINEAR = (*guides_for("conjugate", without=(*UNUSED, "ensemble")), "mc-dropout")
+LINEAR = (*guides_for("conjugate", without=(*kit.UNUSED, "ensemble")), "mc-dropout")
 NET = guides_for(
     "layers",
-    without=(*UNUSED, "reference", "laplace-kronecker", "laplace-last-layer", "ensemble"),
+    without=(*kit.UNUSED, "reference", "laplace-kronecker", "laplace-last-layer", "ensemble"),
 )
 MODE_ROUNDS = 3
 INPUT_DROPOUT = 0.05
 """Rate at which the linear model's inputs are dropped: it has no other units."""
 
 LEVELS = (0.5, 0.8, 0.95)
-REFERENCE, CHAIN = row_name(LIBRARY, "BayesianRidge"), row_name("linear", "nuts")
+REFERENCE, CHAIN = kit.row_name(kit.LIBRARY, "BayesianRidge"), kit.row_name("linear", "nuts")
 LESS = "Less scikit-learn's BayesianRidge on the same splits (below 0: better)"
 ERRORS = {
     "rmse": "RMSE (units of y) ↓",
@@ -92,7 +74,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TabularConfig):
+class Config(kit.TabularConfig):
     """Options of the experiment."""
 
     nuts_splits: int = option(
@@ -112,45 +94,26 @@ class Config(TabularConfig):
 # ------------------------------------------------------------------------------ fitting, judging
 
 
-def linear_model(num_features: int, likelihood: Gaussian | float) -> BayesianModel:
-    """Linear regression with an intercept, standard normal priors of all weights."""
-    return mlp_regressor(
-        num_features, hidden=(), prior=NormalPrior(1.0), likelihood=likelihood, dtype=torch.float64
-    )
+def model(split: kit.Split, prior: Prior, noise: Gaussian | float, **net: Any) -> BayesianModel:
+    """A net for a split, or a linear model if it has no hidden units."""
+    features = split.train[0].shape[1]
+    return mlp_regressor(features, prior=prior, likelihood=noise, dtype=torch.float64, **net)
 
 
-def net_model(num_features: int, config: Config) -> BayesianModel:
-    """A net with one hidden layer of tanh units."""
-    return mlp_regressor(
-        num_features,
-        hidden=(config.hidden,),
-        prior=FanInNormalPrior(1.0),
-        likelihood=unknown_noise(),
-        seed=config.seed,
-        dtype=torch.float64,
-    )
-
-
-def unknown_noise() -> Gaussian:
-    """Noise of half-normal prior, in standard deviations of the target."""
-    return Gaussian(scale=dist.HalfNormal(torch.tensor(1.0, dtype=torch.float64)))
-
-
-def fit_exact(split: Split, seed: int) -> Posterior:
+def fit_exact(split: kit.Split, seed: int) -> Posterior:
     """The exact posterior under the prior precisions and the noise of largest evidence."""
-    model = linear_model(split.train[0].shape[1], 1.0)
     found = fit_evidence(
-        model, split.train, precision="layer", noise=True, epochs=8, burn_in=2, every=2,
-        optimizer="lbfgs", seed=seed, progress=False,
+        model(split, NormalPrior(1.0), 1.0, hidden=()), split.train, precision="layer", noise=True,
+        epochs=8, burn_in=2, every=2, optimizer="lbfgs", seed=seed, progress=False,
     )  # fmt: skip
     exact = fit(found.model, Exact, split.train, seed=seed, progress=False)
     exact.info.seconds += found.info.seconds
     return exact
 
 
-def fits(split: Split, config: Config, index: int) -> dict[str, Fits]:
+def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of both models to a split."""
-    seed, features = derived_seed(config.seed, f"fit {index}"), split.train[0].shape[1]
+    seed = derived_seed(config.seed, f"fit {index}")
     chains = Chains(
         chains=1, draws=config.draws, warmup=config.warmup, max_tree_depth=config.max_tree_depth,
         jobs=1,
@@ -166,17 +129,18 @@ def fits(split: Split, config: Config, index: int) -> dict[str, Fits]:
         chains=chains,
         seed=seed,
     )
-    linear = [g for g in config.linear_guides if g != "nuts" or index < config.nuts_splits]
-    exact = {"exact": fit_exact(split, seed)} if "exact" in linear else {}
-    model = linear_model(features, unknown_noise())
-    net = how(rates={"fc2": config.rate})
+    noise = Gaussian(scale=dist.HalfNormal(torch.tensor(1.0, dtype=torch.float64)))
+    linear = model(split, NormalPrior(1.0), noise, hidden=())
+    net = model(split, FanInNormalPrior(1.0), noise, hidden=(config.hidden,), seed=config.seed)
+    asked = [g for g in config.linear_guides if g != "nuts" or index < config.nuts_splits]
+    exact = {"exact": fit_exact(split, seed)} if "exact" in asked else {}
     return {
-        "linear": Fits(model, linear, how(rates={"fc1": INPUT_DROPOUT}), exact),
-        "mlp": Fits(net_model(features, config), config.net_guides, net),
+        "linear": kit.Fits(linear, asked, how(rates={"fc1": INPUT_DROPOUT}), exact),
+        "mlp": kit.Fits(net, config.net_guides, how(rates={"fc2": config.rate})),
     }
 
 
-def library_methods(split: Split, config: Config) -> dict[str, Callable[[], Any]]:
+def library_methods(split: kit.Split, config: Config) -> dict[str, Callable[[], Any]]:
     """What makes each method of scikit-learn; all of them predict a standard deviation."""
     kernel = ConstantKernel(1.0) * RBF(3.0) + WhiteKernel(0.5)
     return {
@@ -186,7 +150,7 @@ def library_methods(split: Split, config: Config) -> dict[str, Callable[[], Any]
     }
 
 
-def library_predictive(method: Any, split: Split, config: Config) -> RegressionPredictive:
+def library_predictive(method: Any, split: kit.Split, config: Config) -> RegressionPredictive:
     """Fit a method of scikit-learn and predict: a normal distribution at each test point."""
     method.fit(split.train[0].numpy(), split.train[1].numpy())
     mean, sd = method.predict(split.test[0].numpy(), return_std=True)
@@ -194,12 +158,7 @@ def library_predictive(method: Any, split: Split, config: Config) -> RegressionP
     return RegressionPredictive(0, None, mean, torch.zeros_like(mean), sd.square())
 
 
-def prediction(posterior: Posterior, split: Split, config: Config) -> RegressionPredictive:
-    """Predict at the test points."""
-    return predict(posterior, split.test[0], num_samples=config.num_samples)
-
-
-def scores(predictive: RegressionPredictive, split: Split) -> dict[str, float]:
+def scores(predictive: RegressionPredictive, split: kit.Split) -> dict[str, float]:
     """Scores on the test points, in the target's own units."""
     y, scale = split.test[1], split.y_scale
     found = regression_scores(predictive, y)
@@ -216,21 +175,18 @@ def scores(predictive: RegressionPredictive, split: Split) -> dict[str, float]:
     return row
 
 
-TASK = Task(
-    fits=fits,
-    methods=library_methods,
-    predict=prediction,
-    predict_by=library_predictive,
+TASK = kit.Task(
+    fits=fits, methods=library_methods, predict=predict, predict_by=library_predictive,
     scores=scores,
-)
+)  # fmt: skip
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit everything to every split and compare it on the test points."""
-    judged, sizes = run_splits(TASK, [TABLE], config, progress), split_sizes(TABLE, config)
-    main, less = Table(MAIN_TABLE, ROWS, columns=COLUMNS), Table(LESS, ROWS, columns=ERRORS)
-    put_means(main, judged.runs[TABLE], {m: m for m in COLUMNS}, sizes)
-    put_means(less, judged.runs[TABLE], {m: m for m in ERRORS}, sizes, less=REFERENCE)
+    judged, sizes = kit.run_splits(TASK, [TABLE], config, progress), kit.split_sizes(TABLE, config)
+    main, less = Table(MAIN_TABLE, kit.ROWS, columns=COLUMNS), Table(LESS, kit.ROWS, columns=ERRORS)
+    kit.put_means(main, judged.runs[TABLE], {m: m for m in COLUMNS}, sizes)
+    kit.put_means(less, judged.runs[TABLE], {m: m for m in ERRORS}, sizes, less=REFERENCE)
     results = Results(
         experiment=NAME,
         title="Regression on the diabetes table, beside scikit-learn",
@@ -253,46 +209,37 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 # ---------------------------------------------------------------------------- findings, figures
 
 
-def _range(results: Results[Any], metric: str, words: str, form: str) -> Range:
-    """The range of a metric over the rows whose means are over all splits."""
-    return Range(metric, words, rows=_whole(results), write=form.format, name=row_label)
-
-
 def _whole(results: Results[Any]) -> Callable[[str], bool]:
+    """Which rows are means over all splits, and can be compared as they are."""
     few = results.config.nuts_splits < results.config.splits
     return lambda row: not (few and row == CHAIN)
 
 
 def findings(results: Results[Any]) -> list[str]:
     """What the numbers say, the most important first."""
-    few = row_label(CHAIN) + ": the first {config.nuts_splits}"
-    some = CHAIN in results.main.rows and not _whole(results)(CHAIN)
-    of = partial(replace, reference=REFERENCE)
-    return tell(
-        (
-            of(_range(results, "rmse", "RMSE runs {range}.", "{:.1f}")),
-            of(_range(results, "nll", "NLL runs {range} nats a point.", "{:.3f}")),
-            against(REFERENCE, "nll", "diabetes"),
-            Gap(
-                "nll",
-                "The exact posterior with the evidence's noise and prior is the model of "
-                "BayesianRidge up to its hyperpriors and the intercept: its NLL differs by {gaps} "
-                "nats a point.",
-                table=LESS,
-                rows=lambda row: row == row_name("linear", "exact"),
-                clause="{value}{interval}",
-                write=lambda value: number(value, "+.4f"),
-            ),
-            _range(
-                results,
-                "coverage 0.95",
-                "95 % intervals hold {range} of the test points.",
-                "{:.1f} %",
-            ),
-            split_words(f"; {few}" if some else ""),
-        ),
-        results,
+    whole = _whole(results)
+    few = f"; {shared.row_label(CHAIN)}: the first {results.config.nuts_splits}"
+    some = CHAIN in results.main.rows and not whole(CHAIN)
+    errors = partial(shared.row_range, rows=whole, reference=REFERENCE)
+    same = Gap(
+        "nll",
+        "The exact posterior with the evidence's noise and prior is the model of BayesianRidge up "
+        "to its hyperpriors and the intercept: its NLL differs by {gaps} nats a point.",
+        table=LESS,
+        rows=any_of([kit.row_name("linear", "exact")]),
+        clause="{value}{interval}",
+        write=lambda value: number(value, "+.4f"),
     )
+    held = "95 % intervals hold {range} of the test points."
+    findings = (
+        errors("rmse", "RMSE runs {range}.", write="{:.1f}".format),
+        errors("nll", "NLL runs {range} nats a point.", write="{:.3f}".format),
+        shared.against(REFERENCE, "nll", "diabetes"),
+        same,
+        shared.row_range("coverage 0.95", held, rows=whole, write="{:.1f} %".format),
+        shared.split_words(few if some else ""),
+    )
+    return tell(findings, results)
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -303,24 +250,20 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         table=LESS,
         rows=_whole(results),
         write=lambda value: number(value, "+.3f"),
-        name=row_label,
+        name=shared.row_label,
     )
-    held = _range(results, "coverage 0.95", "95 % intervals hold {range}", "{:.0f} %")
-    (lowest, inside) = tell((best, held), results)
-    yield table_figure(
-        "differences",
-        lowest,
-        f"Differences from BayesianRidge on the same test points; left of 0 is better. {CAPTION}",
-        results.tables[0],
-        ERRORS,
-        references=dict.fromkeys(ERRORS, 0.0),
-        x="less BayesianRidge",
+    held = shared.row_range(
+        "coverage 0.95",
+        "95 % intervals hold {range}",
+        rows=_whole(results),
+        write="{:.0f} %".format,
     )
-    yield table_figure(
+    lowest, inside = tell((best, held), results)
+    yield shared.difference_figure("differences", lowest, results.tables[0], REFERENCE)
+    yield shared.table_figure(
         "coverage",
         inside,
-        f"Share of test points inside central predictive intervals; lines: what is promised. "
-        f"{CAPTION}",
+        "Share of test points inside central predictive intervals; lines: what is promised.",
         results.main,
         {metric: f"{promised:g} % interval" for metric, promised in INSIDE.items()},
         references=INSIDE,
