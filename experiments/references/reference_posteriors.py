@@ -7,8 +7,8 @@ form, by quadrature or of two samplers that agree; see :mod:`probml_tp.diagnosti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,8 +29,6 @@ from probml_tp.harness.experiment import (
     Progress,
     Results,
     Table,
-    Update,
-    no_update,
 )
 from probml_tp.kit.common import HALF_WIDTH, labels_of
 from probml_tp.kit.knobs import knob
@@ -152,18 +150,6 @@ def _fits(
     return {guide: found[guide] for guide in GUIDES if guide in found and guide in guides}
 
 
-def _stage(update: Update, guides: Collection[str]) -> Stage:
-    """Tells which of the fits of one posterior is under way."""
-    begun: list[str] = []
-
-    def stage(guide: str) -> AbstractContextManager[Update]:
-        update(min(len(begun), len(guides)), len(guides), guide)
-        begun.append(guide)
-        return nullcontext(no_update)
-
-    return stage
-
-
 # ------------------------------------------------------------------------------------ the numbers
 
 
@@ -179,13 +165,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         data_source="; ".join(f"{name}: {CLASSICS[name]().source}" for name in config.posteriors),
     )
     said: list[str] = []
-    left: dict[tuple[str, str], StepLeft] = {}
+    left: dict[str, StepLeft] = {}
     for name in config.posteriors:
         classic, refused = CLASSICS[name](), dict[str, str]()
         with progress.stage(name) as update:
-            for guide, posterior in _fits(
-                classic, config, _stage(update, config.guides), refused
-            ).items():
+            fits = _fits(classic, config, lambda _: nullcontext(update), refused)
+            for guide, posterior in fits.items():
                 key = f"{name}-{guide}"
                 results.posteriors[key] = posterior
                 results.inference_data[key] = posterior.to_inference_data(*classic.data)
@@ -197,9 +182,9 @@ def run(config: Config, progress: Progress) -> Results[Config]:
                 )
                 _put(results, name, guide, errors)
                 if posterior.guide.is_variational_normal:
-                    left[name, guide] = step_left(posterior, classic.data, seed=config.seed)
-                    step = left[name, guide]
+                    step = step_left(posterior, classic.data, seed=config.seed)
                     _put_one(results.tables[2], name, guide, step.value, step.se)
+                    left[f"{labels_of([guide])} on {name}"] = step
                 if guide == "nuts":
                     said += _divergences(name, posterior, errors)
         why = WHY if name in WITHOUT_MODE else ""
@@ -215,24 +200,22 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 
 def _put(results: Results[Any], name: str, guide: str, errors: pd.DataFrame) -> None:
     """Enter the worst quantities, each with its standard error, and keep all for the figure."""
-    worst = errors["mean_error"].abs().idxmax()
-    low, high = errors["sd_ratio"].idxmin(), errors["sd_ratio"].idxmax()
-    for table, column, place in (
-        (results.main, "mean_error", worst),
-        (results.tables[0], "sd_ratio", low),
-        (results.tables[1], "sd_ratio", high),
-    ):
-        value, se = abs(errors[column][place]), errors[f"{column}_se"][place]
-        _put_one(table, name, guide, value, se)
+    places = {
+        "mean_error": [(results.main, errors["mean_error"].abs().idxmax())],
+        "sd_ratio": [
+            (results.tables[0], errors["sd_ratio"].idxmin()),
+            (results.tables[1], errors["sd_ratio"].idxmax()),
+        ],
+    }
+    for column, worst in places.items():
+        for table, at in worst:
+            _put_one(table, name, guide, abs(errors[column][at]), errors[f"{column}_se"][at])
     for column in errors.columns:
         results.arrays[f"{name}.{guide}.{column}"] = errors[column].to_numpy()
 
 
 def _put_one(table: Table, name: str, guide: str, value: float, se: float) -> None:
-    """Enter a number that is at least 0 with its interval, but not an infinite one.
-
-    At a point a derived quantity may be infinite.
-    """
+    """Enter a number of at least 0 with its interval, but not that of a point where it is inf."""
     if np.isfinite(value):
         ends = max(0.0, value - HALF_WIDTH * se), value + HALF_WIDTH * se
         table.put(name, {guide: value}, {guide: ends} if se > 0 else None)
@@ -256,23 +239,21 @@ def _overall(guide: str) -> Finding:
     )
 
 
-def _settled(left: dict[tuple[str, str], StepLeft]) -> Iterator[str]:
+def _settled(left: dict[str, StepLeft]) -> Iterator[str]:
     """Which variational fits would still move, and by how much."""
-    said = {key: f"{labels_of([key[1]])} on {key[0]}" for key in left}
-    moving = [key for key, step in left.items() if not step.is_settled]
-    for key in moving:
+    moving = {fit: step for fit, step in left.items() if not step.is_settled}
+    for fit, step in moving.items():
         yield (
-            f"{said[key]} has not settled: a Newton step would still move a "
-            f"mean or a log standard deviation by {left[key].value:.2f} of its own standard "
-            f"deviations (standard error {left[key].se:.2f}). Its errors are those of a short fit, "
-            f"not of its kind."
+            f"{fit} has not settled: a Newton step would still move a mean or a log standard "
+            f"deviation by {step.value:.2f} of its own standard deviations (standard error "
+            f"{step.se:.2f}). Its errors are those of a short fit, not of its kind."
         )
     if left and not moving:
-        most = max(left, key=lambda key: left[key].value)
+        most = max(left, key=lambda fit: left[fit].value)
         yield (
             f"All {len(left)} variational fits have settled, to {left[most].value:.2f} of their "
-            f"own standard deviations at most ({said[most]}). That is a stationary "
-            f"point of the evidence lower bound, not always its highest."
+            f"own standard deviations at most ({most}). That is a stationary point of the evidence "
+            f"lower bound, not always its highest."
         )
 
 

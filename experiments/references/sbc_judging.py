@@ -77,6 +77,10 @@ class Judged:
     distance: tuple[float, float, float]
 
 
+Judgements = Mapping[str, Mapping[str, Judged]]
+"""Problem to method to what its ranks say."""
+
+
 def _judge(result: SbcResult, problem: Problem) -> Judged:
     tests = result.uniformity()
     own = [tests[name] for name in problem.quantities]
@@ -114,7 +118,7 @@ def _ends(values: Array) -> tuple[float, float, float]:
     return (found.mean, *(found.interval or (np.nan, np.nan)))
 
 
-def judge_study(study: SbcStudy) -> dict[str, dict[str, Judged]]:
+def judge_study(study: SbcStudy) -> Judgements:
     """Judge every method of every problem."""
     return {
         problem: {method: _judge(result, PROBLEMS[problem]) for method, result in methods.items()}

@@ -13,6 +13,7 @@ from probml_tp.diagnostics import SbcResult, elbo, simulation_based_calibration
 from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
 from probml_tp.experiments.lines.kit import weight_moments
 from probml_tp.experiments.references.approximation_gap import Config
+from probml_tp.experiments.references.sbc_figures import sbc_figures
 from probml_tp.experiments.references.sbc_judging import (
     judge_study,
     miscalibrated,
@@ -28,7 +29,6 @@ from probml_tp.experiments.references.sbc_problems import (
     expected_distance,
 )
 from probml_tp.experiments.references.sbc_study import run_sbc, sbc_arrays, sbc_study
-from probml_tp.experiments.references.sbc_study_figures import sbc_figures
 from probml_tp.guides import Exact, MeanFieldNormal
 from probml_tp.harness.experiment import Results
 from probml_tp.inference import fit

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from probml_tp.diagnostics import SbcResult
-from probml_tp.experiments.references.rank_panels import (
+from probml_tp.experiments.references.sbc_figures import (
     plot_ecdf_difference,
     plot_rank_histogram,
     rank_bins,
