@@ -18,8 +18,7 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.references.gap_problems import DRAWS, PROBLEMS
 from probml_tp.experiments.references.sbc_figures import sbc_figures
 from probml_tp.experiments.references.sbc_judging import sbc_findings, sbc_table
-from probml_tp.experiments.references.sbc_problems import SbcSize
-from probml_tp.experiments.references.sbc_study import run_sbc, sbc_arrays
+from probml_tp.experiments.references.sbc_study import SbcSize, run_sbc, sbc_arrays
 from probml_tp.gap import UnconvergedReferenceError
 from probml_tp.gap.page import TITLE, overview, page_arrays, page_figures
 from probml_tp.gap.study import Comparison, GapStudy, study_gap

@@ -13,8 +13,12 @@ from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.sbc.ranks import uniform_p_value
 from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
 from probml_tp.experiments.references import sbc_judging as judging
-from probml_tp.experiments.references.sbc_problems import PROBLEMS, expected_distance
-from probml_tp.experiments.references.sbc_study import SbcStudy, sbc_study
+from probml_tp.experiments.references.sbc_study import (
+    PROBLEMS,
+    SbcStudy,
+    expected_distance,
+    sbc_study,
+)
 from probml_tp.harness.experiment import Figure
 from probml_tp.kit.common import Array, listed
 from probml_tp.plots.robustness import Panel, interval_panels

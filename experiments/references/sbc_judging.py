@@ -10,8 +10,13 @@ import numpy as np
 
 from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
-from probml_tp.experiments.references.sbc_problems import PROBLEMS, Problem, expected_distance
-from probml_tp.experiments.references.sbc_study import SbcStudy, sbc_study
+from probml_tp.experiments.references.sbc_study import (
+    PROBLEMS,
+    Problem,
+    SbcStudy,
+    expected_distance,
+    sbc_study,
+)
 from probml_tp.harness.experiment import Results, Table
 from probml_tp.kit.common import Array, labels_of, listed
 from probml_tp.kit.sentences import Count, Gap, tell

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -198,19 +198,12 @@ def row_name(family: str, method: str) -> str:
 # ----------------------------------------------------------------------------- over the splits
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What came of all splits.
-
-    Args:
-        runs: name of a table to the numbers of each split.
-        posteriors: of the first split of the first table, by file name.
-        records: of these, at its training data.
-    """
+class Judged(NamedTuple):
+    """What came of all splits: the numbers of each by table, and what is saved of the first."""
 
     runs: dict[str, list[Table]]
-    posteriors: dict[str, SavesTensors] = field(default_factory=dict)
-    records: dict[str, SavesNetcdf] = field(default_factory=dict)
+    posteriors: dict[str, SavesTensors]
+    records: dict[str, SavesNetcdf]
 
 
 def run_splits(
@@ -227,7 +220,7 @@ def run_splits(
     Returns:
         The numbers, and the posteriors of one split.
     """
-    judged = Judged({name: [] for name in names})
+    judged = Judged({name: [] for name in names}, {}, {})
     cells = [(name, index) for name in names for index in range(config.splits)]
     split = make_split(*cells[0], config)
     with progress.stage("first split"), single_thread():

@@ -22,13 +22,15 @@ from probml_tp.experiments.references.sbc_judging import (
     sbc_table,
     squared_distances,
 )
-from probml_tp.experiments.references.sbc_problems import (
+from probml_tp.experiments.references.sbc_study import (
     PRIOR_PRECISION,
     PROBLEMS,
     SbcSize,
     expected_distance,
+    run_sbc,
+    sbc_arrays,
+    sbc_study,
 )
-from probml_tp.experiments.references.sbc_study import run_sbc, sbc_arrays, sbc_study
 from probml_tp.guides import Exact, MeanFieldNormal
 from probml_tp.harness.experiment import Results
 from probml_tp.inference import fit
@@ -156,9 +158,7 @@ def test_the_closed_form_of_mean_field_is_one_without_correlation(monkeypatch):
     assert expected_distance("exact") == 1
     assert expected_distance("mean-field") > 1.5
     centred = torch.linspace(-1, 1, 15, dtype=torch.float64).unsqueeze(-1)
-    monkeypatch.setattr(
-        "probml_tp.experiments.references.sbc_problems._line_inputs", lambda: centred
-    )
+    monkeypatch.setattr("probml_tp.experiments.references.sbc_study._line_inputs", lambda: centred)
     assert expected_distance("mean-field") == pytest.approx(1)
 
 
