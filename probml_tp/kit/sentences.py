@@ -80,6 +80,10 @@ def together(*findings: Finding, joint: str = " ") -> Finding:
 
     Returns:
         One finding.
+
+    Example:
+        >>> together(lambda _: "A, ", lambda _: None, lambda _: "b.", joint="")(None)
+        'A, b.'
     """
 
     def said(results: Results[Any]) -> str | None:
@@ -242,6 +246,16 @@ class Gap(_Form):
             or "below") and ``{interval}``, empty where there is none.
         apart: only rows whose interval excludes 0 make a clause.
         none: the wording where no row makes one; nothing is said by default.
+
+    Example:
+        >>> from probml_tp.harness.experiment import ExperimentConfig
+        >>> table = Table(MAIN_TABLE, "", {"map": {"nll": 0.1}, "laplace": {"nll": -0.2}})
+        >>> table.put("laplace", {"nll": -0.2}, {"nll": (-0.3, -0.1)})
+        >>> results = Results("x", "X", ExperimentConfig(), table, [], "")
+        >>> Gap("nll", "Better: {below}; worse: {above}.")(results)
+        'Better: Laplace; worse: none.'
+        >>> Gap("nll", "Beyond chance: {gaps}.", apart=True)(results)
+        'Beyond chance: Laplace -0.2 [-0.3, -0.1].'
     """
 
     clause: str = field(default="{row} {value}{interval}", kw_only=True)
