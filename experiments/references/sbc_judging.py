@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -202,11 +202,8 @@ def sbc_findings(results: Results[Any]) -> list[str]:
     judged = judge_study(study)
     return [
         *(_verdict(study, problem, methods) for problem, methods in judged.items()),
-        *_of_the_prior(judged["linear"]),
-        *_of_symmetry(judged["linear"]),
-        *tell([STEEPNESS], results),
-        _of_nuts(study),
-        *tell([STILL], results),
+        *_of_the_line(judged["linear"]),
+        *tell([STEEPNESS, lambda _: _of_nuts(study), STILL], results),
     ]
 
 
@@ -234,26 +231,24 @@ def _how(judged: Judged) -> str:
     )
 
 
-def _of_the_prior(methods: Mapping[str, Judged]) -> list[str]:
-    words = (
-        "Of the prior in the posterior's place the ranks of every parameter are uniform, as theory "
-        "has it; the ranks of the log likelihood alone find it out."
-    )
-    return [words] if methods["prior"].outside == (LOG_LIKELIHOOD,) else []
-
-
-def _of_symmetry(methods: Mapping[str, Judged]) -> list[str]:
-    """What the test for bias alone does not see."""
+def _of_the_line(methods: Mapping[str, Judged]) -> Iterator[str]:
+    """What ranks of the parameters, and the test for bias alone, do not see."""
+    if methods["prior"].outside == (LOG_LIKELIHOOD,):
+        yield (
+            "Of the prior in the posterior's place the ranks of every parameter are uniform, as "
+            "theory has it; the ranks of the log likelihood alone find it out."
+        )
     missed = [
         f"{method_words(name)} ({p_words(methods[name].symmetry)})"
         for name in miscalibrated(methods)
         if methods[name].distance[1] > 1 and methods[name].symmetry > ALPHA
     ]
-    if not missed:
-        return []
-    words = "The symmetry test of variational SBC (Yao et al. 2018) tells bias, not width: on the "
-    words += f"line it finds nothing wrong with {listed(missed)}, too narrow as they are about the "
-    return [words + "right mean."]
+    if missed:
+        yield (
+            "The symmetry test of variational SBC (Yao et al. 2018) tells bias, not width: on the "
+            f"line it finds nothing wrong with {listed(missed)}, too narrow as they are about the "
+            "right mean."
+        )
 
 
 def _of_nuts(study: SbcStudy) -> str:
