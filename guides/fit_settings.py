@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probml_tp.convergence import NotConvergedWarning
 from probml_tp.guides import SWAG, Delta, Mixture
+from probml_tp.guides.fisher import CurvatureKind
 from probml_tp.harness.experiment import Update
 from probml_tp.inference import GuideFactory, fit, fit_ensemble, sample_nuts
 from probml_tp.inference.nuts.starts import MassMatrix
@@ -107,6 +108,7 @@ class FitSettings:
         batch_size: points a step of Adam; all by default.
         init_scale: initial standard deviation of mean-field and low-rank normals.
         rank: of the low-rank normal.
+        curvature: of Laplace with the full covariance.
         rates: drop rate by layer, where there are layers to drop from, or one for every layer but
             the first; learned from there on by concrete dropout.
         members: of ensembles.
@@ -126,6 +128,7 @@ class FitSettings:
     batch_size: int | None = None
     init_scale: float = 0.01
     rank: int = 10
+    curvature: CurvatureKind = "ggn"
     rates: Mapping[str, float] | float = field(default_factory=dict)
     members: int = 5
     apart: bool = False

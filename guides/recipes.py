@@ -147,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "laplace": _laplace(
         label="Laplace", color="#0072B2", linestyle=(0, (4, 2)), marker="^",
-        make=lambda how: Laplace,
+        make=lambda how: partial(Laplace, curvature=how.curvature),
     ),
     "mean-field": _normal(
         label="Mean-field", color="#009E73", linestyle=(0, (2, 1)), marker="D",

@@ -68,9 +68,9 @@ SMALLER = {
     "laplace-vs-vi": "--epochs 30 --warmup 10 --draws 20 --max-tree-depth 2 --steps 3"
     " --elbo-samples 50 --blobs-draws 20 --resamples 20 --num-samples 40",
     "approximation-gap": "--epochs 30 --draws 20 --warmup 20 --resamples 20 --simulations 4",
-    "tabular-regression": "--epochs 10 --warmup 5 --chain-draws 10",
+    "tabular-regression": "--epochs 10 --warmup 5 --draws 10",
     "tabular-classification": "--epochs 5 --members 2",
-    "reference-posteriors": "--epochs 50 --nuts-warmup 20 --nuts-samples 20",
+    "reference-posteriors": "--epochs 50 --warmup 20 --draws 20",
     "mnist-uncertainty": IMAGES,
     "failure-prediction": f"{IMAGES} --confidnet-epochs 2 --cloning-epochs 1 --resamples 50",
     "ood-detection": f"{IMAGES} --ood-size 50 --resamples 50",

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from probml_tp.diagnostics import to_inference_data
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.references.gap_problems import DRAWS, PROBLEMS
-from probml_tp.experiments.references.sbc_judging import sbc_table
-from probml_tp.experiments.references.sbc_problems import SbcSize
-from probml_tp.experiments.references.sbc_study import SbcStudy, run_sbc, sbc_arrays
-from probml_tp.experiments.references.sbc_study_figures import sbc_figures
-from probml_tp.experiments.references.sbc_study_findings import sbc_findings
+from probml_tp.experiments.references.sbc_figures import sbc_figures
+from probml_tp.experiments.references.sbc_judging import sbc_findings, sbc_table
+from probml_tp.experiments.references.sbc_study import SbcSize, run_sbc, sbc_arrays
 from probml_tp.gap import UnconvergedReferenceError
 from probml_tp.gap.page import TITLE, overview, page_arrays, page_figures
 from probml_tp.gap.study import Comparison, GapStudy, study_gap
@@ -40,6 +38,7 @@ from probml_tp.harness.experiment import (
     Table,
     option,
 )
+from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 
 NAME = "approximation-gap"
@@ -51,26 +50,16 @@ class Config(ExperimentConfig):
     """Options of the experiment."""
 
     problems: tuple[str, ...] = option(NAMES, "Which problems.", choices=NAMES)
-    epochs: int = option(
-        2000, "Steps of the variational fits, on all data.", quick=300, full=10_000, minimum=1
+    epochs: int = knob("epochs", 2000, quick=300, full=10_000)
+    draws: int | None = knob(
+        "draws", None, quick=50, full=4000, remark="By default what each problem needs."
     )
-    draws: int | None = option(
-        None,
-        "Draws kept of each chain; by default what each problem needs.",
-        quick=50,
-        full=4000,
-        minimum=20,
-    )
-    warmup: int = option(200, "Warm-up steps of each chain.", quick=50, full=1000, minimum=1)
+    warmup: int = knob("warmup", 200, quick=50, full=1000)
     accept_reference: bool = option(
         False, "Compare with chains that have not converged, too.", quick=True
     )
-    num_samples: int = option(
-        1000, "Draws of each posterior that is not a chain.", quick=200, full=4000, minimum=100
-    )
-    resamples: int = option(
-        100, "Bootstrap resamples for the intervals.", quick=40, full=1000, minimum=20
-    )
+    num_samples: int = knob("num_samples", 1000, quick=200, full=4000, minimum=100)
+    resamples: int = knob("resamples", 100, quick=40, full=1000, minimum=20)
     simulations: int = option(
         60, "Data sets whose ranks test the calibration.", quick=12, full=1000, minimum=4
     )
@@ -80,9 +69,7 @@ class Config(ExperimentConfig):
     rank_draws: int = option(
         19, "Draws of each posterior that the truth is ranked among.", full=39, minimum=4
     )
-    jobs: int | None = option(
-        None, "Processes that fit simulated data sets; one a core by default.", minimum=1
-    )
+    jobs: int | None = knob("jobs", None)
 
     def size(self, problem: str) -> dict[str, int]:
         """How much is run on a problem."""
@@ -99,10 +86,6 @@ class Config(ExperimentConfig):
         )
 
 
-def _stage(name: str) -> str:
-    return f"fit and compare {name}"
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Study each problem, then calibrate by simulation."""
     comparison = Comparison(
@@ -114,7 +97,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     refused: dict[str, str] = {}
     for name in config.problems:
         problem = PROBLEMS[name](**config.size(name), seed=config.seed)
-        with progress.stage(_stage(name)) as update:
+        with progress.stage(f"fit and compare {name}") as update:
             try:
                 study = study_gap(problem, comparison=comparison, seed=config.seed, update=update)
             except UnconvergedReferenceError as error:
@@ -124,39 +107,28 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     if not studies:
         raise UnconvergedReferenceError(" ".join(refused.values()))
     calibration = run_sbc(config.sbc, jobs=config.jobs, seed=config.seed, progress=progress)
-    return _results(config, studies, refused, calibration)
-
-
-def _results(
-    config: Config, studies: list[GapStudy], refused: dict[str, str], calibration: SbcStudy
-) -> Results[Config]:
-    found = {
-        f"{study.problem.name}-{guide}": (study.problem, posterior)
-        for study in studies
-        for guide, posterior in study.posteriors.items()
-    }
-    return Results(
+    results = Results(
         experiment=NAME,
         title=TITLE,
         config=config,
         main=limits_table(studies, MAIN_TABLE),
-        findings=[
-            *overview(studies),
-            *(f"{title} is left out. {reason}" for title, reason in refused.items()),
-            *sbc_findings(calibration),
-        ],
+        findings=[],
         data_source="; ".join(
             f"{s.problem.title}: {len(s.problem.data[0])} points" for s in studies
         ),
         arrays=page_arrays(studies) | sbc_arrays(calibration),
-        posteriors={name: posterior for name, (_, posterior) in found.items()},
-        inference_data={
-            name: to_inference_data(posterior, *problem.data)
-            for name, (problem, posterior) in found.items()
-            if posterior.name == "nuts"
-        },
         tables=[*_tables(studies), sbc_table(calibration)],
     )
+    for study in studies:
+        for guide, posterior in study.posteriors.items():
+            key = f"{study.problem.name}-{guide}"
+            results.posteriors[key] = posterior
+            if guide == "nuts":
+                record = to_inference_data(posterior, *study.problem.data)
+                results.inference_data[key] = record
+    left_out = [f"{title} is left out. {reason}" for title, reason in refused.items()]
+    results.findings = [*overview(studies), *left_out, *sbc_findings(results)]
+    return results
 
 
 def _tables(studies: list[GapStudy]) -> Iterator[Table]:
@@ -175,10 +147,6 @@ def figures(results: Results[Config]) -> Iterator[Figure]:
 
 EXPERIMENT = with_posterior_checks(
     Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
+        name=NAME, summary=EXPERIMENTS.summary(NAME), config=Config, run=run, figures=figures
     )
 )

@@ -19,7 +19,7 @@ from probml_tp.datasets import blobs, linear_data_with_hole, sine_data, two_moon
 from probml_tp.experiments.lines.kit import even_grid
 from probml_tp.experiments.plane.kit import ring
 from probml_tp.gap.study import GapProblem, in_regions
-from probml_tp.guides.recipes import Chains, FitSettings, SwagPath
+from probml_tp.guides.recipes import Chains, FitSettings, SwagPath, guides_for
 from probml_tp.kit.common import derived_seed
 from probml_tp.models import LinearBasis, linear_regression, logistic_regression
 from probml_tp.models.mlp import mlp_classifier, mlp_regressor
@@ -32,16 +32,17 @@ REGIONS: Mapping[str, str] = {
 }
 """Where posteriors are compared: name to words."""
 
-FLAT_GUIDES = ("map", "laplace", "laplace-diagonal", "mean-field", "low-rank-normal", "nuts")
-NET_GUIDES = (
-    "map", "deep-ensemble", "laplace", "laplace-linearized", "mean-field", "low-rank-normal",
-    "swag", "mc-dropout", "nuts",
+NET_GUIDES = guides_for(
+    "layers",
+    without=(
+        "laplace-kronecker", "laplace-diagonal", "laplace-last-layer", "concrete-dropout",
+        "gaussian-dropout", "multi-swag",
+    ),
 )  # fmt: skip
 POINTS = 24
 """In each region."""
 
 MOONS_CENTRE = (0.5, 0.25)
-NORMALS = ("mean-field", "low-rank-normal")
 Data = tuple[Tensor, Tensor]
 
 
@@ -51,161 +52,85 @@ def linear_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapPro
     Its best mean-field has the variances :math:`1/\Lambda_{ii}`; a low-rank normal of rank 1 can be
     the posterior itself.
     """
-    noise = 0.2
-    data = linear_data_with_hole(noise=noise, seed=seed, dtype=torch.float64)
-    x, regions = in_regions(
-        {
-            "data": _two_sides((-3, -1), (1, 3)),
-            "between": even_grid(-0.9, 0.9, num=POINTS),
-            "far": _two_sides((-12, -6), (6, 12)),
-        }
-    )
-    return GapProblem(
-        name="linear",
-        title="Line with a hole, linear regression",
-        model=linear_regression(
-            LinearBasis(), prior=NormalPrior.from_precision(2.0), likelihood=noise
-        ),
-        data=data,
-        x=x,
-        regions=regions,
-        guides=(*FLAT_GUIDES, "exact"),
-        how=_settings(
-            epochs,
-            seed,
-            init_scale=0.05,
-            rank=1,
-            chains=_chains(draws, warmup, mass_matrix="dense"),
-        ),
+    noise, prior = 0.2, NormalPrior.from_precision(2.0)
+    chains = _chains(draws, warmup, mass_matrix="dense")
+    return _problem(
+        "linear",
+        "Line with a hole, linear regression",
+        model=linear_regression(LinearBasis(), prior=prior, likelihood=noise),
+        data=linear_data_with_hole(noise=noise, seed=seed, dtype=torch.float64),
+        where=_two_sides((-3, -1), (1, 3)),
+        between=even_grid(-0.9, 0.9, num=POINTS),
+        far=_two_sides((-12, -6), (6, 12)),
+        guides=guides_for("conjugate", without=("ensemble",)),
+        how=_settings(epochs, seed, init_scale=0.05, rank=1, chains=chains),
         reference="exact",
         identified=True,
     )
 
 
 def logistic_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
-    """Two blobs under logistic regression: one mode, but not a normal one.
-
-    Arguments are those of :func:`linear_problem`; the reference is NUTS.
-    """
+    """Two blobs under logistic regression: one mode, but not a normal one; held against NUTS."""
     gap = _disc(0.8)
     made: dict[str, Any] = {"std": 1.8, "dtype": torch.float64}
-    data = _away_from(gap, 0.2, blobs(n=80, seed=seed, **made))
-    x, regions = in_regions(
-        {
-            "data": blobs(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
-            "between": gap,
-            "far": torch.from_numpy(ring((0.0, 0.0), radius=12.0, points=POINTS)),
-        }
-    )
-    return GapProblem(
-        name="logistic",
-        title="Two blobs, logistic regression",
+    chains = _chains(draws, warmup, mass_matrix="dense", target_accept=0.9)
+    return _problem(
+        "logistic",
+        "Two blobs, logistic regression",
         model=logistic_regression(2, prior=NormalPrior.from_precision(0.25)),
-        data=data,
-        x=x,
-        regions=regions,
-        guides=FLAT_GUIDES,
-        how=_settings(
-            epochs,
-            seed,
-            init_scale=0.3,
-            rank=1,
-            chains=_chains(draws, warmup, mass_matrix="dense", target_accept=0.9),
-        ),
+        data=_away_from(gap, 0.2, blobs(n=80, seed=seed, **made)),
+        where=blobs(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
+        between=gap,
+        far=torch.from_numpy(ring((0.0, 0.0), radius=12.0, points=POINTS)),
+        guides=guides_for(without=("ensemble",)),
+        how=_settings(epochs, seed, init_scale=0.3, rank=1, chains=chains),
         identified=True,
     )
 
 
 def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
-    """Two moons under a net of ten tanh units.
-
-    Arguments are those of :func:`linear_problem`; the reference is NUTS.
-    """
+    """Two moons under a net of ten tanh units, held against NUTS."""
     gap = _between_moons()
     made: dict[str, Any] = {"noise": 0.15, "dtype": torch.float64}
-    data = _away_from(gap, 0.1, two_moons(n=60, seed=seed, **made))
-    x, regions = in_regions(
-        {
-            "data": two_moons(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
-            "between": gap,
-            "far": torch.from_numpy(ring(MOONS_CENTRE, radius=6.0, points=POINTS)),
-        }
-    )
-    return GapProblem(
-        name="moons",
-        title="Two moons, a net of 10 units",
-        model=mlp_classifier(
-            2,
-            hidden=(10,),
-            prior=NormalPrior(1.0),
-            activation="tanh",
-            seed=seed,
-            dtype=torch.float64,
-        ),
-        data=data,
-        x=x,
-        regions=regions,
+    how = _settings(
+        epochs, seed, init_scale=0.1, rank=10, rates={"fc2": 0.1},
+        swag=SwagPath(lr=0.3, epochs=100, batch_size=20),
+        chains=_chains(draws, warmup, max_tree_depth=7, target_accept=0.7),
+    )  # fmt: skip
+    return _problem(
+        "moons",
+        "Two moons, a net of 10 units",
+        model=mlp_classifier(2, prior=NormalPrior(1.0), activation="tanh", **_net(seed)),
+        data=_away_from(gap, 0.1, two_moons(n=60, seed=seed, **made)),
+        where=two_moons(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
+        between=gap,
+        far=torch.from_numpy(ring(MOONS_CENTRE, radius=6.0, points=POINTS)),
         guides=NET_GUIDES,
-        how=_settings(
-            epochs,
-            seed,
-            init_scale=0.1,
-            rank=10,
-            rates={"fc2": 0.1},
-            swag=SwagPath(lr=0.3, epochs=100, batch_size=20),
-            chains=_chains(draws, warmup, max_tree_depth=7, target_accept=0.7),
-        ),
+        how=how,
     )
 
 
 def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProblem:
-    """A sine with a hole in its inputs under a net of ten tanh units.
-
-    Arguments are those of :func:`linear_problem`; the reference is NUTS.
-    """
-    noise = 0.4
-    gap = even_grid(0.4, 0.7, num=POINTS)
-    data = _away_from(gap, 0.01, sine_data(n=30, noise=noise, seed=seed, dtype=torch.float64))
-    x, regions = in_regions(
-        {
-            "data": _two_sides((0.0, 0.35), (0.75, 1.0)),
-            "between": gap,
-            "far": _two_sides((-1.0, -0.5), (1.5, 2.0)),
-        }
-    )
-    return GapProblem(
-        name="sine",
-        title="Sine with a hole, a net of 10 units",
-        model=mlp_regressor(
-            1,
-            hidden=(10,),
-            prior={"fc1.*": NormalPrior(3.0), "fc2.*": FanInNormalPrior(1.0, bias_scale=0.5)},
-            likelihood=noise,
-            seed=seed,
-            dtype=torch.float64,
-        ),
-        data=data,
-        x=x,
-        regions=regions,
+    """A sine with a hole in its inputs under a net of ten tanh units, held against NUTS."""
+    noise, gap = 0.4, even_grid(0.4, 0.7, num=POINTS)
+    prior: Any = {"fc1.*": NormalPrior(3.0), "fc2.*": FanInNormalPrior(1.0, bias_scale=0.5)}
+    data = sine_data(n=30, noise=noise, seed=seed, dtype=torch.float64)
+    how = _settings(
+        epochs, seed, lrs={"correlated": 0.03}, init_scale=0.1, rank=5, rates={"fc2": 0.05},
+        from_mode=("normal", "dropout"), swag=SwagPath(lr=0.02, epochs=100, batch_size=5),
+        chains=_chains(draws, warmup, max_tree_depth=5, target_accept=0.7),
+    )  # fmt: skip
+    return _problem(
+        "sine",
+        "Sine with a hole, a net of 10 units",
+        model=mlp_regressor(1, prior=prior, likelihood=noise, **_net(seed)),
+        data=_away_from(gap, 0.01, data),
+        where=_two_sides((0.0, 0.35), (0.75, 1.0)),
+        between=gap,
+        far=_two_sides((-1.0, -0.5), (1.5, 2.0)),
         guides=NET_GUIDES,
-        how=_settings(
-            epochs,
-            seed,
-            lrs={"low-rank-normal": 0.03},
-            init_scale=0.1,
-            rank=5,
-            rates={"fc2": 0.05},
-            from_mode=(*NORMALS, "mc-dropout"),
-            swag=SwagPath(lr=0.02, epochs=100, batch_size=5),
-            chains=_chains(draws, warmup, max_tree_depth=5, target_accept=0.7),
-        ),
+        how=how,
     )
-
-
-def problem_seconds(name: str, *, epochs: int, draws: int, warmup: int) -> float:
-    """Seconds expected of all fits of a problem on one core."""
-    step, transition, rest = SECONDS[name]
-    return rest + step * epochs + transition * (draws + warmup)
 
 
 PROBLEMS: Mapping[str, Callable[..., GapProblem]] = {
@@ -219,21 +144,26 @@ PROBLEMS: Mapping[str, Callable[..., GapProblem]] = {
 DRAWS: Mapping[str, int] = {"linear": 400, "logistic": 500, "moons": 350, "sine": 600}
 """Draws of a chain, after 200 of warm-up, enough for references of seeds 0 to 4."""
 
-SECONDS: Mapping[str, tuple[float, float, float]] = {
-    "linear": (2.5e-3, 1.5e-3, 0.5),
-    "logistic": (1.6e-3, 3e-3, 0.5),
-    "moons": (6e-3, 1.8e-2, 2.0),
-    "sine": (6e-3, 2e-2, 2.5),
-}
-"""Seconds of a step of every stochastic fit, of a transition of all chains, and of the rest."""
-
 
 # ------------------------------------------------------------------- fits, chains and places
 
 
+def _problem(
+    name: str, title: str, *, where: Tensor, between: Tensor, far: Tensor, **parts: Any
+) -> GapProblem:
+    """A problem with the points of its regions put together."""
+    x, regions = in_regions(dict(zip(REGIONS, (where, between, far), strict=True)))
+    return GapProblem(name=name, title=title, x=x, regions=regions, **parts)
+
+
+def _net(seed: int) -> dict[str, Any]:
+    """What the nets have in common."""
+    return {"hidden": (10,), "seed": seed, "dtype": torch.float64}
+
+
 def _settings(epochs: int, seed: int, **options: Any) -> FitSettings:
     """Settings whose mode is found by L-BFGS, and whose normals start there."""
-    own: dict[str, Any] = {"lr": 0.05, "rounds": 5, "from_mode": NORMALS} | options
+    own: dict[str, Any] = {"lr": 0.05, "rounds": 5, "from_mode": ("normal",)} | options
     return FitSettings(epochs=epochs, seed=seed, **own)
 
 

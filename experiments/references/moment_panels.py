@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, Any]
-MEAN_LIMIT = 3.0
-RATIO_LIMITS = (0.1, 10.0)
+SIDES = (
+    ("mean_error", (-3.0, 3.0), 0, "Error of the mean (true standard deviations)"),
+    ("sd_ratio", (0.1, 10.0), 1, "Standard deviation over the true one"),
+)
+"""Column, limits of the axis, what is right, and the axis' label."""
 
 
 def plot_moment_errors(
@@ -62,17 +65,9 @@ def moments_figure(
         }
 
     made, axes = figure(1, 2, height=0.75 + 0.55 * len(posteriors) + 0.6, sharey=True)
-    left, right = axes[0]
-    plot_moment_errors(
-        chosen("mean_error"), guides=guides, limits=(-MEAN_LIMIT, MEAN_LIMIT), ax=left
-    )
-    plot_moment_errors(chosen("sd_ratio"), guides=guides, limits=RATIO_LIMITS, ax=right)
-    left.axvline(0, color="black", linewidth=1)
-    left.set_xlim(-MEAN_LIMIT, MEAN_LIMIT)
-    left.set_xlabel("Error of the mean (true standard deviations)")
-    right.set_xscale("log")
-    right.axvline(1, color="black", linewidth=1)
-    right.set_xlim(*RATIO_LIMITS)
-    right.set_xlabel("Standard deviation over the true one")
+    for ax, (column, limits, truth, words) in zip(axes[0], SIDES, strict=True):
+        plot_moment_errors(chosen(column), guides=guides, limits=limits, ax=ax)
+        ax.axvline(truth, color="black", linewidth=1)
+        ax.set(xscale="log" if truth else "linear", xlabel=words, xlim=limits)
     shared_legend(made, axes.flat)
     return made

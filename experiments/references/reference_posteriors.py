@@ -7,9 +7,11 @@ form, by quadrature or of two samplers that agree; see :mod:`probml_tp.diagnosti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,8 @@ import pandas as pd
 from probml_tp.diagnostics import StepLeft, moment_errors, reference_posterior, step_left
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.references.moment_panels import moments_figure
-from probml_tp.guides import Delta, Laplace, LowRankNormal, MeanFieldNormal
+from probml_tp.guides.recipes import Chains, FitSettings, Stage, fit_all, guides_for
+from probml_tp.harness.config import option
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -25,53 +28,34 @@ from probml_tp.harness.experiment import (
     Figure,
     Progress,
     Results,
-    SavesNetcdf,
     Table,
-    option,
 )
-from probml_tp.inference import GuideFactory, fit, sample_nuts
-from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import HALF_WIDTH, labels_of
+from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
+from probml_tp.kit.sentences import BestWorst, Finding, tell, together
 from probml_tp.models import CLASSICS, Classic
 from probml_tp.plots.style import guide_style
 from probml_tp.posterior import Posterior
 
 NAME = "reference-posteriors"
 POSTERIORS = tuple(CLASSICS)
-GUIDES = ("map", "laplace", "mean-field", "low-rank-normal", "nuts")
-FAST = (
-    "dugongs-line",
-    "breast-cancer",
-    "dugongs",
-    "eight-schools-noncentered",
-    "eight-schools-centered",
-    "funnel",
-)
+NORMALS = guides_for(families=["normal"])
+GUIDES = guides_for(without=("laplace-diagonal", "ensemble"))
+FAST = tuple(name for name in POSTERIORS if name not in ("rats", "gaussian-process"))
 QUICK = ("dugongs-line", "eight-schools-noncentered", "eight-schools-centered")
 HARD = ("eight-schools-centered", "funnel")
 """Where NUTS fails by the geometry: a dense metric, adapted to it, only makes it slow."""
 WITHOUT_MODE = ("rats", "eight-schools-centered")
-STEP = {"rats": 4e-3, "gaussian-process": 3e-3}
-"""Seconds of a variational step, where it is not two milliseconds."""
-TRANSITION = {
-    "dugongs-line": 2e-3,
-    "breast-cancer": 2e-3,
-    "gaussian-process": 8e-3,
-    "rats": 2e-2,
-    "eight-schools-centered": 8e-3,
-    "funnel": 1e-2,
-}
-"""Seconds of a transition of NUTS, where it is not four milliseconds."""
-HEADINGS = {
-    "error": "Largest error of a mean, in true standard deviations",
-    "narrowest": "Smallest standard deviation over the true one",
-    "widest": "Largest standard deviation over the true one",
-}
+WHY = (
+    ", for there is no mode to expand around (the joint density grows without bound where the "
+    "members of a group coincide and its scale goes to 0; the point where the search for a "
+    "mode stopped has no meaning)"
+)
+ERROR = "Largest error of a mean, in true standard deviations"
+NARROWEST = "Smallest standard deviation over the true one"
+WIDEST = "Largest standard deviation over the true one"
 LEFT = "Step left to the optimum of the guide's own kind, in its standard deviations"
-VARIATIONAL = ("mean-field", "low-rank-normal")
-Errors = Mapping[str, Mapping[str, pd.DataFrame]]
-Steps = Mapping[str, Mapping[str, StepLeft]]
 
 
 @dataclass(frozen=True)
@@ -103,240 +87,173 @@ class Config(ExperimentConfig):
     posteriors: tuple[str, ...] = option(
         POSTERIORS, "Which posteriors.", choices=POSTERIORS, quick=QUICK
     )
-    guides: tuple[str, ...] = option(GUIDES, "Which guides.", choices=GUIDES)
-    epochs: int = option(
-        1000, "Steps of the variational fits, on all data.", quick=600, full=10_000, minimum=1
-    )
-    lr: float = option(
-        0.05,
-        "First learning rate (Adam, cosine), times the posterior's.",
-        minimum=1e-5,
-    )
-    rank: int = option(2, "Columns of the low-rank normal's factor.", minimum=1, maximum=2)
-    num_samples: int = option(4000, "Draws of each guide that its moments are of.", minimum=4)
+    guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
+    epochs: int = knob("epochs", 1000, quick=600, full=10_000)
+    lr: float = knob("lr", 0.05, remark="Times the posterior's own.")
+    rank: int = knob("rank", 2, minimum=1, maximum=2)
+    num_samples: int = knob("num_samples", 4000, minimum=4)
     nuts_on: tuple[str, ...] = option(
         FAST, "Which posteriors NUTS samples.", choices=POSTERIORS, quick=QUICK, full=POSTERIORS
     )
-    nuts_samples: int = option(600, "Draws kept of each chain.", quick=300, full=4000, minimum=10)
-    nuts_warmup: int = option(300, "Warm-up steps of each.", quick=150, full=2000, minimum=10)
-    nuts_chains: int = option(2, "NUTS chains.", full=4, minimum=2)
-    target_accept: float = option(0.9, "Acceptance that NUTS aims at.", minimum=0.5, maximum=0.999)
+    draws: int = knob("draws", 600, quick=300, full=4000)
+    warmup: int = knob("warmup", 300, quick=150, full=2000, minimum=10)
+    chains: int = knob("chains", 2, full=4)
+    target_accept: float = knob("target_accept", 0.9)
+
+
+# --------------------------------------------------------------------------------------- the fits
+
+
+def _how(name: str, config: Config) -> FitSettings:
+    """The settings of the fits of one posterior."""
+    start = STARTS[name]
+    chains = Chains(
+        chains=config.chains, draws=config.draws, warmup=config.warmup,
+        mass_matrix="diagonal" if name in HARD else "dense", target_accept=config.target_accept,
+    )  # fmt: skip
+    return FitSettings(
+        epochs=config.epochs,
+        lr=config.lr * start.rate,
+        rounds=10,
+        init_scale=start.scale,
+        rank=config.rank,
+        curvature="hessian",
+        from_mode=("normal",) if start.mode else (),
+        chains=chains,
+        seed=config.seed,
+    )
+
+
+def _fits(
+    classic: Classic, config: Config, stage: Stage, refused: dict[str, str]
+) -> dict[str, Posterior]:
+    """Every guide of a posterior; normals perhaps from a short search for their centre."""
+    guides = [g for g in config.guides if g != "nuts" or classic.name in config.nuts_on]
+    how, search = _how(classic.name, config), STARTS[classic.name].search
+    fit = partial(fit_all, model=classic.model, data=classic.data, stage=stage, refused=refused)
+    normals = [guide for guide in guides if guide in NORMALS and search]
+    found = fit([guide for guide in guides if guide not in normals], how=how)
+    if normals:
+        rough = fit(["mean-field"], how=replace(how, epochs=search, lr=10 * how.lr))["mean-field"]
+        there = replace(how, from_mode=("normal",))
+        begun = fit(normals, how=there, given={"map": rough})
+        found |= {guide: begun[guide] for guide in normals if guide in begun}
+    return {guide: found[guide] for guide in GUIDES if guide in found and guide in guides}
+
+
+# ------------------------------------------------------------------------------------ the numbers
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit every guide to every posterior, and hold its moments against the known ones."""
-    errors: dict[str, dict[str, pd.DataFrame]] = {}
-    refused: dict[str, dict[str, str]] = {}
-    divergences: dict[str, int] = {}
-    posteriors: dict[str, Posterior] = {}
-    records: dict[str, SavesNetcdf] = {}
-    left: dict[str, dict[str, StepLeft]] = {}
+    results = Results(
+        experiment=NAME,
+        title="Posteriors with known answers",
+        config=config,
+        main=Table(MAIN_TABLE, ERROR),
+        tables=[Table(title, "Posterior") for title in (NARROWEST, WIDEST, LEFT)],
+        findings=[],
+        data_source="; ".join(f"{name}: {CLASSICS[name]().source}" for name in config.posteriors),
+    )
+    said: list[str] = []
+    left: dict[str, StepLeft] = {}
     for name in config.posteriors:
-        classic = CLASSICS[name]()
-        errors[name], refused[name], left[name] = {}, {}, {}
-        guides = [g for g in config.guides if g != "nuts" or name in config.nuts_on]
+        classic, refused = CLASSICS[name](), dict[str, str]()
         with progress.stage(name) as update:
-            for done, guide in enumerate(guides):
-                update(done, len(guides), guide)
-                try:
-                    posterior = _fit(guide, classic, config, posteriors.get(f"{name}-map"))
-                except ValueError as error:
-                    refused[name][guide] = str(error)
-                    continue
-                posteriors[f"{name}-{guide}"] = posterior
-                records[f"{name}-{guide}"] = posterior.to_inference_data(*classic.data)
-                errors[name][guide] = moment_errors(
+            fits = _fits(classic, config, lambda _: nullcontext(update), refused)
+            for guide, posterior in fits.items():
+                key = f"{name}-{guide}"
+                results.posteriors[key] = posterior
+                results.inference_data[key] = posterior.to_inference_data(*classic.data)
+                errors = moment_errors(
                     posterior,
                     reference_posterior(name),
                     quantities=classic.quantities,
                     num_samples=config.num_samples,
                 )
-                if guide in VARIATIONAL:
-                    left[name][guide] = step_left(posterior, classic.data, seed=config.seed)
+                _put(results, name, guide, errors)
+                if posterior.guide.is_variational_normal:
+                    step = step_left(posterior, classic.data, seed=config.seed)
+                    _put_one(results.tables[2], name, guide, step.value, step.se)
+                    left[f"{labels_of([guide])} on {name}"] = step
                 if guide == "nuts":
-                    divergences[name] = int(np.sum(posterior.info.sampler["diverging"]))
-    tables = [_table(key, errors) for key in HEADINGS]
-    if any(left.values()):
-        tables.append(_steps_table(left))
-    return Results(
-        experiment=NAME,
-        title="Posteriors with known answers",
-        config=config,
-        main=Table(
-            MAIN_TABLE, HEADINGS["error"], tables[0].metrics, tables[0].columns, tables[0].intervals
-        ),
-        findings=_findings(config, errors, left, refused, divergences),
-        data_source="; ".join(f"{name}: {CLASSICS[name]().source}" for name in config.posteriors),
-        arrays=_arrays(errors),
-        posteriors=dict(posteriors),
-        inference_data=records,
-        tables=tables[1:],
-    )
+                    said += _divergences(name, posterior, errors)
+        why = WHY if name in WITHOUT_MODE else ""
+        said += [f"{labels_of([g])} of {name} is refused{why}: {r}" for g, r in refused.items()]
+    for table in results.all_tables:
+        used = [guide for guide in GUIDES if table.column(guide)]
+        table.columns = {guide: guide_style(guide).label for guide in used}
+    if not left:
+        results.tables.pop()
+    results.findings = [*tell(map(_overall, GUIDES), results), *_settled(left), *said]
+    return results
 
 
-def _fit(guide: str, classic: Classic, config: Config, mode: Posterior | None) -> Posterior:
-    """One guide; Laplace around the mode found before, or one found here."""
-    model, data, seed = classic.model, classic.data, config.seed
-    if guide == "nuts":
-        return sample_nuts(
-            model, data, num_samples=config.nuts_samples, warmup=config.nuts_warmup,
-            chains=config.nuts_chains, target_accept=config.target_accept, seed=seed,
-            mass_matrix="diagonal" if classic.name in HARD else "dense", progress=False,
-        )  # fmt: skip
-    with single_thread():
-        one = partial(fit, model, data=data, seed=seed, progress=False)
-        if guide in ("map", "laplace"):
-            mode = mode or one(Delta, epochs=10, optimizer="lbfgs")
-            if guide == "map":
-                return mode
-            return one(partial(Laplace, curvature="hessian"), init=mode, epochs=0)
-        start = STARTS[classic.name]
-        lr = config.lr * start.rate
-        made: dict[str, GuideFactory] = {
-            "mean-field": partial(MeanFieldNormal, init_scale=start.scale),
-            "low-rank-normal": partial(LowRankNormal, rank=config.rank, init_scale=start.scale),
-        }
-        init = None
-        if start.mode:
-            init = mode or one(Delta, epochs=10, optimizer="lbfgs")
-        if start.search:
-            search = partial(one, epochs=start.search, lr=10 * lr, schedule="cosine")
-            init = search(made["mean-field"])
-        return one(made[guide], epochs=config.epochs, lr=lr, schedule="cosine", init=init)
+def _put(results: Results[Any], name: str, guide: str, errors: pd.DataFrame) -> None:
+    """Enter the worst quantities, each with its standard error, and keep all for the figure."""
+    narrowest, widest, _ = results.tables
+    for table, column, at in (
+        (results.main, "mean_error", errors["mean_error"].abs().idxmax()),
+        (narrowest, "sd_ratio", errors["sd_ratio"].idxmin()),
+        (widest, "sd_ratio", errors["sd_ratio"].idxmax()),
+    ):
+        _put_one(table, name, guide, abs(errors[column][at]), errors[f"{column}_se"][at])
+    for column in errors.columns:
+        results.arrays[f"{name}.{guide}.{column}"] = errors[column].to_numpy()
 
 
-def _summaries(found: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """The worst quantities, each with its standard error."""
-    worst = found["mean_error"].abs().idxmax()
-    low, high = found["sd_ratio"].idxmin(), found["sd_ratio"].idxmax()
-    return {
-        "error": (abs(found["mean_error"][worst]), found["mean_error_se"][worst]),
-        "narrowest": (found["sd_ratio"][low], found["sd_ratio_se"][low]),
-        "widest": (found["sd_ratio"][high], found["sd_ratio_se"][high]),
-    }
-
-
-def _table(key: str, errors: Errors) -> Table:
-    metrics: dict[str, dict[str, float]] = {}
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    for name, guides in errors.items():
-        metrics[name], intervals[name] = {}, {}
-        for guide, found in guides.items():
-            value, se = _summaries(found)[key]
-            if not np.isfinite(value):  # of a point at which a derived quantity is infinite
-                continue
-            metrics[name][guide] = float(value)
-            if se > 0:
-                ends = (max(0.0, float(value - HALF_WIDTH * se)), float(value + HALF_WIDTH * se))
-                intervals[name][guide] = ends
-    used = [guide for guide in GUIDES if any(guide in row for row in metrics.values())]
-    columns = {guide: guide_style(guide).label for guide in used}
-    return Table(HEADINGS[key], "Posterior", metrics, columns, intervals)
-
-
-def _steps_table(left: Steps) -> Table:
-    metrics = {n: {g: step.value for g, step in row.items()} for n, row in left.items()}
-    intervals = {
-        n: {
-            g: (max(0.0, step.value - HALF_WIDTH * step.se), step.value + HALF_WIDTH * step.se)
-            for g, step in row.items()
-        }
-        for n, row in left.items()
-    }
-    used = [guide for guide in VARIATIONAL if any(guide in row for row in left.values())]
-    columns = {guide: guide_style(guide).label for guide in used}
-    return Table(LEFT, "Posterior", metrics, columns, intervals)
-
-
-def _arrays(errors: Errors) -> dict[str, np.ndarray]:
-    return {
-        f"{name}.{guide}.{column}": found[column].to_numpy()
-        for name, guides in errors.items()
-        for guide, found in guides.items()
-        for column in found.columns
-    }
+def _put_one(table: Table, name: str, guide: str, value: float, se: float) -> None:
+    """Enter a number of at least 0 with its interval, but not that of a point where it is inf."""
+    if np.isfinite(value):
+        ends = max(0.0, value - HALF_WIDTH * se), value + HALF_WIDTH * se
+        table.put(name, {guide: value}, {guide: ends} if se > 0 else None)
 
 
 # -------------------------------------------------------------------------------------- findings
 
 
-def _findings(
-    config: Config,
-    errors: Errors,
-    left: Steps,
-    refused: Mapping[str, Mapping[str, str]],
-    divergences: Mapping[str, int],
-) -> list[str]:
-    found = [_overall(guide, errors) for guide in config.guides]
-    sentences = [sentence for sentence in found if sentence]
-    sentences += _settled(left)
-    for name, count in divergences.items():
-        table = errors[name]["nuts"]
-        off = int((table["mean_error"].abs() > 5 * table["mean_error_se"]).sum())
-        if count or off:
-            sentences.append(
-                f"NUTS on {name} had {count} divergent transitions, and the means of {off} of "
-                f"{len(table)} quantities are off by more than five standard errors."
-            )
-    sentences += [
-        f"{labels_of([guide])} of {name} is refused{_why(name)}: {reason}"
-        for name, guides in refused.items()
-        for guide, reason in guides.items()
-    ]
-    return sentences
-
-
-def _why(name: str) -> str:
-    if name not in WITHOUT_MODE:
-        return ""
-    return (
-        ", for there is no mode to expand around (the joint density grows without bound where the "
-        "members of a group coincide and its scale goes to 0; the point where the search for a "
-        "mode stopped has no meaning)"
-    )
-
-
-def _settled(left: Steps) -> Iterator[str]:
-    """Which variational fits would still move, and by how much."""
-    steps = [(name, guide, step) for name, row in left.items() for guide, step in row.items()]
-    moving = [found for found in steps if not found[2].is_settled]
-    for name, guide, step in moving:
-        yield (
-            f"{labels_of([guide])} on {name} has not settled: a Newton step would still move a "
-            f"mean or a log standard deviation by {step.value:.2f} of its own standard deviations "
-            f"(standard error {step.se:.2f}). Its errors are those of a short fit, not of its kind."
-        )
-    if steps and not moving:
-        name, guide, step = max(steps, key=lambda found: found[2].value)
-        yield (
-            f"All {len(steps)} variational fits have settled, to {step.value:.2f} of their own "
-            f"standard deviations at most ({labels_of([guide])} on {name}). That is a stationary "
-            f"point of the evidence lower bound, not always its highest."
-        )
-
-
-def _overall(guide: str, errors: Errors) -> str | None:
+def _overall(guide: str) -> Finding:
     """Over which range the errors of a guide spread, by posterior."""
-    tables = {name: _summaries(row[guide]) for name, row in errors.items() if guide in row}
-    if not tables:
-        return None
-    finite = {n: t for n, t in tables.items() if np.isfinite(t["error"][0])}
-    tables = finite or tables
-    worst = max(tables, key=lambda name: tables[name]["error"][0])
-    best = min(tables, key=lambda name: tables[name]["error"][0])
-    narrow = min(tables, key=lambda name: tables[name]["narrowest"][0])
+    label = labels_of([guide])
+    off = f"{label}: the mean furthest off is {{value}} true standard deviations from the truth on "
+    form = partial(BestWorst, guide, write="{:.2f}".format, name=str)
+    spread = "its narrowest marginal has {value} times the true standard deviation, on {best}."
+    if guide in guides_for(families=["point"]):
+        spread = "it is a point, without a spread."
+    return together(
+        form(f"{off}{{best}}, {{last}} on {{worst}}", alone=f"{off}{{best}}"),
+        form(spread, table=NARROWEST),
+        joint="; ",
+    )
+
+
+def _settled(left: dict[str, StepLeft]) -> Iterator[str]:
+    """Which variational fits would still move, and by how much."""
+    moving = {fit: step for fit, step in left.items() if not step.is_settled}
+    for fit, step in moving.items():
+        yield (
+            f"{fit} has not settled: a Newton step would still move a mean or a log standard "
+            f"deviation by {step.value:.2f} of its own standard deviations (standard error "
+            f"{step.se:.2f}). Its errors are those of a short fit, not of its kind."
+        )
+    if left and not moving:
+        most = max(left, key=lambda fit: left[fit].value)
+        yield (
+            f"All {len(left)} variational fits have settled, to {left[most].value:.2f} of their "
+            f"own standard deviations at most ({most}). That is a stationary point of the evidence "
+            f"lower bound, not always its highest."
+        )
+
+
+def _divergences(name: str, nuts: Posterior, errors: pd.DataFrame) -> list[str]:
+    """Where chains are wrong, by their divergences or by the known moments."""
+    count = int(np.sum(nuts.info.sampler["diverging"]))
+    off = int((errors["mean_error"].abs() > 5 * errors["mean_error_se"]).sum())
     text = (
-        f"{labels_of([guide])}: the mean furthest off is {tables[best]['error'][0]:.2f} true "
-        f"standard deviations from the truth on {best}"
+        f"NUTS on {name} had {count} divergent transitions, and the means of {off} of "
+        f"{len(errors)} quantities are off by more than five standard errors."
     )
-    if worst != best:
-        text += f", {tables[worst]['error'][0]:.2f} on {worst}"
-    if guide == "map":
-        return f"{text}; it is a point, without a spread."
-    return (
-        f"{text}; its narrowest marginal has {tables[narrow]['narrowest'][0]:.2f} times the true "
-        f"standard deviation, on {narrow}."
-    )
+    return [text] if count or off else []
 
 
 # --------------------------------------------------------------------------------------- figures
@@ -344,37 +261,32 @@ def _overall(guide: str, errors: Errors) -> str | None:
 
 def figures(results: Results[Config]) -> Iterator[Figure]:
     """Draw the errors of every quantity."""
-    config, arrays = results.config, results.arrays
-    made = moments_figure(arrays, posteriors=config.posteriors, guides=config.guides)
-    caption = (
+    config = results.config
+    yield Figure(
+        "moment-errors",
+        _title(results),
         "A point is a scalar quantity of a posterior. Left: the error of its mean in units of its "
         "true standard deviation. Right: its standard deviation over the true one, on a log axis; "
         "left of 1 is overconfident. Values past the axis stand at its edge. Wrong by known "
         "reasons: MAP has no spread and is left out on the right; independent normals are too "
-        "narrow where parameters are correlated."
+        "narrow where parameters are correlated.",
+        moments_figure(results.arrays, posteriors=config.posteriors, guides=config.guides),
     )
-    yield Figure("moment-errors", _title(results), caption, made)
 
 
 def _title(results: Results[Config]) -> str:
-    rows = results.tables[0].metrics
     narrow = {
-        guide: float(np.median([row[guide] for row in rows.values() if guide in row]))
-        for guide in results.config.guides
-        if guide != "map" and any(guide in row for row in rows.values())
+        guide: float(np.median([*results.tables[0].column(guide).values()]))
+        for guide in results.tables[0].columns
     }
-    if not narrow:
+    said = [f"{labels_of([guide])} {value:.2f}" for guide, value in narrow.items() if value]
+    if not said:
         return "How far the means are from the true ones"
-    said = ", ".join(f"{labels_of([guide])} {value:.2f}" for guide, value in narrow.items())
-    return f"Narrowest marginal over the true one, median over the posteriors: {said}"
+    return f"Narrowest marginal over the true one, median over the posteriors: {', '.join(said)}"
 
 
 EXPERIMENT = with_posterior_checks(
     Experiment(
-        name=NAME,
-        summary=EXPERIMENTS.summary(NAME),
-        config=Config,
-        run=run,
-        figures=figures,
+        name=NAME, summary=EXPERIMENTS.summary(NAME), config=Config, run=run, figures=figures
     )
 )

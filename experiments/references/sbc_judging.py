@@ -1,19 +1,27 @@
-"""Simulation-based calibration of the two small problems, judged: tests, bias and width."""
+"""What simulation-based calibration of the two small problems says: tests, bias, width, words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from probml_tp.diagnostics import SbcResult
-from probml_tp.experiments.references.sbc_problems import PROBLEMS, Problem, expected_distance
-from probml_tp.experiments.references.sbc_study import SbcStudy
-from probml_tp.harness.experiment import Table
-from probml_tp.kit.common import Array, Intervals, Rows
+from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
+from probml_tp.experiments.references.sbc_study import (
+    PROBLEMS,
+    Problem,
+    SbcStudy,
+    expected_distance,
+    sbc_study,
+)
+from probml_tp.harness.experiment import Results, Table
+from probml_tp.kit.common import Array, labels_of, listed
+from probml_tp.kit.sentences import Count, Gap, tell
 from probml_tp.metrics.over_runs import mean_interval
-from probml_tp.plots.style import GuideStyle, guide_style
+from probml_tp.plots.style import GuideStyle, guide_style, number
 
 ALPHA = 0.05
 BROKEN: Mapping[str, GuideStyle] = {
@@ -21,6 +29,12 @@ BROKEN: Mapping[str, GuideStyle] = {
         "Exact, half as wide (deliberately broken)", "#AA3377", (0, (3, 1)), "h"
     ),
     "prior": GuideStyle("Prior, data ignored (deliberately broken)", "#E69F00", (0, (1, 1)), "X"),
+}
+PROSE = {
+    "exact": "the exact posterior",
+    "mean-field": "mean-field",
+    "half-as-wide": "the exact posterior made half as wide",
+    "prior": "the prior in the posterior's place",
 }
 COLUMNS = {
     "datasets": "Data sets",
@@ -32,11 +46,25 @@ COLUMNS = {
     "distance": "Truth from the mean, RMS (SDs; right: 1)",
     "expected": "The same in closed form (SDs)",
 }
+TITLE = (
+    "Simulation-based calibration: ranks of what was true among posterior draws (p-values times "
+    "the number of quantities; 95 % t intervals over data sets)"
+)
 
 
 def sbc_style(name: str) -> GuideStyle:
     """The style of a method; what is broken on purpose says so in its label."""
     return BROKEN.get(name) or guide_style(name)
+
+
+def method_words(method: str) -> str:
+    """What a method is called in a sentence."""
+    return PROSE.get(method) or labels_of([method])
+
+
+def p_words(value: float) -> str:
+    """Write a p-value."""
+    return f"p = {value:.2g}" if value >= 1e-3 else "p < 0.001"
 
 
 # -------------------------------------------------------------------------------------- judging
@@ -52,6 +80,10 @@ class Judged:
     symmetry: float
     bias: tuple[float, float, float]
     distance: tuple[float, float, float]
+
+
+Judgements = Mapping[str, Mapping[str, Judged]]
+"""Problem to method to what its ranks say."""
 
 
 def _judge(result: SbcResult, problem: Problem) -> Judged:
@@ -91,45 +123,142 @@ def _ends(values: Array) -> tuple[float, float, float]:
     return (found.mean, *(found.interval or (np.nan, np.nan)))
 
 
-def judge_study(study: SbcStudy) -> dict[str, dict[str, Judged]]:
+def judge_study(study: SbcStudy) -> Judgements:
     """Judge every method of every problem."""
     return {
         problem: {method: _judge(result, PROBLEMS[problem]) for method, result in methods.items()}
-        for problem, methods in study.results.items()
+        for problem, methods in study.items()
     }
 
 
-def miscalibrated(methods: Mapping[str, Judged], *, tests: int = 1) -> list[str]:
+def miscalibrated(methods: Mapping[str, Judged]) -> list[str]:
     """The methods whose ranks are not uniform: tests at 5 % over all quantities of a method."""
-    return [name for name, one in methods.items() if tests * one.p_value <= ALPHA]
+    return [name for name, one in methods.items() if one.p_value <= ALPHA]
+
+
+def sbc_table(study: SbcStudy) -> Table:
+    """Every method of every problem, judged."""
+    table = Table(TITLE, "Problem · posterior", columns=COLUMNS)
+    for problem, methods in judge_study(study).items():
+        for method, judged in methods.items():
+            result = study[problem][method]
+            values = {
+                "datasets": result.simulations,
+                "p_value": judged.p_value,
+                "outside": len(judged.outside),
+                "quantities": len(result.quantities),
+                "symmetry": judged.symmetry,
+                "bias": judged.bias[0],
+                "distance": judged.distance[0],
+            }
+            if problem == "linear":
+                values["expected"] = expected_distance(method)
+            ends = {"bias": judged.bias[1:], "distance": judged.distance[1:]}
+            known = {name: pair for name, pair in ends.items() if np.isfinite(pair).all()}
+            table.put(_row(problem, method), values, known)
+    return table
 
 
 def _row(problem: str, method: str) -> str:
     return f"{problem} · {sbc_style(method).label}"
 
 
-def sbc_table(study: SbcStudy) -> Table:
-    """Every method of every problem, judged."""
-    metrics: Rows = {}
-    intervals: Intervals = {}
-    for problem, methods in judge_study(study).items():
-        for method, judged in methods.items():
-            row, result = _row(problem, method), study.results[problem][method]
-            metrics[row] = {
-                "datasets": float(result.simulations),
-                "p_value": judged.p_value,
-                "outside": float(len(judged.outside)),
-                "quantities": float(len(result.quantities)),
-                "symmetry": judged.symmetry,
-                "bias": judged.bias[0],
-                "distance": judged.distance[0],
-            }
-            if problem == "linear":
-                metrics[row]["expected"] = expected_distance(method)
-            ends = {"bias": judged.bias[1:], "distance": judged.distance[1:]}
-            intervals[row] = {name: pair for name, pair in ends.items() if np.isfinite(pair).all()}
-    title = (
-        "Simulation-based calibration: ranks of what was true among posterior draws (p-values "
-        "times the number of quantities; 95 % t intervals over data sets)"
+# -------------------------------------------------------------------------------------- findings
+
+
+ROWS = {_row(name, m): (name, m) for name, problem in PROBLEMS.items() for m in problem.methods}
+"""Row of the table to problem and method."""
+
+STEEPNESS = Gap(
+    "bias",
+    "The boundary's steepness is misjudged by {gaps} of the posterior's SDs on average (95 % t "
+    "intervals; below 0: not steep enough).",
+    table=TITLE,
+    rows=lambda row: row.startswith("logistic"),
+    name=lambda row: method_words(ROWS[row][1]),
+    clause="{row} by {value}{interval}",
+    write=lambda value: number(value, "+.2f"),
+    apart=True,
+    none="No bias of the boundary's steepness is beyond chance.",
+)
+MULTIPLICITY = (
+    "Each p-value is the least of a method's quantities times their number, and each method "
+    "is tested at 5 %. With the {n} methods allowed for as well (p times {n}), {which} would still "
+    "be called miscalibrated."
+)
+STILL = Count(
+    "p_value",
+    MULTIPLICITY,
+    none=MULTIPLICITY,
+    table=TITLE,
+    rule=lambda p: len(ROWS) * p <= ALPHA,
+    name=lambda row: f"{method_words(ROWS[row][1])} ({ROWS[row][0]})",
+)
+
+
+def sbc_findings(results: Results[Any]) -> list[str]:
+    """What the ranks say, the most important first."""
+    study = sbc_study(results.arrays)
+    judged = judge_study(study)
+    return [
+        *(_verdict(study, problem, methods) for problem, methods in judged.items()),
+        *_of_the_line(judged["linear"]),
+        *tell([STEEPNESS, lambda _: _of_nuts(study), STILL], results),
+    ]
+
+
+def _verdict(study: SbcStudy, problem: str, methods: Mapping[str, Judged]) -> str:
+    wrong = miscalibrated(methods)
+    sets = max(result.simulations for result in study[problem].values())
+    passed = [
+        f"{method_words(n)} ({p_words(methods[n].p_value)})" for n in methods if n not in wrong
+    ]
+    found = [f"{method_words(name)} ({_how(methods[name])})" for name in wrong]
+    parts = [f"ranks are uniform, up to chance, for {listed(passed)}"] if passed else []
+    parts += [f"miscalibrated are {listed(found)}" if found else "nobody is found miscalibrated"]
+    return f"{PROBLEMS[problem].title}, {sets:,} data sets from the prior: {'; '.join(parts)}."
+
+
+def _how(judged: Judged) -> str:
+    """The p-value, whose ranks gave it away, and how far from the mean the truth lies."""
+    value, low, high = judged.distance
+    kind = "too narrow, " if low > 1 else ("too wide, " if high < 1 else "")
+    interval = f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
+    shown = " and ".join(name.replace("_", " ") for name in judged.outside)
+    return (
+        f"{p_words(judged.p_value)} by {shown}; {kind}the truth {value:.2f}{interval} SDs from the "
+        f"mean"
     )
-    return Table(title, "Problem · posterior", metrics, COLUMNS, intervals)
+
+
+def _of_the_line(methods: Mapping[str, Judged]) -> Iterator[str]:
+    """What ranks of the parameters, and the test for bias alone, do not see."""
+    if methods["prior"].outside == (LOG_LIKELIHOOD,):
+        yield (
+            "Of the prior in the posterior's place the ranks of every parameter are uniform, as "
+            "theory has it; the ranks of the log likelihood alone find it out."
+        )
+    missed = [
+        f"{method_words(name)} ({p_words(methods[name].symmetry)})"
+        for name in miscalibrated(methods)
+        if methods[name].distance[1] > 1 and methods[name].symmetry > ALPHA
+    ]
+    if missed:
+        yield (
+            "The symmetry test of variational SBC (Yao et al. 2018) tells bias, not width: on the "
+            f"line it finds nothing wrong with {listed(missed)}, too narrow as they are about the "
+            "right mean."
+        )
+
+
+def _of_nuts(study: SbcStudy) -> str:
+    """What so few data sets can find out: the posterior made half as wide, on the same."""
+    count, broken = study["linear"]["nuts"].simulations, study["linear"]["half-as-wide"]
+    first = {name: getattr(broken, name)[:count] for name in ("ranks", "truth", "mean", "sd")}
+    p = replace(broken, **first).p_value
+    which = "all" if count == broken.simulations else "the first"
+    outcome = "found out" if p <= ALPHA else "not found out"
+    return (
+        f"NUTS has {which} {count} data sets; on the same of the line, the exact posterior made "
+        f"half as wide is {outcome} ({p_words(p)}). So much, and no more, is tested of NUTS."
+    )

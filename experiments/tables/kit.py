@@ -1,4 +1,4 @@
-r"""What the two experiments on tables of scikit-learn share: data, splits, statistics of splits.
+r"""Tables of scikit-learn, two tasks of one study: splits, fits, and statistics over the splits.
 
 Every split draws test points anew from the same few hundred. Training sets of two splits share most
 of their points, so that the values of a metric over splits are correlated: intervals are the
@@ -9,10 +9,10 @@ means and of paired differences alike.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,14 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from probml_tp.guides.recipes import FitSettings, fit_one
+from probml_tp.guides.recipes import RECIPES, FitSettings, fit_all
 from probml_tp.harness.config import ExperimentConfig, option
-from probml_tp.harness.experiment import Results, Update, no_update
+from probml_tp.harness.experiment import Progress, SavesNetcdf, SavesTensors, Table
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
-from probml_tp.kit.common import Array, Intervals, Rows, derived_seed, labels_of
-from probml_tp.kit.comparisons import Ends
+from probml_tp.kit.common import Array, derived_seed
+from probml_tp.kit.knobs import knob
 from probml_tp.metrics.over_runs import resampled_interval
 from probml_tp.model import BayesianModel
-from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 
 TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
@@ -40,36 +39,27 @@ TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
 }
 """Name to what loads the table, without a network, and what to call it."""
 
-FIRST, OTHERS, RECORDS = "first split", "other splits", "records for ArviZ"
-"""The stages of both."""
-
 LIBRARY = "scikit-learn"
-LIBRARY_STYLE = GuideStyle(LIBRARY, "#7f7f7f", "-", "s")
+ROWS = "Model and posterior"
+"""What the rows of all tables are."""
 
-SPLIT_WORDS = (
-    "Splits of one data set overlap and are not independent: the intervals are t intervals with "
-    "the corrected variance of Nadeau and Bengio (2003), which more splits do not shrink to nothing"
-)
-
-PredictiveT = TypeVar("PredictiveT")
-
-Run = Callable[[int], Rows]
-"""Fits and judges everything on the split of an index: row to metric to value."""
+UNUSED = ("laplace-diagonal", "concrete-dropout", "gaussian-dropout", "multi-swag")
+"""Guides of neither task, each close to one that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TabularConfig(ExperimentConfig):
-    """Options that both experiments have."""
+    """Options that both tasks have."""
 
     test_share: float = option(0.2, "Share of the points to test on.", minimum=0.05, maximum=0.9)
-    draws: int = option(
-        100, "Posterior draws in predictions and ArviZ records.", full=500, minimum=10
-    )
-    dropout: float = option(0.1, "Drop rate of the hidden units.", minimum=0.001, maximum=0.9)
-    rank: int = option(5, "Columns of the low-rank normal's factor.", minimum=0)
-    jobs: int | None = option(
-        None, "Processes that run splits; none for one a core.", quick=1, minimum=1
-    )
+    num_samples: int = knob("num_samples", 100, full=500, minimum=10)
+    rate: float = knob("rate", 0.1, remark="Of the hidden units.")
+    rank: int = knob("rank", 5)
+    jobs: int | None = knob("jobs", None, quick=1)
+    splits: int = knob("splits", 6, quick=2, full=20, minimum=1)
+
+
+# ---------------------------------------------------------------------------------------- splits
 
 
 @dataclass(frozen=True)
@@ -90,13 +80,7 @@ class Split:
 
 
 def load_table(name: str) -> tuple[Array, Array]:
-    """Inputs ``(N, d)`` and targets or labels ``(N,)`` of a table that ships with scikit-learn.
-
-    Args:
-        name: one of :data:`TABLES`.
-
-    Returns:
-        Inputs and targets.
+    """Inputs ``(N, d)`` and targets or labels ``(N,)`` of one of :data:`TABLES`.
 
     Example:
         >>> [part.shape for part in load_table("wine")]
@@ -143,205 +127,148 @@ def make_split(name: str, index: int, config: TabularConfig) -> Split:
     return Split((inputs[0], targets[0]), (inputs[1], targets[1]), mean, scale)
 
 
+# ------------------------------------------------------------------------------ fitting, judging
+
+
+class Fits(NamedTuple):
+    """What is fitted of one model: which guides, how, and those that are fitted already."""
+
+    model: BayesianModel
+    guides: Collection[str]
+    how: FitSettings
+    given: Mapping[str, Posterior] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A kind of tables.
+
+    Args:
+        fits: given a split, the options and the split's index, what is fitted of each model.
+        methods: given a split and the options, name to what makes each method of scikit-learn.
+        predict: given a posterior, inputs and ``num_samples``, predicts.
+        predict_by: given a method, a split and the options, fits it and predicts the test points.
+        scores: given a prediction and the split, judges it.
+    """
+
+    fits: Callable[[Split, Any, int], Mapping[str, Fits]]
+    methods: Callable[[Split, Any], Mapping[str, Callable[[], Any]]]
+    predict: Callable[..., Any]
+    predict_by: Callable[[Any, Split, Any], Any]
+    scores: Callable[[Any, Split], dict[str, float]]
+
+    def fit(self, split: Split, config: TabularConfig, index: int) -> dict[str, Posterior]:
+        """Fit everything to a split: row to posterior."""
+        found: dict[str, Posterior] = {}
+        for family, fits in self.fits(split, config, index).items():
+            done = fit_all(fits.guides, fits.model, split.train, fits.how, given=fits.given)
+            asked = [guide for guide in RECIPES if guide in fits.guides]
+            found |= {row_name(family, guide): done[guide] for guide in asked}
+        return found
+
+    def judge(
+        self, split: Split, posteriors: Mapping[str, Posterior], config: TabularConfig
+    ) -> Table:
+        """Judge the posteriors of a split, with scikit-learn's methods beside them."""
+        table = Table("One split", ROWS)
+        for row, posterior in posteriors.items():
+            predictive = self.predict(posterior, split.test[0], num_samples=config.num_samples)
+            seconds = posterior.info.total_seconds
+            table.put(row, self.scores(predictive, split) | {"seconds": seconds})
+        for name, make in self.methods(split, config).items():
+            start = time.perf_counter()
+            predictive = self.predict_by(make(), split, config)
+            seconds = time.perf_counter() - start
+            scores = self.scores(predictive, split) | {"seconds": seconds}
+            table.put(row_name(LIBRARY, name), scores)
+        return table
+
+    @single_thread()
+    def run(self, name: str, index: int, config: TabularConfig) -> Table:
+        """Fit everything to a split of a table, and judge it."""
+        split = make_split(name, index, config)
+        return self.judge(split, self.fit(split, config, index), config)
+
+
 def row_name(family: str, method: str) -> str:
     """The row of a guide of a model, or of a method of scikit-learn."""
     return f"{family} · {method}"
 
 
-def row_label(row: str) -> str:
-    """What findings and figures call a row.
-
-    Example:
-        >>> row_label("mlp · laplace-linearized"), row_label("scikit-learn · ARDRegression")
-        ('MLP, linearised Laplace', 'ARDRegression')
-    """
-    family, method = row.split(" · ")
-    if family == LIBRARY:
-        return method
-    return f"{family.upper() if family == 'mlp' else family}, {labels_of([method])}"
-
-
-def families(rows: Iterable[str]) -> dict[str, GuideStyle]:
-    """Label of each row to the style of its guide; methods of scikit-learn are grey.
-
-    Example:
-        >>> families(["mlp · map", "scikit-learn · ARDRegression"])["MLP, MAP"].label
-        'MAP'
-    """
-    styles = {}
-    for row in rows:
-        family, method = row.split(" · ")
-        styles[row_label(row)] = LIBRARY_STYLE if family == LIBRARY else guide_style(method)
-    return styles
-
-
-def panel_rows(metrics: Rows, intervals: Intervals, metric: str) -> dict[str, Ends]:
-    """One metric for :func:`probml_tp.plots.robustness.interval_panels`: label to value and ends.
-
-    Args:
-        metrics: row to metric to value.
-        intervals: row to metric to interval; NaN stands for one that is missing.
-        metric: which.
-
-    Returns:
-        The rows that have it.
-    """
-    missing = (float("nan"), float("nan"))
-    return {
-        row_label(row): (one[metric], *intervals.get(row, {}).get(metric, missing))
-        for row, one in metrics.items()
-        if metric in one
-    }
-
-
-def fit_guides(
-    family: str,
-    model: BayesianModel,
-    data: tuple[Tensor, Tensor],
-    guides: Iterable[str],
-    recipes: FitSettings,
-) -> tuple[dict[str, Posterior], dict[str, float]]:
-    """Fit guides by their recipes, each after the one that it starts from.
-
-    Args:
-        family: what rows call the model.
-        model: the model.
-        data: training inputs and targets.
-        guides: which.
-        recipes: how.
-
-    Returns:
-        Row to posterior, and to the seconds of its fit, what it started from included.
-    """
-    asked, done = list(guides), dict[str, Posterior]()
-    for guide in recipes.order(asked):
-        done[guide] = fit_one(guide, model, data, recipes, done=done, update=no_update)
-    return (
-        {row_name(family, guide): done[guide] for guide in asked},
-        {row_name(family, guide): done[guide].info.total_seconds for guide in asked},
-    )
-
-
-def judge_rows(
-    posteriors: Mapping[str, Posterior],
-    seconds: Mapping[str, float],
-    methods: Mapping[str, Callable[[], Any]],
-    *,
-    predict: Callable[[Posterior], PredictiveT],
-    fit_and_predict: Callable[[Any], PredictiveT],
-    scores: Callable[[PredictiveT], Mapping[str, float]],
-) -> Rows:
-    """Judge the posteriors of a split, with scikit-learn's methods beside them.
-
-    Args:
-        posteriors: by row.
-        seconds: of their fits, by row.
-        methods: name to what makes each method.
-        predict: predicts at the test points by a posterior.
-        fit_and_predict: fits a method and predicts there, which is timed.
-        scores: judges a prediction there.
-
-    Returns:
-        Row to metric to value.
-    """
-    rows: Rows = {}
-    for row, posterior in posteriors.items():
-        rows[row] = {**scores(predict(posterior)), "seconds": seconds[row]}
-    for name, make in methods.items():
-        start = time.perf_counter()
-        predictive = fit_and_predict(make())
-        took = time.perf_counter() - start
-        rows[row_name(LIBRARY, name)] = {**scores(predictive), "seconds": took}
-    return rows
-
-
-def keep_split(
-    results: Results[Any], posteriors: Mapping[str, Posterior], split: Split, *, draws: int
-) -> None:
-    """Enter the posteriors of a split into the results, with their records at its training data."""
-    for row, posterior in posteriors.items():
-        key = row.replace(" · ", "-")
-        results.posteriors[key] = posterior
-        results.inference_data[key] = posterior.to_inference_data(*split.train, num_samples=draws)
-
-
 # ----------------------------------------------------------------------------- over the splits
 
 
-def run_splits(run: Run, indices: Sequence[int], *, jobs: int | None, update: Update) -> list[Rows]:
-    """Run splits over processes, each on one thread.
+class Judged(NamedTuple):
+    """What came of all splits: the numbers of each by table, and what is saved of the first."""
+
+    runs: dict[str, list[Table]]
+    posteriors: dict[str, SavesTensors]
+    records: dict[str, SavesNetcdf]
+
+
+def run_splits(
+    task: Task, names: Sequence[str], config: TabularConfig, progress: Progress
+) -> Judged:
+    """Fit everything to every split of every table and judge it on the test points.
 
     Args:
-        run: fits and judges on one split; it can be pickled.
-        indices: of the splits.
-        jobs: processes; ``None`` for one a core.
-        update: told of the progress.
+        task: the kind of the tables.
+        names: of the tables.
+        config: the options.
+        progress: who watches.
 
     Returns:
-        The rows of each split, in order.
+        The numbers, and the posteriors of one split.
     """
-    if not indices:
-        return []
-    rows: list[Rows] = []
+    judged = Judged({name: [] for name in names}, {}, {})
+    cells = [(name, index) for name in names for index in range(config.splits)]
+    split = make_split(*cells[0], config)
+    with progress.stage("first split"), single_thread():
+        posteriors = task.fit(split, config, 0)
+        found = [task.judge(split, posteriors, config)]
+    with progress.stage("other splits") as update:
 
-    def done(one: Rows) -> None:
-        rows.append(one)
-        update(len(rows), len(indices), f"split {len(rows)} of {len(indices)}")
+        def done(one: Table) -> None:
+            found.append(one)
+            update(len(found) - 1, len(cells) - 1, f"split {len(found)} of {len(cells)}")
 
-    tasks = [partial(_on_one_thread, run, index) for index in indices]
-    run_tasks(tasks, jobs=number_of_jobs(jobs, len(indices)), done=done, order="given")
-    return rows
+        tasks = [partial(task.run, *cell, config) for cell in cells[1:]]
+        if tasks:
+            run_tasks(tasks, jobs=number_of_jobs(config.jobs, len(tasks)), done=done, order="given")
+    for (name, _), table in zip(cells, found, strict=True):
+        judged.runs[name].append(table)
+    with progress.stage("records for ArviZ"), single_thread():
+        for row, posterior in posteriors.items():
+            key = row.replace(" · ", "-")
+            judged.posteriors[key] = posterior
+            judged.records[key] = posterior.to_inference_data(
+                *split.train, num_samples=config.num_samples
+            )
+    return judged
 
 
-@single_thread()
-def _on_one_thread(run: Run, index: int) -> Rows:
-    return run(index)
-
-
-def over_splits(runs: Sequence[Rows], sizes: Mapping[str, int]) -> tuple[Rows, Intervals]:
-    """Average metrics over splits, with the corrected t intervals.
+def put_means(
+    table: Table,
+    runs: Sequence[Table],
+    metrics: Mapping[str, str],
+    sizes: Mapping[str, int],
+    *,
+    less: str | None = None,
+) -> None:
+    """Enter means over the splits of one data set into a table, with corrected t intervals.
 
     Args:
-        runs: of each split: row to metric to value.
+        table: where.
+        runs: the numbers of each split.
+        metrics: column of the table to the metric of the splits that it is the mean of.
         sizes: of :func:`split_sizes`.
-
-    Returns:
-        Row to metric to mean over the splits that have it, and to the ends of its interval, where
-        there are at least two.
+        less: a row whose values on the same splits are subtracted; it gets no row itself.
     """
-    means: Rows = {}
-    intervals: Intervals = {}
-    for row in dict.fromkeys(name for run in runs for name in run):
-        cells = [run[row] for run in runs if row in run]
-        for metric in cells[0]:
-            found = resampled_interval([cell[metric] for cell in cells], **sizes)
-            means.setdefault(row, {})[metric] = found.mean
-            if found.interval is not None and metric != "seconds":
-                intervals.setdefault(row, {})[metric] = found.interval
-    return means, intervals
-
-
-def differences(
-    runs: Sequence[Rows], reference: str, metrics: Iterable[str], sizes: Mapping[str, int]
-) -> tuple[Rows, Intervals]:
-    """Metrics less those of one row on the same splits, as :func:`over_splits` gives them.
-
-    Args:
-        runs: of each split: row to metric to value.
-        reference: the row that is subtracted.
-        metrics: which.
-        sizes: of :func:`split_sizes`.
-
-    Returns:
-        Mean differences and their intervals, without the reference's own row.
-    """
-    names = list(metrics)
-    paired = [
-        {
-            row: {m: values[m] - run[reference][m] for m in names}
-            for row, values in run.items()
-            if row != reference
-        }
-        for run in runs
-    ]
-    return over_splits(paired, sizes)
+    for row in dict.fromkeys(row for run in runs for row in run.rows if row != less):
+        having = [run for run in runs if row in run.rows]
+        for column, metric in metrics.items():
+            off = [run[less, metric] if less else 0.0 for run in having]
+            values = [run[row, metric] - base for run, base in zip(having, off, strict=True)]
+            found = resampled_interval(values, **sizes)
+            known = found.interval if metric != "seconds" else None
+            table.put(row, {column: found.mean}, {column: known} if known else None)

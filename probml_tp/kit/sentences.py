@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from probml_tp.harness.experiment import Results
-from probml_tp.harness.table import MAIN_TABLE, Table
+from probml_tp.harness.table import MAIN_TABLE, Ends, Table
 from probml_tp.kit.common import labels_of, listed, percent, span
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "shares",
     "table_of",
     "tell",
+    "together",
 ]
 
 Write = Callable[[float], str]
@@ -68,6 +69,27 @@ def tell(findings: Iterable[Finding], results: Results[Any]) -> list[str]:
     """
     said = (finding(results) for finding in findings)
     return [sentence for sentence in said if sentence]
+
+
+def together(*findings: Finding, joint: str = " ") -> Finding:
+    """Findings that are told in one breath.
+
+    Args:
+        findings: in this order; where the first has nothing to say, nothing is said.
+        joint: what stands between two of them.
+
+    Returns:
+        One finding.
+
+    Example:
+        >>> together(lambda _: "A, ", lambda _: None, lambda _: "b.", joint="")(None)
+        'A, b.'
+    """
+
+    def said(results: Results[Any]) -> str | None:
+        return joint.join(tell(findings, results)) if findings[0](results) else None
+
+    return said
 
 
 def points(value: float) -> str:
@@ -223,23 +245,31 @@ class Gap(_Form):
     """A difference with its interval: ``{row}`` is ``{size}`` ``{side}`` another, ``{interval}``.
 
     The column holds differences; each row makes a clause, joined by semicolons in ``{gaps}``. Those
-    of rows named "group · own" stand together behind their group with ``grouped``.
+    of rows named "group · own" stand together behind their group with ``grouped``. ``{below}`` and
+    ``{above}`` are the rows whose interval lies on that side of 0, or "none".
 
     Args:
         clause: the words of one row, with ``{row}``, ``{value}``, ``{size}``, ``{side}`` ("above"
             or "below") and ``{interval}``, empty where there is none.
         grouped: whether rows stand together by what precedes the dot in their names.
+        apart: only rows whose interval excludes 0 make a clause.
+        none: the wording where no row makes one; nothing is said by default.
 
     Example:
         >>> from probml_tp.harness.experiment import ExperimentConfig
-        >>> table = Table(MAIN_TABLE, "", {"line · map": {"d": 0.1}, "line · nuts": {"d": 0.2}})
+        >>> table = Table(MAIN_TABLE, "", {"line · map": {"d": 0.1}, "line · nuts": {"d": -0.2}})
+        >>> table.put("line · nuts", {"d": -0.2}, {"d": (-0.3, -0.1)})
         >>> results = Results("x", "X", ExperimentConfig(), table, [], "")
         >>> Gap("d", "{gaps}.", grouped=True)(results)
-        'line: MAP 0.1, NUTS 0.2.'
+        'line: MAP 0.1, NUTS -0.2 [-0.3, -0.1].'
+        >>> Gap("d", "Better: {below}; worse: {above}.")(results)
+        'Better: line · nuts; worse: none.'
     """
 
     clause: str = field(default="{row} {value}{interval}", kw_only=True)
     grouped: bool = field(default=False, kw_only=True)
+    apart: bool = field(default=False, kw_only=True)
+    none: str | None = field(default=None, kw_only=True)
 
     def __call__(self, results: Results[Any]) -> str | None:
         """The sentence."""
@@ -247,14 +277,28 @@ class Gap(_Form):
         if not column or table is None:
             return None
         ends = table.ends(self.metric)
+        below = [row for row in column if row in ends and ends[row][1] < 0]
+        above = [row for row in column if row in ends and ends[row][0] > 0]
+        told = [row for row in column if not self.apart or row in (*below, *above)]
+        if not told:
+            return self.none and self.none.format(config=results.config, n=len(column))
+        return self._say(
+            results,
+            column,
+            gaps=self._clauses({row: column[row] for row in told}, ends),
+            below="; ".join(map(self.name, below)) or "none",
+            above="; ".join(map(self.name, above)) or "none",
+        )
+
+    def _clauses(self, column: Mapping[str, float], ends: Mapping[str, Ends]) -> str:
         groups: dict[str, list[str]] = {}
         for row, value in column.items():
             group, own = row.split(" · ", 1) if self.grouped else (row, row)
             groups.setdefault(group, []).append(self._clause(own, value, ends.get(row)))
-        parts = [", ".join(clauses) for clauses in groups.values()]
-        if self.grouped:
-            parts = [f"{group}: {part}" for group, part in zip(groups, parts, strict=True)]
-        return self._say(results, column, gaps="; ".join(parts))
+        return "; ".join(
+            f"{group}: {', '.join(clauses)}" if self.grouped else clauses[0]
+            for group, clauses in groups.items()
+        )
 
     def _clause(self, row: str, value: float, ends: tuple[float, float] | None) -> str:
         interval = "" if ends is None else f" [{', '.join(map(self.write, ends))}]"

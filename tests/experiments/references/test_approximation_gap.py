@@ -31,7 +31,7 @@ def test_it_is_the_registered_experiment():
 
 def test_each_problem_has_its_tables_and_its_advice(results):
     assert results.title == "Which posterior should I use?"
-    assert set(results.columns) == {"linear", "moons"}
+    assert set(results.main.columns) == {"linear", "moons"}
     heads = [table.title.split(":")[0] for table in results.tables]
     assert heads[:2] == ["Line with a hole, linear regression"] * 2
     assert heads[-1] == "Simulation-based calibration"
@@ -41,18 +41,17 @@ def test_each_problem_has_its_tables_and_its_advice(results):
 
 
 def test_laplace_is_exact_on_the_line_and_mean_field_is_not(results):
-    line = results.tables[0].metrics
+    line, evidence = results.tables[:2]
     for region in ("data", "between", "far"):
-        floor = results.tables[0].intervals["noise floor"][f"w2.{region}"][1]
-        assert line["laplace"][f"w2.{region}"] < 2 * floor
-    assert results.tables[1].metrics["laplace"]["log_evidence"] == pytest.approx(
-        results.tables[1].metrics["exact"]["log_evidence"], abs=1e-6
-    )
+        floor = line.ends(f"w2.{region}")["noise floor"][1]
+        assert line["laplace", f"w2.{region}"] < 2 * floor
+    exact = evidence["exact", "log_evidence"]
+    assert evidence["laplace", "log_evidence"] == pytest.approx(exact, abs=1e-6)
 
 
 def test_a_reference_that_has_not_converged_leaves_its_problem_out():
     found = run_experiment(EXPERIMENT, Config(problems=("linear", "logistic"), **SMALL))
-    assert set(found.columns) == {"linear"}
+    assert set(found.main.columns) == {"linear"}
     left_out = [text for text in found.findings if "is left out" in text]
     assert len(left_out) == 1
     assert "a reference chain must have converged: R-hat of at most 1.01" in left_out[0]

@@ -22,9 +22,8 @@ def results():
 
 
 def test_laplace_is_exact_where_the_posterior_is_normal(results):
-    errors, narrow = results.metrics["dugongs-line"], results.tables[0].metrics["dugongs-line"]
-    assert errors["laplace"] < 0.1
-    assert narrow["laplace"] == pytest.approx(1, abs=0.06)
+    assert results.main["dugongs-line", "laplace"] < 0.1
+    assert results.tables[0]["dugongs-line", "laplace"] == pytest.approx(1, abs=0.06)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def covariance():
 
 
 def test_mean_field_is_too_narrow_where_parameters_are_correlated(results, covariance):
-    narrow, wide = (table.metrics["dugongs-line"]["mean-field"] for table in results.tables[:2])
+    narrow, wide = (table["dugongs-line", "mean-field"] for table in results.tables[:2])
     precision = torch.linalg.inv(covariance).diagonal()
     optimum = float((precision * covariance.diagonal()).rsqrt()[0])  # the same for both
     assert optimum < 0.45
@@ -42,15 +41,15 @@ def test_mean_field_is_too_narrow_where_parameters_are_correlated(results, covar
 
 
 def test_a_low_rank_normal_that_can_hold_the_posterior_does(results):
-    ratios = [table.metrics["dugongs-line"]["low-rank-normal"] for table in results.tables[:2]]
+    ratios = [table["dugongs-line", "low-rank-normal"] for table in results.tables[:2]]
     assert ratios == pytest.approx([1, 1], abs=0.1)
-    assert results.metrics["dugongs-line"]["low-rank-normal"] < 0.15
+    assert results.main["dugongs-line", "low-rank-normal"] < 0.15
 
 
 def test_mean_field_of_the_funnel_is_its_closed_form():
     results = run_experiment(EXPERIMENT, Config(posteriors=("funnel",), guides=("mean-field",)))
     optimum = (1 / 9 + 9 / 2) ** -0.5 / 3  # of v, from the ELBO with the scales of z maximised out
-    assert results.tables[0].metrics["funnel"]["mean-field"] == pytest.approx(optimum, rel=0.1)
+    assert results.tables[0]["funnel", "mean-field"] == pytest.approx(optimum, rel=0.1)
 
 
 def test_fits_that_have_settled_say_so_and_short_ones_what_is_left(results):
@@ -79,7 +78,7 @@ def test_the_step_left_is_the_distance_from_the_optimum_in_closed_form(covarianc
 
 
 def test_laplace_without_a_mode_is_a_finding_and_no_row(results):
-    assert "laplace" not in results.metrics["eight-schools-centered"]
+    assert ("eight-schools-centered", "laplace") not in results.main
     told = [s for s in results.findings if "eight-schools-centered is refused" in s]
     assert len(told) == 1
     assert "there is no mode" in told[0]
@@ -87,7 +86,7 @@ def test_laplace_without_a_mode_is_a_finding_and_no_row(results):
 
 
 def test_a_point_mass_has_no_spread(results):
-    assert results.tables[0].metrics["dugongs-line"]["map"] == 0
+    assert results.tables[0]["dugongs-line", "map"] == 0
 
 
 def test_the_figure_is_drawn_from_the_results(results):

@@ -12,32 +12,27 @@ import torch
 from probml_tp.diagnostics import SbcResult, elbo, simulation_based_calibration
 from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
 from probml_tp.experiments.lines.kit import weight_moments
+from probml_tp.experiments.references.approximation_gap import Config
+from probml_tp.experiments.references.sbc_figures import sbc_figures
 from probml_tp.experiments.references.sbc_judging import (
     judge_study,
     miscalibrated,
+    sbc_findings,
     sbc_style,
     sbc_table,
     squared_distances,
 )
-from probml_tp.experiments.references.sbc_problems import (
+from probml_tp.experiments.references.sbc_study import (
     PRIOR_PRECISION,
     PROBLEMS,
-    expected_distance,
-)
-from probml_tp.experiments.references.sbc_study import (
-    SBC_DEFAULT,
-    SBC_FULL,
-    SBC_QUICK,
     SbcSize,
-    SbcStudy,
+    expected_distance,
     run_sbc,
     sbc_arrays,
-    sbc_stages,
     sbc_study,
 )
-from probml_tp.experiments.references.sbc_study_figures import sbc_figures
-from probml_tp.experiments.references.sbc_study_findings import sbc_findings
 from probml_tp.guides import Exact, MeanFieldNormal
+from probml_tp.harness.experiment import Results
 from probml_tp.inference import fit
 from probml_tp.streams import seeded
 
@@ -102,7 +97,7 @@ def test_what_is_broken_is_so_by_just_as_much():
     np.testing.assert_allclose(prior_covariance, np.eye(2) / PRIOR_PRECISION, atol=1e-9)
 
 
-@pytest.mark.parametrize("size", [SBC_QUICK, SBC_DEFAULT], ids=["quick", "default"])
+@pytest.mark.parametrize("size", [SIZE, Config().sbc], ids=["quick", "default"])
 def test_mean_field_on_the_line_is_the_best_there_is(size):
     """The exact mean and conditional variances (Bishop 2006, eq. 10.12)."""
     model, data = simulated(LINE)
@@ -115,7 +110,7 @@ def test_mean_field_on_the_line_is_the_best_there_is(size):
 
 def test_mean_field_in_the_plane_is_as_good_as_after_many_more_steps():
     model, data = simulated(PLANE)
-    short = posterior_of(PLANE, "mean-field", size=SBC_DEFAULT)
+    short = posterior_of(PLANE, "mean-field", size=Config().sbc)
     long = fit(
         model, MeanFieldNormal, data,
         init=short, epochs=500, lr=0.1, schedule="cosine", progress=False,
@@ -137,7 +132,7 @@ def test_right_posteriors_pass(judged):
 
 
 def test_laplace_is_exact_on_the_line(study):
-    exact, laplace = study.results["linear"]["exact"], study.results["linear"]["laplace"]
+    exact, laplace = study["linear"]["exact"], study["linear"]["laplace"]
     np.testing.assert_array_equal(laplace.ranks, exact.ranks)
     np.testing.assert_allclose(laplace.mean, exact.mean, rtol=1e-6, atol=1e-6)
 
@@ -147,7 +142,7 @@ def test_posteriors_too_narrow_are_found_out_by_as_much_as_they_are(study, judge
     one = judged["linear"][method]
     assert method in miscalibrated(judged["linear"])
     assert one.distance[1] > 1
-    squares = squared_distances(study.results["linear"][method], 2)
+    squares = squared_distances(study["linear"][method], 2)
     error = squares.std(ddof=1) / np.sqrt(len(squares))
     assert abs(squares.mean() - expected_distance(method) ** 2) < 5 * error
     assert one.symmetry > 0.05  # about the right mean
@@ -163,9 +158,7 @@ def test_the_closed_form_of_mean_field_is_one_without_correlation(monkeypatch):
     assert expected_distance("exact") == 1
     assert expected_distance("mean-field") > 1.5
     centred = torch.linspace(-1, 1, 15, dtype=torch.float64).unsqueeze(-1)
-    monkeypatch.setattr(
-        "probml_tp.experiments.references.sbc_problems._line_inputs", lambda: centred
-    )
+    monkeypatch.setattr("probml_tp.experiments.references.sbc_study._line_inputs", lambda: centred)
     assert expected_distance("mean-field") == pytest.approx(1)
 
 
@@ -184,7 +177,7 @@ def test_the_distance_is_right_with_few_draws(stretch):
 
 
 def test_nuts_has_the_first_of_the_data_sets_and_hardly_dependent_draws(study):
-    for problem, methods in study.results.items():
+    for problem, methods in study.items():
         first = next(iter(methods.values()))
         nuts = methods["nuts"]
         assert nuts.simulations == SIZE.nuts_simulations
@@ -199,18 +192,10 @@ def test_nuts_has_the_first_of_the_data_sets_and_hardly_dependent_draws(study):
 
 
 def test_each_stage_is_entered_once_and_reports_its_end(study, watcher):
-    assert watcher.stages == list(sbc_stages(SIZE))
+    expected = [f"ranks: {name}, {method}" for name, own in study.items() for method in own]
+    assert watcher.stages == expected
     assert all(done == total for done, total in watcher.last.values())
     assert len(watcher.last) == len(watcher.stages)
-
-
-def test_presets_keep_their_budgets():
-    quick, default, full = (
-        sum(sbc_stages(size).values()) for size in (SBC_QUICK, SBC_DEFAULT, SBC_FULL)
-    )
-    assert quick < default < 25
-    assert full > 10 * default
-    assert SBC_FULL.simulations == 1000
 
 
 @pytest.mark.parametrize("method", ["exact", "laplace", "mean-field", "nuts", "half-as-wide"])
@@ -237,6 +222,12 @@ def test_more_data_sets_for_nuts_than_there_are_are_refused():
 # ---------------------------------------------------------------------- what is said and shown
 
 
+def findings(study):
+    """What is said of a study."""
+    table = sbc_table(study)
+    return sbc_findings(Results("x", "", None, table, [], "", arrays=sbc_arrays(study)))
+
+
 @pytest.fixture(scope="module")
 def arrays(study, tmp_path_factory):
     """Written and read as results are, among others."""
@@ -248,44 +239,45 @@ def arrays(study, tmp_path_factory):
 
 def test_arrays_give_the_study_back(study, arrays):
     restored = sbc_study(arrays)
-    for problem, methods in study.results.items():
-        assert list(restored.results[problem]) == list(methods)
+    for problem, methods in study.items():
+        assert list(restored[problem]) == list(methods)
         for method, result in methods.items():
-            again = restored.results[problem][method]
+            again = restored[problem][method]
             for field, value in vars(result).items():
                 np.testing.assert_array_equal(getattr(again, field), value)
                 assert type(getattr(again, field)) is type(value)
-    assert sbc_findings(restored) == sbc_findings(study)
+    assert findings(restored) == findings(study)
 
 
 def test_the_table_has_every_method_with_intervals(study):
     table = sbc_table(study)
-    assert len(table.metrics) == sum(len(methods) for methods in study.results.values())
-    assert all(set(row) <= set(table.columns) for row in table.metrics.values())
-    for name, ends in table.intervals.items():
-        for metric, (low, high) in ends.items():
-            assert low <= table.metrics[name][metric] <= high
-    broken = table.metrics["linear · Exact, half as wide (deliberately broken)"]
+    assert len(table.rows) == sum(len(methods) for methods in study.values())
+    assert all(set(table.row(row)) <= set(table.columns) for row in table.rows)
+    for metric in ("bias", "distance"):
+        for row, (low, high) in table.ends(metric).items():
+            assert low <= table[row, metric] <= high
+    broken = table.row("linear · Exact, half as wide (deliberately broken)")
     assert broken["expected"] == 2
     assert broken["p_value"] < 0.05
 
 
 def test_findings_follow_the_numbers(study):
-    words = " ".join(sbc_findings(study))
-    linear = sbc_findings(study)[0]
+    linear, *others = findings(study)
+    words = " ".join(others)
     assert "miscalibrated are mean-field" in linear
     assert linear.index("the exact posterior (p") < linear.index("miscalibrated")
     assert "log likelihood alone find it out" in words
     assert "tells bias, not width" in words
+    assert "With the 9 methods allowed for as well (p times 9)" in words
 
 
 def test_findings_clear_everyone_where_everyone_is_right(study):
-    exact = study.results["linear"]["exact"]
-    methods = dict.fromkeys(study.results["linear"], exact)
-    plane = dict.fromkeys(study.results["logistic"], study.results["logistic"]["nuts"])
-    found = sbc_findings(SbcStudy({"linear": methods, "logistic": plane}))
+    methods = dict.fromkeys(study["linear"], study["linear"]["exact"])
+    plane = dict.fromkeys(study["logistic"], study["logistic"]["nuts"])
+    found = findings({"linear": methods, "logistic": plane})
     assert "nobody is found miscalibrated" in found[0]
     assert not any("alone find it out" in sentence for sentence in found)
+    assert "none would still be called miscalibrated" in found[-1]
 
 
 def test_figures_come_from_arrays_alone(arrays):

@@ -15,25 +15,24 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.tables import tabular_classification, tabular_regression
 from probml_tp.experiments.tables.kit import (
     TABLES,
-    differences,
-    fit_guides,
+    Split,
     load_table,
     make_split,
-    over_splits,
+    put_means,
     split_sizes,
 )
-from probml_tp.guides.recipes import FitSettings, SwagPath
-from probml_tp.harness.experiment import Results, run_experiment
+from probml_tp.guides.recipes import FitSettings, SwagPath, fit_all
+from probml_tp.harness.experiment import Results, Table, run_experiment
 from probml_tp.harness.results import read_results, write_results
 from probml_tp.metrics.over_runs import resampled_interval
 from probml_tp.models import logistic_regression
 from probml_tp.predictions.predictive import ClassificationPredictive, RegressionPredictive
 
 REGRESSION = tabular_regression.Config.preset(
-    "quick", splits=2, hidden=4, epochs=20, warmup=8, chain_draws=10, tree_depth=3, draws=20
+    "quick", splits=2, hidden=4, epochs=20, warmup=8, draws=10, max_tree_depth=3, num_samples=20
 )
 CLASSIFICATION = tabular_classification.Config.preset(
-    "quick", data=("wine", "breast-cancer"), hidden=4, epochs=10, draws=20, gp_points=60
+    "quick", data=("wine", "breast-cancer"), hidden=4, epochs=10, num_samples=20, gp_points=60
 )
 
 
@@ -77,18 +76,20 @@ def test_splits_differ_and_are_reproducible():
 
 def test_means_and_paired_differences_have_the_corrected_interval():
     runs = [
-        {"a": {"nll": 1.0, "seconds": 1.0}, "b": {"nll": 0.9, "seconds": 1.0}},
-        {"a": {"nll": 3.0, "seconds": 2.0}, "b": {"nll": 2.7, "seconds": 1.0}},
-        {"a": {"nll": 2.0, "seconds": 2.0}},
+        Table("", "", {"a": {"nll": 1.0, "seconds": 1.0}, "b": {"nll": 0.9, "seconds": 1.0}}),
+        Table("", "", {"a": {"nll": 3.0, "seconds": 2.0}, "b": {"nll": 2.7, "seconds": 1.0}}),
+        Table("", "", {"a": {"nll": 2.0, "seconds": 2.0}}),
     ]
     sizes = {"train_size": 8, "test_size": 2}
-    means, intervals = over_splits(runs, sizes)
-    assert means["a"]["nll"] == 2.0 and means["b"]["nll"] == pytest.approx(1.8)
-    assert intervals["a"]["nll"] == resampled_interval([1.0, 3.0, 2.0], **sizes).interval
-    assert "seconds" not in intervals["a"]
-    paired, ends = differences(runs[:2], "a", ["nll"], sizes)
-    assert set(paired) == {"b"} and paired["b"]["nll"] == pytest.approx(-0.2)
-    assert ends["b"]["nll"] == pytest.approx(resampled_interval([-0.1, -0.3], **sizes).interval)
+    means, less = Table("", ""), Table("", "")
+    put_means(means, runs, {"nll": "nll", "seconds": "seconds"}, sizes)
+    assert means["a", "nll"] == 2.0 and means["b", "nll"] == pytest.approx(1.8)
+    assert means.ends("nll")["a"] == resampled_interval([1.0, 3.0, 2.0], **sizes).interval
+    assert means.column("seconds") and not means.ends("seconds")
+    put_means(less, runs[:2], {"by nll": "nll"}, sizes, less="a")
+    assert less.rows == ["b"] and less["b", "by nll"] == pytest.approx(-0.2)
+    ends = resampled_interval([-0.1, -0.3], **sizes).interval
+    assert less.ends("by nll")["b"] == pytest.approx(ends)
 
 
 # ------------------------------------------------------------------- beside scikit-learn's own
@@ -128,7 +129,7 @@ def test_map_of_logistic_regression_is_scikit_learns_with_c_1(name):
     model = logistic_regression(x.shape[1], prior=prior, num_classes=int(y.max()) + 1)
     path = SwagPath(lr=1.0, epochs=1, batch_size=1)
     recipes = FitSettings(epochs=1, lr=1.0, rounds=5, swag=path)
-    posterior = fit_guides("logistic", model, split.train, ["map"], recipes)[0]["logistic · map"]
+    posterior = fit_all(["map"], model, split.train, recipes)["map"]
     library = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(x.numpy(), y.numpy())
     expected = library.predict_proba(x_test.numpy())
     np.testing.assert_allclose(posterior.predict(x_test).probs, expected, atol=1e-4)
@@ -160,47 +161,51 @@ def test_they_are_the_registered_experiments(name):
 
 
 def test_the_exact_posterior_by_evidence_is_about_bayesian_ridge(regression):
-    row = regression.tables[0].metrics["linear · exact"]
-    assert abs(row["rmse"]) < 0.5 and abs(row["nll"]) < 0.01
-    interval = regression.tables[0].intervals["linear · exact"]["nll"]
-    assert interval[1] - interval[0] < 0.2
+    less = regression.tables[0]
+    assert abs(less["linear · exact", "rmse"]) < 0.5 and abs(less["linear · exact", "nll"]) < 0.01
+    low, high = less.ends("nll")["linear · exact"]
+    assert high - low < 0.2
 
 
 def test_everything_beats_a_constant_on_diabetes(regression):
     """The target's standard deviation is 77: that is the RMSE of its mean."""
-    for row, one in regression.metrics.items():
+    nll = regression.main.column("nll")
+    for row, rmse in regression.main.column("rmse").items():
         if row != "linear · nuts":  # a chain of ten draws
-            assert one["rmse"] < 70, row
-            assert one["nll"] < 0.5 * math.log(2 * math.pi * math.e * 77**2), row
+            assert rmse < 70, row
+            assert nll[row] < 0.5 * math.log(2 * math.pi * math.e * 77**2), row
 
 
 def test_nuts_has_one_split_only_and_no_interval(regression):
-    assert "nll" not in regression.intervals.get("linear · nuts", {})
-    assert int(regression.arrays["linear · nuts.count"]) == 1
+    assert "linear · nuts" in regression.main.rows
+    assert "linear · nuts" not in regression.main.ends("nll")
+    split = make_split("diabetes", 1, REGRESSION)
+    guides = [tabular_regression.fits(split, REGRESSION, k)["linear"].guides for k in (0, 1)]
+    assert set(guides[0]) - set(guides[1]) == {"nuts"}
     assert "linear, NUTS: the first 1" in regression.findings[-1]
 
 
 def test_scikit_learn_stands_beside_the_guides(classification):
     for table in classification.tables[:2]:
-        found = table.metrics["logistic · map"]["nll"]
-        library = table.metrics["scikit-learn · LogisticRegression"]["nll"]
-        assert found == pytest.approx(library, abs=0.02)
-        assert all(0.5 < row["accuracy"] <= 1 for row in table.metrics.values())
-        assert all(math.isfinite(row["nll"]) for row in table.metrics.values())
+        library = table["scikit-learn · LogisticRegression", "nll"]
+        assert table["logistic · map", "nll"] == pytest.approx(library, abs=0.02)
+        assert all(0.5 < accuracy <= 1 for accuracy in table.column("accuracy").values())
+        assert all(math.isfinite(nll) for nll in table.column("nll").values())
 
 
 def test_confidence_is_compared_with_accuracy():
     probs = torch.tensor([[0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
     predictive = ClassificationPredictive(0, None, probs, None, None)
-    found = tabular_classification.scores(predictive, torch.tensor([0, 1]))
+    test = (torch.zeros(2, 1), torch.tensor([0, 1]))
+    found = tabular_classification.scores(predictive, Split(test, test))
     assert found["gap"] == pytest.approx(0.75 - 0.5)
 
 
 def test_ranks_and_wins_over_tables_and_splits(classification):
-    rows = classification.metrics
-    assert sum(row["rank"] for row in rows.values()) == pytest.approx(13 * 14 / 2)
-    assert "wins" not in rows["scikit-learn · LogisticRegression"]
-    assert all(row.get("wins", 0.0) % 12.5 == 0 for row in rows.values())  # of 4 splits
+    ranks, wins = (classification.main.column(metric) for metric in ("rank", "wins"))
+    assert sum(ranks.values()) == pytest.approx(13 * 14 / 2)
+    assert "scikit-learn · LogisticRegression" not in wins
+    assert all(share % 12.5 == 0 for share in wins.values())  # of 4 splits
     assert any("critical difference" in finding for finding in classification.findings)
 
 
@@ -209,7 +214,7 @@ def test_one_table_has_no_ranks():
         "quick", data=("wine",), net_guides=("map",), logistic_guides=("map",), hidden=2
     )
     results = run_experiment(tabular_classification.EXPERIMENT, config)
-    assert "rank" not in results.metrics["mlp · map"]
+    assert ("mlp · map", "rank") not in results.main
     assert "ranks" not in [f.name for f in tabular_classification.EXPERIMENT.figures(results)]
 
 
@@ -218,7 +223,7 @@ def test_results_are_saved_with_posteriors_of_one_split(regression, classificati
         assert set(results.posteriors) == set(results.inference_data)
         assert not any(name.startswith("scikit") for name in results.posteriors)
     saved = read_results(write_results(regression, tabular_regression.EXPERIMENT, tmp_path))
-    assert saved.metrics == regression.metrics
+    assert saved.main == regression.main
 
 
 def test_figures(regression, classification):

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from probml_tp.diagnostics import SbcResult
-from probml_tp.experiments.references.rank_panels import (
-    calibration_panels,
+from probml_tp.experiments.references.sbc_figures import (
     plot_ecdf_difference,
     plot_rank_histogram,
     rank_bins,
@@ -84,22 +83,11 @@ def test_the_difference_is_drawn_over_the_band(ax):
     assert narrow.get_ydata().max() > upper.max()
 
 
-def test_panels_say_what_the_tests_found():
-    results = {"exact": result(UNIFORM, UNIFORM), "mean-field": result(NARROW, UNIFORM)}
-    made = calibration_panels(results)
-    titles = [ax.get_title() for ax in made.axes if ax.get_visible()]
-    assert titles == ["h0\nMean-field too narrow", "h1\nall within the band"]
-    (legend,) = made.legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["95 % of uniform ranks, everywhere", "Exact", "Mean-field"]
-    assert len(calibration_panels(results, quantities=["h1"]).axes) == 1
-
-
 def test_what_cannot_share_a_band_is_refused(ax):
     results = {"exact": result(UNIFORM), "map": result(UNIFORM[:50])}
     with pytest.raises(ValueError, match="as many simulations and draws"):
         plot_ecdf_difference(results, "h0", ax=ax)
     with pytest.raises(ValueError, match="got none"):
-        calibration_panels({})
+        plot_ecdf_difference({}, "h0", ax=ax)
     with pytest.raises(ValueError, match="got 'h7'. They are h0"):
         plot_ecdf_difference({"exact": result(UNIFORM)}, "h7", ax=ax)
