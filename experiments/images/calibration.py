@@ -8,29 +8,22 @@ conformal quantiles are found on validation images that no fit has seen, and jud
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.calibration_figures import figures, findings
-from probml_tp.experiments.images.kit import (
-    TITLES,
-    ImageClassifiers,
-    ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
+from probml_tp.experiments.images.calibration_figures import (
+    METHODS,
+    SELECTION,
+    figures,
+    findings,
+    sets_title,
 )
+from probml_tp.experiments.images.classifiers import TITLES, ImageClassifiers, ImageConfig
+from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
-from probml_tp.kit.common import (
-    CLASSIFICATION_COLUMNS,
-    Array,
-    Rows,
-    over_seeds,
-    percent,
-)
+from probml_tp.kit.common import CLASSIFICATION_COLUMNS, Array, percent
 from probml_tp.metrics.accuracy import classification_scores
 from probml_tp.metrics.calibration import (
     TemperatureScaling,
@@ -38,13 +31,12 @@ from probml_tp.metrics.calibration import (
     classwise_calibration_error,
     reliability,
 )
-from probml_tp.metrics.conformal import Method, conformal_sets, set_metrics
+from probml_tp.metrics.conformal import conformal_sets, set_metrics
 from probml_tp.metrics.selective import selective_threshold
 from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.scores import max_probability
 
 NAME = "calibration"
-METHODS: tuple[Method, ...] = ("lac", "aps")
 SET_COLUMNS = {
     "coverage": "Coverage",
     "size": "Mean size ↓",
@@ -94,37 +86,33 @@ class _Judged:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers of each seed, and judge their probabilities."""
+    runs: list[ImageClassifiers] = []
     judged: list[dict[str, _Judged]] = []
-    classifiers = []
     for seed in seeds(config):
-        classifiers.append(fit_all(config, config.guides, seed, progress))
+        runs.append(classify(config, config.guides, seed, progress))
         judged.append({})
         for guide in config.guides:
             with progress.stage(f"judge {guide}, seed {seed}"):
-                judged[-1][guide] = _judge(config, classifiers[-1], guide)
-    first = classifiers[0]
-    metrics, intervals = over_seeds([{g: j.calibration for g, j in one.items()} for one in judged])
-    with progress.stage(records_stage(config)):
-        records = first.records(config.guides)
-    results = Results(
-        experiment=NAME,
-        title=f"Calibration and selection on {TITLES[config.dataset]}",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", metrics, COLUMNS, intervals),
-        tables=[_selection_table(config, judged), *_set_tables(config, judged)],
-        findings=[],
-        data_source=first.data_source,
-        data_is_fallback=first.is_fallback,
+                judged[-1][guide] = _judge(config, runs[-1], guide)
+    calibration = [{guide: one.calibration for guide, one in of.items()} for of in judged]
+    return results_of(
+        runs[0],
+        config,
+        progress,
+        findings=findings(config),
         arrays={
             f"{guide}.{name}": values
             for guide, one in judged[0].items()
             for name, values in one.diagrams.items()
         },
-        posteriors={guide: first.posterior(guide) for guide in config.guides},
-        inference_data=records,
+        experiment=NAME,
+        title=f"Calibration and selection on {TITLES[config.dataset]}",
+        main=averaged(MAIN_TABLE, "Posterior", COLUMNS, calibration),
+        tables=[
+            _selection_table(config, judged),
+            *(_set_table(coverage, judged) for coverage in config.coverages),
+        ],
     )
-    results.findings = findings(results, size=len(first.test))
-    return results
 
 
 def _judge(config: Config, classifiers: ImageClassifiers, guide: str) -> _Judged:
@@ -178,42 +166,26 @@ def _diagrams(
 
 
 def _selection_table(config: Config, judged: list[dict[str, _Judged]]) -> Table:
-    metrics, intervals = over_seeds([{g: j.selection for g, j in one.items()} for one in judged])
     columns = {}
     for risk in config.risks:
         columns[f"coverage {risk:g}"] = f"Coverage at risk {percent(risk)} ↑"
         columns[f"risk {risk:g}"] = f"Risk on test, promised {percent(risk)}"
-    return Table(
-        title=(
-            f"Selection by the maximum probability, risk promised with probability "
-            f"{percent(1 - config.delta, 0)}"
-        ),
-        row_heading="Posterior",
-        rows=metrics,
-        columns=columns,
-        intervals=intervals,
-    )
+    title = f"{SELECTION}, risk promised with probability {percent(1 - config.delta, 0)}"
+    runs = [{guide: one.selection for guide, one in of.items()} for of in judged]
+    return averaged(title, "Posterior", columns, runs)
 
 
-def _set_tables(config: Config, judged: list[dict[str, _Judged]]) -> Iterator[Table]:
-    """One table of prediction sets for each coverage promised."""
-    for coverage in config.coverages:
-        rows: list[Rows] = [
-            {
-                f"{guide}, {method.upper()}": j.sets[f"{method} {coverage:g}"]
-                for guide, j in one.items()
-                for method in METHODS
-            }
-            for one in judged
-        ]
-        metrics, intervals = over_seeds(rows)
-        yield Table(
-            title=f"Prediction sets that promise to hold the true class in {percent(coverage, 0)}",
-            row_heading="Posterior, method",
-            rows=metrics,
-            columns=SET_COLUMNS,
-            intervals=intervals,
-        )
+def _set_table(coverage: float, judged: list[dict[str, _Judged]]) -> Table:
+    """The prediction sets of one coverage promised."""
+    runs = [
+        {
+            f"{guide}, {method.upper()}": one.sets[f"{method} {coverage:g}"]
+            for guide, one in of.items()
+            for method in METHODS
+        }
+        for of in judged
+    ]
+    return averaged(sets_title(coverage), "Posterior, method", SET_COLUMNS, runs)
 
 
 EXPERIMENT = Experiment(

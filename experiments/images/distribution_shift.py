@@ -9,7 +9,7 @@ higher under the corruptions that cost more accuracy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,15 +19,15 @@ from torch import Tensor
 
 from probml_tp.datasets import CORRUPTIONS, ImageDataset, corrupt, rotated
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.distribution_shift_figures import UNCERTAINTIES, figures, findings
-from probml_tp.experiments.images.kit import (
-    TITLES,
-    ImageClassifiers,
-    ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
+from probml_tp.experiments.images.classifiers import TITLES, ImageClassifiers, ImageConfig
+from probml_tp.experiments.images.distribution_shift_figures import (
+    BY_CORRUPTION,
+    DETECTION,
+    UNCERTAINTIES,
+    figures,
+    findings,
 )
+from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds, stage_name
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -37,7 +37,7 @@ from probml_tp.harness.experiment import (
     Update,
     option,
 )
-from probml_tp.kit.common import Array, Rows, derived_seed, over_seeds
+from probml_tp.kit.common import Array, derived_seed
 from probml_tp.metrics.accuracy import classification_scores
 from probml_tp.metrics.detection import auroc
 from probml_tp.plots.style import guide_style
@@ -47,6 +47,9 @@ from probml_tp.scores import (
     negative_mutual_information,
     network_pass,
 )
+
+Judged = Mapping[str, list[dict[str, Array]]]
+"""Guide to what it says of the shifts in each seed."""
 
 NAME = "distribution-shift"
 QUICK_CORRUPTIONS = ("impulse-noise", "gaussian-blur", "contrast", "rotate")
@@ -89,7 +92,7 @@ class Config(ImageConfig):
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the guides, shift the test images, and judge every guide on every shift."""
     fitted = [
-        fit_all(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
+        classify(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
     ]
     with progress.stage("shift images"):
         shifts = _Shifts.of(config, fitted[0].test)
@@ -97,34 +100,26 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     judged: dict[str, list[dict[str, Array]]] = {guide: [] for guide in config.guides}
     for classifiers in fitted:
         for guide in config.guides:
-            with progress.stage(_stage(config, guide, classifiers.seed)) as update:
+            stage = stage_name(config, f"judge {guide}", classifiers.seed)
+            with progress.stage(stage) as update:
                 judged[guide].append(_judge(guide, classifiers, shifts, config, update))
     for guide, parts in judged.items():
         arrays |= {f"{guide}.{name}": np.stack([part[name] for part in parts]) for name in parts[0]}
         arrays |= _shown(guide, fitted[0], shifts)
-    rows, intervals = over_seeds(
-        [{guide: _row(parts[k]) for guide, parts in judged.items()} for k in range(config.seeds)]
-    )
-    with progress.stage(records_stage(config)):
-        records = fitted[0].records(config.guides)
-    results = Results(
+    turned = np.mean([arrays[f"{guide}.rotation.accuracy"] for guide in judged], axis=(0, 1))
+    arrays["hardest.angle"] = arrays["angles"][turned.argmin()]
+    return results_of(
+        fitted[0],
+        config,
+        progress,
+        findings=findings(config),
+        arrays=arrays,
+        foreign=f"; {len(shifts.clean):,} of them shifted",
         experiment=NAME,
         title=f"{TITLES[config.dataset]} under distribution shift",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", rows, _columns(config), intervals),
-        findings=[],
-        data_source=f"{fitted[0].data_source}; {len(shifts.clean):,} of them shifted",
-        data_is_fallback=fitted[0].is_fallback,
-        arrays=arrays,
-        posteriors={guide: fitted[0].posterior(guide) for guide in config.guides},
-        inference_data=records,
+        main=_main_table(judged, config),
         tables=[_detection_table(judged, config), _corruption_table(judged, config)],
     )
-    return replace(results, findings=findings(results))
-
-
-def _stage(config: Config, guide: str, seed: int) -> str:
-    return f"judge {guide}, seed {seed}" if config.seeds > 1 else f"judge {guide}"
 
 
 def _severities(config: Config) -> list[int]:
@@ -264,9 +259,18 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
 # ---------------------------------------------------------------------------------------- tables
 
 
+def _main_table(judged: Judged, config: Config) -> Table:
+    runs = [{guide: _row(of[k]) for guide, of in judged.items()} for k in range(config.seeds)]
+    table = averaged(MAIN_TABLE, "Posterior", _columns(config), runs)
+    for guide, of in judged.items():
+        mean = np.mean([part["rotation.accuracy"] for part in of], axis=0)
+        table.put(guide, {"turned": float(mean.min())})
+    return table
+
+
 def _row(found: Mapping[str, Array]) -> dict[str, float]:
     """The metrics of one guide and seed: clean, and means over corruptions at the last severity."""
-    row = {"clean_accuracy": float(found["accuracy"][0, 0])}
+    row = {f"clean_{name}": float(found[name][0, 0]) for name in ("accuracy", "ece")}
     judged = [name for name in (*JUDGED, *UNCERTAINTIES) if name in found]
     row |= {name: float(found[name][:, -1].mean()) for name in judged}
     error = 1 - found["accuracy"][:, 1:].ravel()
@@ -287,10 +291,12 @@ def _columns(config: Config) -> dict[str, str]:
         "mutual_information": f"Mutual information {worst} (nats)",
         "rank_entropy": "Entropy and error, rank correlation ↑",
         "rank_mutual_information": "Mutual information and error, rank correlation ↑",
+        "clean_ece": "",
+        "turned": "",
     }
 
 
-def _detection_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
+def _detection_table(judged: Judged, config: Config) -> Table:
     """AUROC of clean against corrupted images by severity, mean over corruptions."""
     severities = _severities(config)
     columns = {
@@ -298,38 +304,36 @@ def _detection_table(judged: Mapping[str, list[dict[str, Array]]], config: Confi
         for name, label in UNCERTAINTIES.items()
         for severity in severities
     }
-    runs: list[Rows] = [
+    runs = [
         {
             guide: {
-                f"auroc_{name}_{severity}": float(parts[k][f"auroc_{name}"][:, place].mean())
+                f"auroc_{name}_{severity}": float(of[k][f"auroc_{name}"][:, place].mean())
                 for name in UNCERTAINTIES
-                if name in parts[k]
+                if name in of[k]
                 for place, severity in enumerate(severities, start=1)
             }
-            for guide, parts in judged.items()
+            for guide, of in judged.items()
         }
         for k in range(config.seeds)
     ]
-    title = "AUROC of corrupted against clean test images by uncertainty, mean over corruptions"
-    means, intervals = over_seeds(runs)
-    return Table(title, "Posterior", means, columns, intervals)
+    return averaged(DETECTION, "Posterior", columns, runs)
 
 
-def _corruption_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
-    """The accuracy of every guide under each corruption at the last severity."""
-    runs: list[Rows] = [
-        {
-            corruption: {
-                guide: float(parts[k]["accuracy"][place, -1]) for guide, parts in judged.items()
+def _corruption_table(judged: Judged, config: Config) -> Table:
+    """The accuracy of every guide, and their mean, by corruption at the last severity."""
+    runs = []
+    for k in range(config.seeds):
+        left = {guide: of[k]["accuracy"][:, -1].tolist() for guide, of in judged.items()}
+        left["mean"] = np.mean(list(left.values()), axis=0).tolist()
+        runs.append(
+            {
+                corruption: {guide: values[place] for guide, values in left.items()}
+                for place, corruption in enumerate(config.corruptions)
             }
-            for place, corruption in enumerate(config.corruptions)
-        }
-        for k in range(config.seeds)
-    ]
-    title = f"Accuracy by corruption at severity {_severities(config)[-1]}"
-    columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged}
-    means, intervals = over_seeds(runs)
-    return Table(title, "Corruption", means, columns, intervals)
+        )
+    columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged} | {"mean": ""}
+    title = f"{BY_CORRUPTION} at severity {_severities(config)[-1]}"
+    return averaged(title, "Corruption", columns, runs)
 
 
 EXPERIMENT = Experiment(

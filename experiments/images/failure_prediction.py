@@ -21,21 +21,22 @@ import torch
 from torch import Tensor
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.failure_prediction_figures import (
-    PUBLISHED,
-    figures,
-    findings,
-    is_published_size,
-)
-from probml_tp.experiments.images.kit import (
+from probml_tp.experiments.images.classifiers import (
     DROPOUT_OFF,
     TITLES,
     ImageClassifiers,
     ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
 )
+from probml_tp.experiments.images.failure_prediction_figures import (
+    COLUMNS,
+    FINDINGS,
+    ORACLE,
+    POSTERIORS,
+    PUBLISHED,
+    figures,
+    is_published_size,
+)
+from probml_tp.experiments.images.kit import classify, results_of, seeds
 from probml_tp.experiments.images.score_rows import (
     MEASURES,
     Row,
@@ -54,8 +55,9 @@ from probml_tp.harness.experiment import (
     Update,
     option,
 )
-from probml_tp.kit.common import Array, Rows, derived_seed
-from probml_tp.kit.comparisons import Comparison, compare
+from probml_tp.kit.common import Array, derived_seed
+from probml_tp.kit.comparisons import compare
+from probml_tp.kit.knobs import knob
 from probml_tp.scores import (
     ConfidNet,
     ConfidNetCriterion,
@@ -64,18 +66,7 @@ from probml_tp.scores import (
 )
 
 NAME = "failure-prediction"
-CONFIDNET, HEAD, ORACLE = "ConfidNet", "ConfidNet, head only", "True class probability (oracle)"
-COLUMNS = {
-    "fpr95": "FPR at 95 % TPR (%) ↓",
-    "aupr_error": "AUPR-Error (%) ↑",
-    "aupr_success": "AUPR-Success (%) ↑",
-    "auroc": "AUROC (%) ↑",
-    "aurc": "AURC (‰) ↓",
-    "e_aurc": "E-AURC (‰) ↓",
-}
-SCALES = {name: 1000.0 if "aurc" in name else 100.0 for name in COLUMNS}
-"""What shares are multiplied by, for per cent and per mille."""
-
+CONFIDNET, HEAD = "ConfidNet", "ConfidNet, head only"
 SHOWN_MISTAKES = 16
 
 
@@ -110,7 +101,7 @@ class Config(ImageConfig):
     error_weight: float = option(
         1.0, "Weight of a mistake in ConfidNet's loss, that of a hit being 1.", minimum=1e-6
     )
-    resamples: int = option(1000, "Bootstrap resamples of the test images.", quick=200, minimum=50)
+    resamples: int = knob("resamples", 1000, quick=200, minimum=50)
 
 
 @dataclass(frozen=True)
@@ -118,11 +109,9 @@ class _Run:
     """One seed: what each score says of the test images, and what is right."""
 
     classifiers: ImageClassifiers
-    rows: list[Row]
     confidnet: ConfidNet
     confidences: dict[str, Tensor]
     correct: Tensor
-    guides: tuple[str, ...]
     own: dict[str, Tensor]
     own_correct: dict[str, Tensor]
 
@@ -131,49 +120,39 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the test images."""
     runs = [_one_seed(config, seed, progress) for seed in seeds(config)]
     with progress.stage("compare"):
-        of_scores = compare(
+        of_scores, *differences = compare(
+            MAIN_TABLE,
             [one.confidences for one in runs],
             [one.correct for one in runs],
-            metrics=tuple(COLUMNS),
+            columns=COLUMNS,
             references=("MCP",),
             resamples=config.resamples,
             seed=derived_seed(config.seed, "bootstrap"),
         )
         of_guides = compare(
+            POSTERIORS,
             [one.own for one in runs],
             [one.own_correct for one in runs],
-            metrics=tuple(COLUMNS),
+            columns=COLUMNS,
+            row_heading="Posterior: score",
             resamples=config.resamples,
             seed=derived_seed(config.seed, "bootstrap of guides"),
         )
-    first = runs[0].classifiers
-    with progress.stage(records_stage(config)):
-        records = first.records(config.guides)
-    results = Results(
+    return results_of(
+        runs[0].classifiers,
+        config,
+        progress,
+        findings=FINDINGS,
+        arrays=_arrays(runs[0]),
         experiment=NAME,
         title=f"Failure prediction on {TITLES[config.dataset]}",
-        config=config,
-        main=Table(
-            MAIN_TABLE,
-            "Score",
-            of_scores.scaled(SCALES),
-            COLUMNS,
-            of_scores.scaled_intervals(SCALES),
-        ),
-        tables=[_guide_table(of_guides), *_published(config)],
-        findings=[],
-        data_source=first.data_source,
-        data_is_fallback=first.is_fallback,
-        arrays=_arrays(runs, of_scores, of_guides),
-        posteriors={guide: first.posterior(guide) for guide in config.guides},
-        inference_data=records,
+        main=of_scores,
+        tables=[*of_guides, *_published(config), *differences],
     )
-    results.findings = findings(results)
-    return results
 
 
 def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
-    classifiers = fit_all(config, scored_guides(config), seed, progress)
+    classifiers = classify(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit ConfidNet, seed {seed}") as update:
         confidnet = _fit_confidnet(config, classifiers, update)
     head = confidnet.after_head
@@ -182,8 +161,8 @@ def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
             *output_rows(classifiers),
             *feature_rows(classifiers),
             *draw_rows(["mc-dropout"]),
-            *([] if head is None else [Row(HEAD, DROPOUT_OFF, head, "ConfidNet")]),
-            Row(CONFIDNET, DROPOUT_OFF, confidnet, "ConfidNet"),
+            *([] if head is None else [Row(HEAD, DROPOUT_OFF, head)]),
+            Row(CONFIDNET, DROPOUT_OFF, confidnet),
         ]
     with progress.stage(f"score, seed {seed}"):
         return _score(config, classifiers, rows, confidnet)
@@ -223,11 +202,9 @@ def _score(
     }
     return _Run(
         classifiers=classifiers,
-        rows=rows,
         confidnet=confidnet,
         confidences=scored,
         correct=base.predictive.predicted_class == test.labels,
-        guides=config.guides,
         own=own,
         own_correct=own_correct,
     )
@@ -239,35 +216,13 @@ def _applies(row: Row) -> bool:
     return row.guide != "map" or not row.label.endswith(spread)
 
 
-def _guide_table(comparison: Comparison) -> Table:
-    return Table(
-        title="Each posterior's own predictions, by its own uncertainty",
-        row_heading="Posterior: score",
-        rows=comparison.scaled(SCALES),
-        columns=COLUMNS,
-        intervals=comparison.scaled_intervals(SCALES),
-    )
-
-
 def _published(config: Config) -> list[Table]:
-    if not is_published_size(config):
-        return []
-    rows: Rows = {}
-    for metric, values in PUBLISHED.items():
-        for label, value in values.items():
-            rows.setdefault(label, {})[metric] = value
     title = "Published: Corbière et al. 2019, a small ConvNet on the same images"
-    return [Table(title, "Score", rows, COLUMNS)]
+    return [Table(title, "Score", PUBLISHED, COLUMNS)] if is_published_size(config) else []
 
 
-def _arrays(runs: list[_Run], of_scores: Comparison, of_guides: Comparison) -> dict[str, Array]:
-    first = runs[0]
-    arrays = {**of_scores.arrays("scores"), **of_guides.arrays("guides")}
-    arrays["scores.families"] = np.array([row.family for row in first.rows] + ["oracle"])
-    arrays["guides.families"] = np.array(
-        [row.family for row in draw_rows(first.guides) if row.label in first.own]
-    )
-    arrays["correct"] = first.correct.numpy()
+def _arrays(first: _Run) -> dict[str, Array]:
+    arrays: dict[str, Array] = {"correct": first.correct.numpy()}
     arrays |= {f"confidence.{label}": c.numpy() for label, c in first.confidences.items()}
     epochs = first.confidnet.history
     for name in ("validation_loss", "validation_aupr_error"):

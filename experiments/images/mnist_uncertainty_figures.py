@@ -8,8 +8,19 @@ from typing import Any
 import numpy as np
 
 from probml_tp.experiments.images.agreement_panels import agreement_rows, agreement_triangles
-from probml_tp.experiments.images.digit_uncertainty import LEAST, MEASURES, MOST, PAIRS
-from probml_tp.experiments.images.digit_view import AS_LEAST, SET_ASIDE, View, medians, pair_of
+from probml_tp.experiments.images.digit_uncertainty import (
+    LEAST,
+    MEASURES,
+    MOST,
+    PAIRS,
+    SET_ASIDE,
+)
+from probml_tp.experiments.images.mnist_uncertainty_findings import (
+    AS_LEAST,
+    View,
+    medians,
+    pair_of,
+)
 from probml_tp.experiments.images.uncertainty_panels import (
     DrawnImage,
     RankedImages,
@@ -17,7 +28,7 @@ from probml_tp.experiments.images.uncertainty_panels import (
     ranked_panels,
 )
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.kit.common import Array, percent, span
+from probml_tp.kit.common import Array, listed, percent, span
 from probml_tp.plots.digits import VotedImages, entropy_panels, vote_panels
 from probml_tp.plots.style import guide_style
 from probml_tp.plots.training import loss_panels
@@ -112,7 +123,7 @@ def _by_measure(guide: str, view: View) -> Figure:
     ]
     title = (
         f"{guide_style(guide).label}: the three measures name {common} of their {LEAST} least "
-        f"certain images in common; wrong are {', '.join(wrong[:-1])} and {wrong[-1]}"
+        f"certain images in common; wrong are {listed(wrong)}"
     )
     caption = (
         f"The {MOST} most certain test images, the most certain first, and the {LEAST} least "
@@ -150,17 +161,24 @@ def _votes(guide: str, view: View) -> Figure:
 
 
 def _agreement_of_measures(guides: list[str], view: View) -> Figure:
-    correlations = [[view.correlation(guide, pair) for guide in guides] for pair in PAIRS.values()]
-    shared = [[view.shared(guide, list(pair)) for guide in guides] for pair in PAIRS.values()]
+    table = view.results.tables[0]
+    correlations, shared = (
+        np.array([[table.column(f"{kind}{m}").get(g, np.nan) for g in guides] for m in PAIRS])
+        for kind in ("", "shared_")
+    )
     pairs = [pair_of(metric) for metric in PAIRS]
-    tables = {
-        "Rank correlation over all test images": np.array(correlations),
-        f"Share in common of the {AS_LEAST}": np.array(shared),
-    }
-    medians_of = [
+    medians_of = listed(
         f"{percent(float(np.median(row)), 0)} ({pair})"
         for pair, row in zip(pairs, shared, strict=True)
-    ]
+    )
+    made = agreement_rows(
+        {
+            "Rank correlation over all test images": correlations,
+            f"Share in common of the {AS_LEAST}": shared,
+        },
+        rows=[pair.replace(" and ", ",\n") for pair in pairs],
+        guides=guides,
+    )
     caption = (
         f"How far two measures of one guide order the test images alike (Spearman), and which "
         f"share of its {AS_LEAST} both name: by chance {percent(SET_ASIDE, 0)}. Images on "
@@ -168,21 +186,15 @@ def _agreement_of_measures(guides: list[str], view: View) -> Figure:
         f"ensembles of a few members have few levels of it. For the share in common, ties are in "
         f"random order, and the share is the expected one. Colours run from 0 (white) to 1 (dark)."
     )
-    title = (
-        f"In the median guide, two measures share of their {AS_LEAST} {', '.join(medians_of[:-1])} "
-        f"and {medians_of[-1]}"
-    )
-    made = agreement_rows(
-        tables, rows=[pair.replace(" and ", ",\n") for pair in pairs], guides=guides
-    )
+    title = f"In the median guide, two measures share of their {AS_LEAST} {medians_of}"
     return Figure("agreement-of-measures", title, caption, made)
 
 
 def _agreement_of_guides(view: View) -> Figure:
     drawn = {
-        MEASURES[name].label: view.tables[name]
+        MEASURES[name].label: view.between[name]
         for name in ("entropy", "mutual_information")
-        if medians({name: view.tables[name]})
+        if medians({name: view.between[name]})
     }
     caption = (
         "Spearman's rank correlation of one measure of uncertainty between two guides over the "
@@ -190,7 +202,7 @@ def _agreement_of_guides(view: View) -> Figure:
         "without draws has no mutual information. Colours run from 0 (white) to 1 (dark)."
     )
     made = agreement_triangles(drawn, guides=view.guides)
-    title = f"Median rank correlation between guides: {medians(view.tables)}"
+    title = f"Median rank correlation between guides: {medians(view.between)}"
     return Figure("agreement-of-guides", title, caption, made)
 
 

@@ -30,15 +30,13 @@ from probml_tp.datasets import (
     noise_images,
 )
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.kit import (
+from probml_tp.experiments.images.classifiers import (
     DROPOUT_OFF,
     TITLES,
     ImageClassifiers,
     ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
 )
+from probml_tp.experiments.images.kit import classify, results_of, seeds
 from probml_tp.experiments.images.ood_detection_figures import (
     EPSILONS,
     GRID_REFERENCES,
@@ -47,8 +45,11 @@ from probml_tp.experiments.images.ood_detection_figures import (
     RIVALS,
     SETS,
     TEMPERATURES,
+    against,
+    cell,
     figures,
     findings,
+    grid_title,
 )
 from probml_tp.experiments.images.score_rows import (
     ODIN_CHOSEN,
@@ -62,7 +63,8 @@ from probml_tp.experiments.images.score_rows import (
 )
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
 from probml_tp.kit.common import Array, derived_seed
-from probml_tp.kit.comparisons import Comparison, compare
+from probml_tp.kit.comparisons import compare
+from probml_tp.kit.knobs import knob
 from probml_tp.scores import NetworkPass, Odin, choose_odin
 
 NAME = "ood-detection"
@@ -72,7 +74,6 @@ COLUMNS = {
     "aupr_out": "AUPR-Out (%) ↑",
     "fpr95": "FPR at 95 % TPR (%) ↓",
 }
-SCALES = dict.fromkeys(COLUMNS, 100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Config(ImageConfig):
     ood_size: int = option(
         1_000, "Images of each foreign set, at most.", quick=300, full=2_000, minimum=50
     )
-    resamples: int = option(500, "Bootstrap resamples of the images.", quick=200, minimum=50)
+    resamples: int = knob("resamples", 500, quick=200, minimum=50)
 
 
 @dataclass(frozen=True)
@@ -103,28 +104,21 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     runs = [_one_seed(config, seed, foreign, progress) for seed in seeds(config)]
     with progress.stage("compare"):
         compared = {name: _compare(config, runs, name, grid=False) for name in foreign}
-        grids = {name: _compare(config, runs, name, grid=True) for name in foreign}
-    first = runs[0].classifiers
-    auroc = {name: f"AUROC, {SETS[name]} (%) ↑" for name in foreign}
-    metrics, intervals = _by_set(compared, "auroc")
-    with progress.stage(records_stage(config)):
-        records = first.records(config.guides)
-    results = Results(
+        grids = [table for name in foreign for table in _compare(config, runs, name, grid=True)]
+    differences = [table for _, *others in compared.values() for table in others]
+    shown = {name: tables[0] for name, tables in compared.items()}
+    return results_of(
+        runs[0].classifiers,
+        config,
+        progress,
+        findings=findings(config, list(foreign)),
+        arrays=_arrays(runs[0], foreign),
+        foreign=f". Foreign: {'; '.join(data.source for data in foreign.values())}",
         experiment=NAME,
         title=f"Out-of-distribution detection, {TITLES[config.dataset]} against other images",
-        config=config,
-        main=Table(MAIN_TABLE, "Score", metrics, auroc, intervals),
-        tables=[_set_table(name, one) for name, one in compared.items()],
-        findings=[],
-        data_source=f"{first.data_source}. Foreign: "
-        + "; ".join(data.source for data in foreign.values()),
-        data_is_fallback=first.is_fallback,
-        arrays=_arrays(runs, foreign, compared, grids),
-        posteriors={guide: first.posterior(guide) for guide in config.guides},
-        inference_data=records,
+        main=_by_set(shown),
+        tables=[*shown.values(), *differences, *grids],
     )
-    results.findings = findings(results)
-    return results
 
 
 def _foreign_sets(config: Config) -> dict[str, ImageDataset]:
@@ -150,13 +144,13 @@ def _foreign(config: Config, name: str) -> ImageDataset:
 def _one_seed(
     config: Config, seed: int, foreign: Mapping[str, ImageDataset], progress: Progress
 ) -> _Run:
-    classifiers = fit_all(config, scored_guides(config), seed, progress)
+    classifiers = classify(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit scores, seed {seed}"):
         validated = _validated_odin(config, classifiers)
         rows = [
             *output_rows(classifiers),
             *odin_rows(classifiers),
-            Row(ODIN_VALIDATED, DROPOUT_OFF, validated, "ODIN"),
+            Row(ODIN_VALIDATED, DROPOUT_OFF, validated),
             *feature_rows(classifiers),
             *draw_rows(g for g in scored_guides(config) if g not in (DROPOUT_OFF, "map")),
         ]
@@ -195,13 +189,13 @@ def _score(
     odin = _odin(config, passes[DROPOUT_OFF], [r.score for r in rows if isinstance(r.score, Odin)])
     others = confidences([r for r in rows if not isinstance(r.score, Odin)], passes)
     scores = {
-        row.label: odin[_cell(row.score.temperature, row.score.epsilon)]
+        row.label: odin[cell(row.score.temperature, row.score.epsilon)]
         if isinstance(row.score, Odin)
         else others[row.label]
         for row in rows
     }
-    cells = [_cell(temperature, epsilon) for temperature in TEMPERATURES for epsilon in EPSILONS]
-    return scores, {cell: odin[cell] for cell in cells}
+    cells = [cell(temperature, epsilon) for temperature in TEMPERATURES for epsilon in EPSILONS]
+    return scores, {name: odin[name] for name in cells}
 
 
 def _odin(config: Config, run: NetworkPass, scores: list[Odin]) -> dict[str, Tensor]:
@@ -211,15 +205,11 @@ def _odin(config: Config, run: NetworkPass, scores: list[Odin]) -> dict[str, Ten
         own = [score.epsilon for score in scores if score.temperature == temperature]
         epsilons = list(dict.fromkeys([*EPSILONS, *own]))
         values = Odin(temperature, std=_std(config)).at_epsilons(run, epsilons).double().cpu()
-        found |= {_cell(temperature, e): v for e, v in zip(epsilons, values, strict=True)}
+        found |= {cell(temperature, e): v for e, v in zip(epsilons, values, strict=True)}
     return found
 
 
-def _cell(temperature: float, epsilon: float) -> str:
-    return f"{temperature:g}, {epsilon:g}"
-
-
-def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> Comparison:
+def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> list[Table]:
     """All rows, or ODIN on the grid with what it is held against, on one foreign set."""
     joined, inside = [], []
     for one in runs:
@@ -231,59 +221,35 @@ def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> Comp
         sizes = len(within[REFERENCE]), len(out[REFERENCE])
         inside.append(torch.cat([torch.ones(sizes[0]), torch.zeros(sizes[1])]).bool())
     return compare(
+        grid_title(name) if grid else against(name),
         joined,
         inside,
-        metrics=("aupr_out",) if grid else tuple(COLUMNS),
+        columns={"aupr_out": ""} if grid else COLUMNS,
         references=GRID_REFERENCES if grid else RIVALS,
         resamples=config.resamples,
         seed=derived_seed(config.seed, f"bootstrap {name}"),
     )
 
 
-def _by_set(
-    compared: Mapping[str, Comparison], metric: str
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
-    """One metric with foreign sets as columns."""
-    metrics: dict[str, dict[str, float]] = {}
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    for name, one in compared.items():
-        for label, row in one.scaled(SCALES).items():
-            metrics.setdefault(label, {})[name] = row[metric]
-        for label, ends in one.scaled_intervals(SCALES).items():
-            intervals.setdefault(label, {})[name] = ends[metric]
-    return metrics, intervals
+def _by_set(compared: Mapping[str, Table]) -> Table:
+    """The AUROC with foreign sets as columns."""
+    columns = {name: f"AUROC, {SETS[name]} (%) ↑" for name in compared}
+    made = Table(MAIN_TABLE, "Score", columns=columns)
+    for name, table in compared.items():
+        ends = table.ends("auroc")
+        for row, value in table.column("auroc").items():
+            made.put(row, {name: value}, {name: ends[row]} if row in ends else None)
+    return made
 
 
-def _set_table(name: str, comparison: Comparison) -> Table:
-    return Table(
-        title=f"Against {SETS[name]}",
-        row_heading="Score",
-        rows=comparison.scaled(SCALES),
-        columns=COLUMNS,
-        intervals=comparison.scaled_intervals(SCALES),
-    )
-
-
-def _arrays(
-    runs: list[_Run],
-    foreign: Mapping[str, ImageDataset],
-    compared: Mapping[str, Comparison],
-    grids: Mapping[str, Comparison],
-) -> dict[str, Array]:
-    first = runs[0]
-    arrays: dict[str, Array] = {
-        "sets": np.array(list(foreign)),
-        "families": np.array([row.family for row in first.rows]),
-        "odin.chosen": np.array(
-            [
-                [row.score.temperature, row.score.epsilon]
-                for row in first.rows
-                if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
-            ]
-        ),
-    }
+def _arrays(first: _Run, foreign: Mapping[str, ImageDataset]) -> dict[str, Array]:
+    chosen = [
+        [row.score.temperature, row.score.epsilon]
+        for row in first.rows
+        if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
+    ]
+    arrays: dict[str, Array] = {"sets": np.array(list(foreign)), "odin.chosen": np.array(chosen)}
     for name, data in foreign.items():
-        arrays |= compared[name].arrays(f"scores.{name}") | grids[name].arrays(f"grid.{name}")
         arrays |= {f"outside.{name}.{k}": v.numpy() for k, v in first.outside[name].items()}
         sure = first.outside[name][REFERENCE].argsort(descending=True)[:8]
         arrays[f"accepted.{name}.images"] = data.images.numpy()[sure]
