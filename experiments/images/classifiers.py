@@ -19,7 +19,7 @@ from probml_tp.datasets import NORMALIZATION, ImageDataset, load_images
 from probml_tp.datasets.image_dataset import stratified_order
 from probml_tp.diagnostics import to_inference_data
 from probml_tp.guides import Delta
-from probml_tp.guides.recipes import FitSettings, Stage, SwagPath, fit_one, guides_for
+from probml_tp.guides.recipes import FitSettings, Stage, SwagPath, fit_all, guides_for
 from probml_tp.harness.experiment import ExperimentConfig, SavesNetcdf, no_update, option
 from probml_tp.kit.knobs import knob
 from probml_tp.models import LENET_DROPOUT, lenet
@@ -115,13 +115,12 @@ class ImageClassifiers:
 
         Every stage is entered, so that the record of a run has all that an experiment takes alone.
         """
+        asked = [*map(_fitted_as, guides)]
+        for known in filter(self._done.__contains__, self.how.order(asked)):
+            with stage(known):
+                pass
         data = self.normalized(self.train), self.train.labels
-        for guide in self.how.order(map(_fitted_as, guides)):
-            with stage(guide) as update:
-                if guide not in self._done:
-                    self._done[guide] = fit_one(
-                        guide, self.model, data, self.how, done=self._done, update=update
-                    )
+        self._done = fit_all(asked, self.model, data, self.how, stage=stage, given=self._done)
 
     def posterior(self, guide: str) -> Posterior:
         """The posterior of a guide, fitted if it is not yet."""
@@ -149,6 +148,10 @@ class ImageClassifiers:
         if (guide, split) not in self._passes:
             self._passes[guide, split] = self._pass(guide, data)
         return self._passes[guide, split]
+
+    def correct(self, guide: str, data: ImageDataset) -> Tensor:
+        """Which images a guide gets right, ``(N,)``."""
+        return self.network_pass(guide, data).predictive.predicted_class == data.labels
 
     def records(self, guides: Sequence[str]) -> dict[str, SavesNetcdf]:
         """ArviZ records: weights of the last layer, log likelihood at the first test images."""
@@ -224,10 +227,7 @@ def settings(config: ImageConfig, seed: int) -> FitSettings:
         members=config.members,
         apart=True,
         swag=SwagPath(
-            lr=config.swag_lr,
-            epochs=config.swag_epochs,
-            batch_size=config.batch_size,
-            momentum=0.9,
+            lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.batch_size, momentum=0.9
         ),
         one_thread=False,
         seed=seed,

@@ -106,8 +106,20 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     for guide, parts in judged.items():
         arrays |= {f"{guide}.{name}": np.stack([part[name] for part in parts]) for name in parts[0]}
         arrays |= _shown(guide, fitted[0], shifts)
-    turned = np.mean([arrays[f"{guide}.rotation.accuracy"] for guide in judged], axis=(0, 1))
-    arrays["hardest.angle"] = arrays["angles"][turned.argmin()]
+    rows = [
+        {guide: _row(of[k], config) for guide, of in judged.items()} for k in range(config.seeds)
+    ]
+    main = averaged(MAIN_TABLE, "Posterior", _columns(config), rows)
+    turned = {guide: arrays[f"{guide}.rotation.accuracy"].mean(0) for guide in judged}
+    for guide, accuracy in turned.items():
+        main.put(guide, {"turned": float(accuracy.min())})
+    hardest = np.mean(list(turned.values()), axis=0).argmin()
+    arrays["hardest.angle"] = arrays["angles"][hardest]
+    detection = {
+        f"auroc_{name}_{severity}": f"{label}, severity {severity} ↑"
+        for name, label in UNCERTAINTIES.items()
+        for severity in _severities(config)
+    }
     return results_of(
         fitted[0],
         config,
@@ -117,17 +129,16 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         foreign=f"; {len(shifts.clean):,} of them shifted",
         experiment=NAME,
         title=f"{TITLES[config.dataset]} under distribution shift",
-        main=_main_table(judged, config),
-        tables=[_detection_table(judged, config), _corruption_table(judged, config)],
+        main=main,
+        tables=[
+            averaged(DETECTION, "Posterior", detection, rows),
+            _corruption_table(judged, config),
+        ],
     )
 
 
 def _severities(config: Config) -> list[int]:
     return sorted(set(config.severities))
-
-
-def _angles(config: Config) -> list[int]:
-    return list(range(0, 181, config.angle_step))
 
 
 # ---------------------------------------------------------------------------------------- shifts
@@ -150,7 +161,7 @@ class _Shifts:
         return cls(
             clean,
             {name: {s: damage(name, s) for s in severities} for name in config.corruptions},
-            {angle: rotated(clean, angle) for angle in _angles(config)},
+            {angle: rotated(clean, angle) for angle in range(0, 181, config.angle_step)},
         )
 
     def __len__(self) -> int:
@@ -259,23 +270,16 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
 # ---------------------------------------------------------------------------------------- tables
 
 
-def _main_table(judged: Judged, config: Config) -> Table:
-    runs = [{guide: _row(of[k]) for guide, of in judged.items()} for k in range(config.seeds)]
-    table = averaged(MAIN_TABLE, "Posterior", _columns(config), runs)
-    for guide, of in judged.items():
-        mean = np.mean([part["rotation.accuracy"] for part in of], axis=0)
-        table.put(guide, {"turned": float(mean.min())})
-    return table
-
-
-def _row(found: Mapping[str, Array]) -> dict[str, float]:
-    """The metrics of one guide and seed: clean, and means over corruptions at the last severity."""
+def _row(found: Mapping[str, Array], config: Config) -> dict[str, float]:
+    """The metrics of one guide and seed: clean, and means over corruptions at each severity."""
     row = {f"clean_{name}": float(found[name][0, 0]) for name in ("accuracy", "ece")}
     judged = [name for name in (*JUDGED, *UNCERTAINTIES) if name in found]
     row |= {name: float(found[name][:, -1].mean()) for name in judged}
     error = 1 - found["accuracy"][:, 1:].ravel()
-    for name in UNCERTAINTIES:
-        if name in found and np.ptp(error) > 0 and np.ptp(found[name][:, 1:]) > 0:
+    for name in [name for name in UNCERTAINTIES if name in found]:
+        for place, severity in enumerate(_severities(config), start=1):
+            row[f"auroc_{name}_{severity}"] = float(found[f"auroc_{name}"][:, place].mean())
+        if np.ptp(error) > 0 and np.ptp(found[name][:, 1:]) > 0:
             row[f"rank_{name}"] = float(spearmanr(found[name][:, 1:].ravel(), error).statistic)
     return row
 
@@ -296,50 +300,17 @@ def _columns(config: Config) -> dict[str, str]:
     }
 
 
-def _detection_table(judged: Judged, config: Config) -> Table:
-    """AUROC of clean against corrupted images by severity, mean over corruptions."""
-    severities = _severities(config)
-    columns = {
-        f"auroc_{name}_{severity}": f"{label}, severity {severity} ↑"
-        for name, label in UNCERTAINTIES.items()
-        for severity in severities
-    }
-    runs = [
-        {
-            guide: {
-                f"auroc_{name}_{severity}": float(of[k][f"auroc_{name}"][:, place].mean())
-                for name in UNCERTAINTIES
-                if name in of[k]
-                for place, severity in enumerate(severities, start=1)
-            }
-            for guide, of in judged.items()
-        }
-        for k in range(config.seeds)
-    ]
-    return averaged(DETECTION, "Posterior", columns, runs)
-
-
 def _corruption_table(judged: Judged, config: Config) -> Table:
     """The accuracy of every guide, and their mean, by corruption at the last severity."""
     runs = []
     for k in range(config.seeds):
-        left = {guide: of[k]["accuracy"][:, -1].tolist() for guide, of in judged.items()}
-        left["mean"] = np.mean(list(left.values()), axis=0).tolist()
-        runs.append(
-            {
-                corruption: {guide: values[place] for guide, values in left.items()}
-                for place, corruption in enumerate(config.corruptions)
-            }
-        )
+        left = {guide: of[k]["accuracy"][:, -1] for guide, of in judged.items()}
+        left["mean"] = np.mean(list(left.values()), axis=0)
+        rows = enumerate(config.corruptions)
+        runs.append({row: {g: float(v[place]) for g, v in left.items()} for place, row in rows})
     columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged} | {"mean": ""}
     title = f"{BY_CORRUPTION} at severity {_severities(config)[-1]}"
     return averaged(title, "Corruption", columns, runs)
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

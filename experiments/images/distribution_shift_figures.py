@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from probml_tp.experiments.images.cell_panels import heat_map_panels
 from probml_tp.experiments.images.kit import longer_trained
 from probml_tp.experiments.images.shift_panels import (
     Curve,
     contact_sheet,
     curve_panels,
-    heat_map_panels,
     turning_panels,
 )
 from probml_tp.guides.recipes import one_of_each_family
@@ -194,16 +194,13 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 
 
 def _severity(view: _View) -> Figure:
-    curves: dict[str, dict[str, Curve]] = {}
-    for name, heading in PANELS.items():
-        factor = 100 if name in IN_PERCENT else 1
-        found = view.metric(name)
-        drawn = {g: _over_corruptions(factor * found[g]) for g in view.drawn if g in found}
-        if drawn:
-            curves[heading] = drawn
     severities = np.array([0, *view["severities"]])
     made = curve_panels(
-        severities, curves, label="Severity (0: clean)", ticks=severities.tolist(), dodge=0.07
+        severities,
+        _curves(view, {name: name for name in PANELS}, _over_corruptions),
+        label="Severity (0: clean)",
+        ticks=severities.tolist(),
+        dodge=0.07,
     )
     after = view.results.main.column("accuracy")
     lost = {g: v - after[g] for g, v in view.results.main.column("clean_accuracy").items()}
@@ -221,9 +218,22 @@ def _severity(view: _View) -> Figure:
     return Figure("metrics-against-severity", title, caption, made)
 
 
+def _curves(
+    view: _View, names: Mapping[str, str], over: Callable[[Array], Curve]
+) -> dict[str, dict[str, Curve]]:
+    """Panel to guide to curve: of the arrays of these names, ``over`` their seeds and the like."""
+    curves = {}
+    for name, array in names.items():
+        factor = 100 if name in IN_PERCENT else 1
+        found = by_guide(view.results.arrays, view.drawn, array)
+        curves[PANELS[name]] = {guide: over(factor * values) for guide, values in found.items()}
+    return {heading: lines for heading, lines in curves.items() if lines}
+
+
 def _over_corruptions(values: Array) -> Curve:
-    low, high = np.quantile(values, [0.25, 0.75], axis=0)
-    return values.mean(0), (low, high)
+    mean = values.mean(0)
+    low, high = np.quantile(mean, [0.25, 0.75], axis=0)
+    return mean.mean(0), (low, high)
 
 
 def _heat_maps(view: _View) -> Figure:
@@ -296,14 +306,12 @@ def _kept_until(angles: Array, probs: Array, label: int) -> float:
 
 
 def _angles(view: _View) -> Figure:
-    curves: dict[str, dict[str, Curve]] = {}
-    for name in ("accuracy", "entropy", "mutual_information"):
-        factor = 100 if name in IN_PERCENT else 1
-        found = by_guide(view.results.arrays, view.drawn, f"rotation.{name}")
-        if found:
-            curves[PANELS[name]] = {g: _over_seeds(factor * values) for g, values in found.items()}
+    names = {name: f"rotation.{name}" for name in ("accuracy", *UNCERTAINTIES)}
     made = curve_panels(
-        view["angles"], curves, label="Rotation (degrees)", ticks=[0, 45, 90, 135, 180]
+        view["angles"],
+        _curves(view, names, _over_seeds),
+        label="Rotation (degrees)",
+        ticks=[0, 45, 90, 135, 180],
     )
     accuracy = np.mean(list(view.metric("rotation.accuracy").values()), axis=0)
     entropy = np.mean(list(view.metric("rotation.entropy").values()), axis=0)

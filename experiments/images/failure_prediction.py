@@ -58,12 +58,7 @@ from probml_tp.harness.experiment import (
 from probml_tp.kit.common import Array, derived_seed
 from probml_tp.kit.comparisons import compare
 from probml_tp.kit.knobs import knob
-from probml_tp.scores import (
-    ConfidNet,
-    ConfidNetCriterion,
-    fit_confidnet,
-    true_class_probability,
-)
+from probml_tp.scores import ConfidNet, ConfidNetCriterion, fit_confidnet, true_class_probability
 
 NAME = "failure-prediction"
 CONFIDNET, HEAD = "ConfidNet", "ConfidNet, head only"
@@ -112,13 +107,12 @@ class _Run:
     confidnet: ConfidNet
     confidences: dict[str, Tensor]
     correct: Tensor
-    own: dict[str, Tensor]
-    own_correct: dict[str, Tensor]
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the test images."""
     runs = [_one_seed(config, seed, progress) for seed in seeds(config)]
+    own = [_own(config, one.classifiers) for one in runs]
     with progress.stage("compare"):
         of_scores, *differences = compare(
             MAIN_TABLE,
@@ -131,8 +125,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         )
         of_guides = compare(
             POSTERIORS,
-            [one.own for one in runs],
-            [one.own_correct for one in runs],
+            [confidence for confidence, _ in own],
+            [correct for _, correct in own],
             columns=COLUMNS,
             row_heading="Posterior: score",
             resamples=config.resamples,
@@ -165,7 +159,11 @@ def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
             Row(CONFIDNET, DROPOUT_OFF, confidnet),
         ]
     with progress.stage(f"score, seed {seed}"):
-        return _score(config, classifiers, rows, confidnet)
+        test = classifiers.test
+        passes = {guide: classifiers.network_pass(guide, test) for guide in scored_guides(config)}
+        scored = confidences(rows, passes)
+    scored[ORACLE] = true_class_probability(passes[DROPOUT_OFF], test.labels).double()
+    return _Run(classifiers, confidnet, scored, classifiers.correct(DROPOUT_OFF, test))
 
 
 def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update) -> ConfidNet:
@@ -187,33 +185,18 @@ def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update
     )
 
 
-def _score(
-    config: Config, classifiers: ImageClassifiers, rows: list[Row], confidnet: ConfidNet
-) -> _Run:
-    test = classifiers.test
-    passes = {guide: classifiers.network_pass(guide, test) for guide in scored_guides(config)}
-    base = passes[DROPOUT_OFF]
-    scored = confidences(rows, passes)
-    scored[ORACLE] = true_class_probability(base, test.labels).double()
-    own_rows = [row for row in draw_rows(config.guides) if _applies(row)]
-    own = confidences(own_rows, passes)
-    own_correct = {
-        row.label: passes[row.guide].predictive.predicted_class == test.labels for row in own_rows
-    }
-    return _Run(
-        classifiers=classifiers,
-        confidnet=confidnet,
-        confidences=scored,
-        correct=base.predictive.predicted_class == test.labels,
-        own=own,
-        own_correct=own_correct,
-    )
+def _own(
+    config: Config, classifiers: ImageClassifiers
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Each guide's uncertainty of its own predictions, and which of these are right.
 
-
-def _applies(row: Row) -> bool:
-    """MAP has no spread over draws: only what it says at its one point."""
-    spread = (MEASURES["mutual-information"], MEASURES["variation-ratio"])
-    return row.guide != "map" or not row.label.endswith(spread)
+    MAP has no spread over draws: only what it says at its one point.
+    """
+    spread, test = (MEASURES["mutual-information"], MEASURES["variation-ratio"]), classifiers.test
+    rows = [r for r in draw_rows(config.guides) if r.guide != "map" or not r.label.endswith(spread)]
+    passes = {guide: classifiers.network_pass(guide, test) for guide in config.guides}
+    correct = {row.label: classifiers.correct(row.guide, test) for row in rows}
+    return confidences(rows, passes), correct
 
 
 def _published(config: Config) -> list[Table]:
@@ -230,8 +213,7 @@ def _arrays(first: _Run) -> dict[str, Array]:
         arrays[f"confidnet.{name}"] = np.array([np.nan if v is None else v for v in values])
     arrays["confidnet.step"] = np.array([epoch.step for epoch in epochs])
     arrays["confidnet.chosen"] = np.array(first.confidnet.chosen)
-    validation = first.classifiers.network_pass(DROPOUT_OFF, first.classifiers.validation)
-    wrong = validation.predictive.predicted_class != first.classifiers.validation.labels
+    wrong = ~first.classifiers.correct(DROPOUT_OFF, first.classifiers.validation)
     arrays["confidnet.validation_mistakes"] = np.array(int(wrong.sum()))
     return arrays | _mistakes(first)
 
@@ -256,10 +238,4 @@ def _mistakes(one: _Run) -> dict[str, Array]:
     }
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

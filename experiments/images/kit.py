@@ -147,13 +147,17 @@ def averaged(
     Args:
         title: of the table.
         row_heading: what the rows are.
-        columns: metric to heading.
+        columns: metric to heading; other metrics are left out.
         runs: of each seed: row to metric to value.
 
     Returns:
         The table.
     """
-    means, intervals = over_seeds(runs)
+    of_table = [
+        {row: {m: v for m, v in values.items() if m in columns} for row, values in run.items()}
+        for run in runs
+    ]
+    means, intervals = over_seeds(of_table)
     return Table(title, row_heading, means, columns, intervals)
 
 

@@ -120,7 +120,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     if lead := lead_guide(config.guides):
         with progress.stage("draws of single images"):
             arrays |= _single_images(judged[0][lead], first, config)
-    agreement = [{guide: _ranks(guide, of) for guide in of} for of in judged]
+    rows = [{guide: _row(guide, of, first.test) for guide in of} for of in judged]
     return results_of(
         first,
         config,
@@ -129,22 +129,21 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         arrays=arrays,
         experiment=NAME,
         title=f"LeNet on {TITLES[config.dataset]}",
-        main=_main(judged, first.test),
-        tables=[averaged(AGREEMENT, "Posterior", AGREEMENT_COLUMNS, agreement)],
+        main=_main(rows),
+        tables=[averaged(AGREEMENT, "Posterior", AGREEMENT_COLUMNS, rows)],
     )
 
 
 def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
     run = classifiers.network_pass(guide, classifiers.test)
-    correct = (run.predictive.predicted_class == classifiers.test.labels).numpy()
+    correct = classifiers.correct(guide, classifiers.test).numpy()
     times = classifiers.seconds(guide), run.seconds
     measures = measures_of(run.predictive)
     return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
 
 
-def _main(judged: Sequence[Mapping[str, _Judged]], test: ImageDataset) -> Table:
-    runs = [{guide: _row(one, test) for guide, one in of.items()} for of in judged]
-    table = averaged(MAIN_TABLE, "Posterior", COLUMNS, runs)
+def _main(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> Table:
+    table = averaged(MAIN_TABLE, "Posterior", COLUMNS, rows)
     hits = table.column("mi_hits")
     for guide, mistakes in table.column("mi_mistakes").items():
         if hits.get(guide, 0.0) > 0:
@@ -152,30 +151,26 @@ def _main(judged: Sequence[Mapping[str, _Judged]], test: ImageDataset) -> Table:
     return table
 
 
-def _row(one: _Judged, test: ImageDataset) -> dict[str, float]:
+def _row(guide: str, judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, float]:
+    """Scores of a guide, and how far its measures agree and with those of other guides."""
+    one, own = judged[guide], judged[guide].measures
     row = classification_scores(one.predictive, test.labels)
     if not one.correct.all():
-        row["caught"] = caught_aside(one.measures["entropy"], one.correct)
+        row["caught"] = caught_aside(own["entropy"], one.correct)
     if one.has_draws:
-        information = one.measures["mutual_information"]
         groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
-        row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
+        row |= {m: float(own["mutual_information"][g].mean()) for m, g in groups.items() if g.any()}
+        row |= own_agreement(own)
     if isinstance(one.posterior.guide, StructuredNormal):
         row["log_evidence"] = one.posterior.guide.log_evidence()
-    return row | {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
-
-
-def _ranks(guide: str, judged: Mapping[str, _Judged]) -> dict[str, float]:
-    """A guide's row of that table."""
-    own = judged[guide].measures
-    row = own_agreement(own) if judged[guide].has_draws else {}
     for name, values in own.items():
         others = [
-            rank_correlation(values, one.measures[name])
-            for other, one in judged.items()
-            if other != guide and name in one.measures
+            rank_correlation(values, another.measures[name])
+            for other, another in judged.items()
+            if other != guide and name in another.measures
         ]
         row[f"others_{name}"] = float(np.mean(others)) if others else np.nan
+    row |= {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
     return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
@@ -219,10 +214,4 @@ def _single_images(one: _Judged, classifiers: ImageClassifiers, config: Config) 
     }
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,75 +33,43 @@ class ChosenImage:
     rules: list[str]
     label: int
     top: int
-    classes: list[str]
     pixels: Array
     probs: Array
-
-    @property
-    def true(self) -> str:
-        """The name of the true class."""
-        return self.classes[self.label]
-
-    @property
-    def predicted(self) -> str:
-        """The name of the predicted class."""
-        return self.classes[self.top]
 
     def mean(self, label: int) -> float:
         """The mean probability of a class."""
         return float(self.probs[:, label].mean())
 
 
-@dataclass(frozen=True)
-class View:
-    """What findings and figures read of a run."""
+def chosen_images(results: Results[Any]) -> list[ChosenImage]:
+    """The images that are looked at draw by draw."""
+    arrays, lead = results.arrays, lead_guide(results.config.guides)
+    return [
+        ChosenImage(
+            int(index),
+            str(rules).split(", "),
+            label=int(arrays["labels"][index]),
+            top=int(arrays[f"{lead}.predicted"][index]),
+            pixels=arrays["chosen.images"][place],
+            probs=arrays["chosen.probs"][:, place],
+        )
+        for place, (index, rules) in enumerate(
+            zip(arrays["chosen.index"], arrays["chosen.rules"], strict=True)
+        )
+    ]
 
-    results: Results[Any]
 
-    @property
-    def guides(self) -> list[str]:
-        """All guides."""
-        return list(self.results.config.guides)
+def chosen_by(rule: str, results: Results[Any]) -> ChosenImage:
+    """The image that a rule chose."""
+    return next(one for one in chosen_images(results) if rule in one.rules)
 
-    @property
-    def lead(self) -> str | None:
-        """The guide that is looked at image by image."""
-        return lead_guide(self.guides)
 
-    def of(self, guide: str, name: str) -> Array:
-        """An array of a guide."""
-        return self.results.arrays[f"{guide}.{name}"]
-
-    def each(self, name: str) -> dict[str, Array]:
-        """Guide to array, for the guides that have it."""
-        return by_guide(self.results.arrays, self.guides, name)
-
-    @cached_property
-    def chosen(self) -> list[ChosenImage]:
-        """The images that are looked at draw by draw."""
-        arrays = self.results.arrays
-        named = zip(arrays["chosen.index"], arrays["chosen.rules"], strict=True)
-        return [
-            ChosenImage(
-                index=int(index),
-                rules=str(rules).split(", "),
-                label=int(arrays["labels"][index]),
-                top=int(self.of(str(self.lead), "predicted")[index]),
-                classes=arrays["classes"].tolist(),
-                pixels=arrays["chosen.images"][place],
-                probs=arrays["chosen.probs"][:, place],
-            )
-            for place, (index, rules) in enumerate(named)
-        ]
-
-    def find(self, rule: str) -> ChosenImage:
-        """The image that a rule chose."""
-        return next(one for one in self.chosen if rule in one.rules)
-
-    @cached_property
-    def between(self) -> dict[str, Array]:
-        """Measure to the matrix of its rank correlations between guides."""
-        return {name: between_guides(self.each(name), self.guides) for name in MEASURES}
+def correlations(results: Results[Any]) -> dict[str, Array]:
+    """Measure to the matrix of its rank correlations between guides."""
+    guides = results.config.guides
+    return {
+        name: between_guides(by_guide(results.arrays, guides, name), guides) for name in MEASURES
+    }
 
 
 def pair_of(metric: str) -> str:
@@ -130,35 +97,36 @@ def _error(results: Results[Any]) -> str:
 
 def _confident_mistake(results: Results[Any]) -> str | None:
     """How sure the lead guide is of its most confident mistake."""
-    view = View(results)
-    if view.lead is None:
+    arrays, lead = results.arrays, lead_guide(results.config.guides)
+    if lead is None:
         return None
-    label, right = guide_style(view.lead).label, view.of(view.lead, "correct")
+    label, right = guide_style(lead).label, arrays[f"{lead}.correct"]
     if right.all():
         return f"{label} makes no mistake on the {len(right):,} test images."
-    one, entropy = view.find("most confident mistake"), view.of(view.lead, "entropy")
+    one, entropy = chosen_by("most confident mistake", results), arrays[f"{lead}.entropy"]
+    true, predicted = arrays["classes"][[one.label, one.top]]
     less_certain = float((entropy > entropy[one.index]).mean())
     return (
-        f"The most confident mistake of {label}, test image {one.index}, is of class {one.true}: "
+        f"The most confident mistake of {label}, test image {one.index}, is of class {true}: "
         f"{(one.probs.argmax(1) == one.top).sum()} of {len(one.probs)} draws vote for "
-        f"{one.predicted}, with a mean probability of {percent(one.mean(one.top))}. By predictive "
+        f"{predicted}, with a mean probability of {percent(one.mean(one.top))}. By predictive "
         f"entropy {percent(less_certain)} of the test images are less certain, and would be set "
         f"aside before it."
     )
 
 
 def _between_guides(results: Results[Any]) -> str | None:
-    view = View(results)
-    words = medians(view.between)
+    guides, between = results.config.guides, correlations(results)
+    words = medians(between)
     if not words:
         return None
     found = f"Between guides, the median rank correlation over their pairs is {words}."
-    if len(view.guides) < 3:
+    if len(guides) < 3:
         return found
-    entropy = view.between["entropy"]
+    entropy = between["entropy"]
     pair = sorted(np.unravel_index(np.nanargmin(entropy), entropy.shape))
     rho = number(float(entropy[pair[0], pair[1]]), ".2f")
-    least = labels_of(view.guides[place] for place in pair)
+    least = labels_of(guides[place] for place in pair)
     return f"{found} The least alike by predictive entropy are {least}, at {rho}."
 
 

@@ -65,7 +65,7 @@ from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Resul
 from probml_tp.kit.common import Array, derived_seed
 from probml_tp.kit.comparisons import compare
 from probml_tp.kit.knobs import knob
-from probml_tp.scores import NetworkPass, Odin, choose_odin
+from probml_tp.scores import Odin, choose_odin
 
 NAME = "ood-detection"
 COLUMNS = {
@@ -88,14 +88,12 @@ class Config(ImageConfig):
 
 @dataclass(frozen=True)
 class _Run:
-    """One seed: every score of the test images and of each foreign set."""
+    """One seed: scores by row and cell of the grid, of the test images and each foreign set."""
 
     classifiers: ImageClassifiers
     rows: list[Row]
     inside: dict[str, Tensor]
     outside: dict[str, dict[str, Tensor]]
-    grid_inside: dict[str, Tensor]
-    grid_outside: dict[str, dict[str, Tensor]]
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -155,12 +153,11 @@ def _one_seed(
             *draw_rows(g for g in scored_guides(config) if g not in (DROPOUT_OFF, "map")),
         ]
     with progress.stage(f"score, seed {seed}") as update:
-        inside, grid_inside = _score(config, classifiers, rows, classifiers.test)
-        outside, grid_outside = {}, {}
+        inside, outside = _score(classifiers, rows, classifiers.test), {}
         for number, (name, data) in enumerate(foreign.items(), start=1):
             update(number, len(foreign) + 1, SETS[name])
-            outside[name], grid_outside[name] = _score(config, classifiers, rows, data)
-    return _Run(classifiers, rows, inside, outside, grid_inside, grid_outside)
+            outside[name] = _score(classifiers, rows, data)
+    return _Run(classifiers, rows, inside, outside)
 
 
 def _validated_odin(config: Config, classifiers: ImageClassifiers) -> Odin:
@@ -176,54 +173,35 @@ def _validated_odin(config: Config, classifiers: ImageClassifiers) -> Odin:
     ).odin
 
 
-def _std(config: Config) -> float:
+def _std(config: ImageConfig) -> float:
     return NORMALIZATION[config.dataset][1]
 
 
-def _score(
-    config: Config, classifiers: ImageClassifiers, rows: list[Row], data: ImageDataset
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every row's score of the images, and ODIN's over the grid; each of ODIN's passes once."""
+def _score(classifiers: ImageClassifiers, rows: list[Row], data: ImageDataset) -> dict[str, Tensor]:
+    """Every row's score of the images, and ODIN's by cell: one gradient a temperature."""
     guides = dict.fromkeys(row.guide for row in rows)
     passes = {guide: classifiers.network_pass(guide, data) for guide in guides}
-    odin = _odin(config, passes[DROPOUT_OFF], [r.score for r in rows if isinstance(r.score, Odin)])
-    others = confidences([r for r in rows if not isinstance(r.score, Odin)], passes)
-    scores = {
-        row.label: odin[cell(row.score.temperature, row.score.epsilon)]
-        if isinstance(row.score, Odin)
-        else others[row.label]
-        for row in rows
-    }
-    cells = [cell(temperature, epsilon) for temperature in TEMPERATURES for epsilon in EPSILONS]
-    return scores, {name: odin[name] for name in cells}
-
-
-def _odin(config: Config, run: NetworkPass, scores: list[Odin]) -> dict[str, Tensor]:
-    """ODIN over the grid and at the rows' settings, by cell: one gradient a temperature."""
-    found: dict[str, Tensor] = {}
-    for temperature in dict.fromkeys([*TEMPERATURES, *(score.temperature for score in scores)]):
-        own = [score.epsilon for score in scores if score.temperature == temperature]
+    scores = confidences([row for row in rows if not isinstance(row.score, Odin)], passes)
+    odin = {row.label: row.score for row in rows if isinstance(row.score, Odin)}
+    std = _std(classifiers.config)
+    for t in dict.fromkeys([*TEMPERATURES, *(score.temperature for score in odin.values())]):
+        own = [score.epsilon for score in odin.values() if score.temperature == t]
         epsilons = list(dict.fromkeys([*EPSILONS, *own]))
-        values = Odin(temperature, std=_std(config)).at_epsilons(run, epsilons).double().cpu()
-        found |= {cell(temperature, e): v for e, v in zip(epsilons, values, strict=True)}
-    return found
+        values = Odin(t, std=std).at_epsilons(passes[DROPOUT_OFF], epsilons).double().cpu()
+        scores |= {cell(t, e): v for e, v in zip(epsilons, values, strict=True)}
+    return scores | {row: scores[cell(one.temperature, one.epsilon)] for row, one in odin.items()}
 
 
 def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> list[Table]:
     """All rows, or ODIN on the grid with what it is held against, on one foreign set."""
-    joined, inside = [], []
-    for one in runs:
-        within, out = one.inside, one.outside[name]
-        if grid:
-            within = {label: within[label] for label in GRID_REFERENCES} | one.grid_inside
-            out = {label: out[label] for label in GRID_REFERENCES} | one.grid_outside[name]
-        joined.append({label: torch.cat([c, out[label]]) for label, c in within.items()})
-        sizes = len(within[REFERENCE]), len(out[REFERENCE])
-        inside.append(torch.cat([torch.ones(sizes[0]), torch.zeros(sizes[1])]).bool())
+    rows = [row.label for row in runs[0].rows]
+    if grid:
+        rows = [*GRID_REFERENCES, *(cell(t, e) for t in TEMPERATURES for e in EPSILONS)]
+    sizes = [len(one[REFERENCE]) for one in (runs[0].inside, runs[0].outside[name])]
     return compare(
         grid_title(name) if grid else against(name),
-        joined,
-        inside,
+        [{x: torch.cat([one.inside[x], one.outside[name][x]]) for x in rows} for one in runs],
+        [torch.arange(sum(sizes)) < sizes[0]] * len(runs),
         columns={"aupr_out": ""} if grid else COLUMNS,
         references=GRID_REFERENCES if grid else RIVALS,
         resamples=config.resamples,
@@ -249,17 +227,12 @@ def _arrays(first: _Run, foreign: Mapping[str, ImageDataset]) -> dict[str, Array
         if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
     ]
     arrays: dict[str, Array] = {"sets": np.array(list(foreign)), "odin.chosen": np.array(chosen)}
+    rows = [row.label for row in first.rows]
     for name, data in foreign.items():
-        arrays |= {f"outside.{name}.{k}": v.numpy() for k, v in first.outside[name].items()}
+        arrays |= {f"outside.{name}.{row}": first.outside[name][row].numpy() for row in rows}
         sure = first.outside[name][REFERENCE].argsort(descending=True)[:8]
         arrays[f"accepted.{name}.images"] = data.images.numpy()[sure]
-    return arrays | {f"inside.{label}": v.numpy() for label, v in first.inside.items()}
+    return arrays | {f"inside.{row}": first.inside[row].numpy() for row in rows}
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
