@@ -103,9 +103,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
-def _judge(
-    config: Config, classifiers: ImageClassifiers, guide: str
-) -> dict[str, dict[str, float]]:
+def _judge(config: Config, classifiers: ImageClassifiers, guide: str) -> dict[str, float]:
     validation = classifiers.network_pass(guide, classifiers.validation)
     test = classifiers.network_pass(guide, classifiers.test)
     y_validation, y = classifiers.validation.labels, classifiers.test.labels
