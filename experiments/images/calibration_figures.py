@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from probml_tp.experiments.images.kit import intervals
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import labels_of, percent, span
-from probml_tp.kit.comparisons import interval_words
 from probml_tp.kit.sentences import Count, Finding, Range, table_of, together
 from probml_tp.metrics.calibration import Reliability
 from probml_tp.metrics.conformal import Method
@@ -57,7 +57,7 @@ def findings(config: Any) -> list[Finding]:
         calibration,
         *(partial(_selection, risk) for risk in config.risks),
         *(_sets(coverage) for coverage in config.coverages),
-        _intervals,
+        intervals,
     ]
 
 
@@ -89,11 +89,6 @@ def _sets(coverage: float) -> Finding:
         ),
         Range("size", sizes, table=title, write="{:.2f}".format, name=str),
     )
-
-
-def _intervals(results: Results[Any]) -> str | None:
-    seeds = results.config.seeds
-    return f"Intervals are {interval_words(seeds)}." if seeds > 1 else None
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probml_tp.experiments.images.cell_panels import heat_map_panels
-from probml_tp.experiments.images.kit import longer_trained
+from probml_tp.experiments.images.kit import intervals, longer_trained
 from probml_tp.experiments.images.shift_panels import (
     Curve,
     contact_sheet,
@@ -122,7 +122,7 @@ def findings(config: Any) -> list[Finding]:
         *(_ranks(config, name, label.lower()) for name, label in UNCERTAINTIES.items()),
         hardest,
         rotation,
-        _seeds,
+        intervals,
         longer_trained,
         lambda results: NOT_MNIST_C,
     ]
@@ -171,13 +171,6 @@ def _ranks(config: Any, name: str, label: str) -> Finding:
         write=lambda rho: number(rho, "+.2f"),
         reference="map",
     )
-
-
-def _seeds(results: Results[Any]) -> str | None:
-    if results.config.seeds < 2:
-        return None
-    text = f"Means over {results.config.seeds} seeds of the fits on the same shifted images;"
-    return f"{text} intervals are Student's t intervals of {percent(0.95, 0)} over them."
 
 
 # --------------------------------------------------------------------------------------- figures

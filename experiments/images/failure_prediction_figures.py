@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.score_rows import in_percent, interval_figure
+from probml_tp.experiments.images.score_rows import (
+    in_percent,
+    interval_figure,
+    paired_intervals,
+    table_named,
+)
 from probml_tp.harness.experiment import MAIN_TABLE, Figure, Results, Table
 from probml_tp.kit.common import percent, span
 from probml_tp.kit.comparisons import interval_words, minus, with_ends
@@ -90,10 +95,6 @@ def _published(results: Results[Any]) -> str | None:
     return f"{words} (Corbière et al. 2019): {second}."
 
 
-def _intervals(results: Results[Any]) -> str:
-    return f"Intervals are {interval_words(results.config.seeds)}; differences are paired."
-
-
 FINDINGS = (
     _no_mistake,
     together(
@@ -127,7 +128,7 @@ FINDINGS = (
     ),
     _mistakes,
     _published,
-    _intervals,
+    paired_intervals,
 )
 
 
@@ -173,7 +174,7 @@ def _scores(results: Results[Any]) -> Figure:
 
 
 def _differences(results: Results[Any]) -> Figure:
-    (table,) = (table for table in results.tables if table.title == MINUS_MCP)
+    table = table_named(MINUS_MCP, results)
     rows = [row for row in table.rows if row not in (ORACLE, "MCP")]
     ends = table.ends("aupr_error")
     apart = sum(row in ends and (ends[row][0] > 0 or ends[row][1] < 0) for row in rows)

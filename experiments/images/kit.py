@@ -22,6 +22,7 @@ from probml_tp.experiments.images.classifiers import (
 from probml_tp.guides.recipes import RECIPES
 from probml_tp.harness.experiment import Progress, Results, SharedStage, Table, Update
 from probml_tp.kit.common import Array, labels_of, over_seeds
+from probml_tp.kit.comparisons import interval_words
 from probml_tp.kit.sentences import Finding, tell
 
 ConfigT = TypeVar("ConfigT", bound=ImageConfig)
@@ -179,3 +180,16 @@ def longer_trained(results: Results[Any]) -> str | None:
         f"Trained on from where MAP or an ensemble ends: {labels_of(longer)}. What is gained over "
         f"it is longer training as well as averaging."
     )
+
+
+def intervals(results: Results[Any]) -> str | None:
+    """The finding on which intervals the tables have, where there are several seeds.
+
+    Args:
+        results: of a study.
+
+    Returns:
+        The sentence.
+    """
+    seeds = results.config.seeds
+    return f"Intervals are {interval_words(seeds)}." if seeds > 1 else None

@@ -13,8 +13,10 @@ from probml_tp.experiments.images.score_rows import (
     ODIN_LAB,
     in_percent,
     interval_figure,
+    paired_intervals,
+    table_named,
 )
-from probml_tp.harness.experiment import Figure, Results, Table
+from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array, percent, span
 from probml_tp.kit.comparisons import difference_words, interval_words, minus, with_ends
 from probml_tp.kit.sentences import Finding, Gap, Range, together
@@ -76,9 +78,9 @@ def cell(temperature: float, epsilon: float) -> str:
 def findings(config: Any, sets: list[str]) -> list[Finding]:
     """What the numbers say, the most important first."""
     wanted = [SETS[name] for name in SETS if name not in (config.dataset, *sets)]
-    missing = f" Left out, as the images could not be had: {', '.join(wanted)}." if wanted else ""
-    intervals = f"Intervals are {interval_words(config.seeds)}; differences are paired.{missing}"
-    return [*map(_best, sets), _answer, _choice, lambda results: intervals]
+    missing = f"Left out, as the images could not be had: {', '.join(wanted)}." if wanted else None
+    last = together(paired_intervals, lambda results: missing)
+    return [*map(_best, sets), _answer, _choice, last]
 
 
 def _best(name: str) -> Finding:
@@ -104,15 +106,11 @@ def _sets(results: Results[Any]) -> list[str]:
     return [str(name) for name in results.arrays["sets"]]
 
 
-def _table(results: Results[Any], title: str) -> Table:
-    return next(table for table in results.tables if table.title == title)
-
-
 def _answer(results: Results[Any]) -> str:
     """The question of the labs: ODIN beat MCP but lost to MC dropout. Should it be so?"""
     parts = []
     for name in _sets(results):
-        tables = {rival: _table(results, minus(against(name), rival)) for rival in RIVALS}
+        tables = {rival: table_named(minus(against(name), rival), results) for rival in RIVALS}
         gaps = [difference_words(t, ODIN_LAB, "aupr_out", rival) for rival, t in tables.items()]
         parts.append(f"on {SETS[name]} {', '.join(gaps)}")
     grid = _grid_counts(results)
@@ -154,7 +152,7 @@ def verdict(grid: Mapping[str, int]) -> str:
 
 def _grid(results: Results[Any], name: str, rival: str) -> Array:
     """Differences of ODIN from a rival over the grid, ``(temperatures, epsilons, 3)``."""
-    found = with_ends(_table(results, minus(grid_title(name), rival)), "aupr_out")
+    found = with_ends(table_named(minus(grid_title(name), rival), results), "aupr_out")
     return np.array([[found[cell(t, e)] for e in EPSILONS] for t in TEMPERATURES])
 
 

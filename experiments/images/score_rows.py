@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from probml_tp.datasets import NORMALIZATION
 from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageClassifiers, ImageConfig
 from probml_tp.guides.recipes import RECIPES
-from probml_tp.harness.experiment import Figure
+from probml_tp.harness.experiment import Figure, Results, Table
 from probml_tp.kit.common import percent
+from probml_tp.kit.comparisons import interval_words
 from probml_tp.metrics.calibration import TemperatureScaling
 from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import GuideStyle, guide_style
@@ -82,6 +84,16 @@ def row_style(label: str) -> GuideStyle:
 def in_percent(value: float) -> str:
     """Write what is in per cent already."""
     return percent(value / 100)
+
+
+def table_named(title: str, results: Results[Any]) -> Table:
+    """The table of a title, shown or not."""
+    return next(table for table in results.all_tables if table.title == title)
+
+
+def paired_intervals(results: Results[Any]) -> str:
+    """The finding on which intervals these are."""
+    return f"Intervals are {interval_words(results.config.seeds)}; differences are paired."
 
 
 def interval_figure(

@@ -180,7 +180,7 @@ def test_findings_quote_the_numbers(results):
     share = results.arrays["map.share_right"].mean(0)
     assert results.main["map", "accuracy"] == pytest.approx(share.mean())
     assert f"a standard error of {percent(share.std(ddof=1) / 10)}" in text
-    assert "Means over 2 seeds" in text
+    assert "Student's t intervals of the mean over 2 seeds" in text
     assert "do not compare with published ones" in text
 
 
