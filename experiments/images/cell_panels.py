@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,5 +85,5 @@ def heat_map_panels(
     made, axes = figure(1, len(maps), height=1.4 + 0.27 * len(rows), sharey=True)
     for ax, (heading, values) in zip(axes.flat, maps.items(), strict=True):
         plot_cells(values, rows=rows, columns=columns, ax=ax, none="\N{EN DASH}")
-        ax.set_title(heading, fontsize=9)
+        ax.set_title(fill(heading, 26), fontsize=9)
     return made
