@@ -8,29 +8,22 @@ conformal quantiles are found on validation images that no fit has seen, and jud
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from itertools import product
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.calibration_figures import figures, findings
-from probml_tp.experiments.images.kit import (
-    TITLES,
-    ImageClassifiers,
-    ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
+from probml_tp.experiments.images.calibration_figures import (
+    METHODS,
+    SELECTION,
+    figures,
+    findings,
+    sets_title,
 )
+from probml_tp.experiments.images.classifiers import TITLES, ImageClassifiers, ImageConfig
+from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
-from probml_tp.kit.common import (
-    CLASSIFICATION_COLUMNS,
-    Array,
-    Rows,
-    over_seeds,
-    percent,
-)
+from probml_tp.kit.common import CLASSIFICATION_COLUMNS, Array, percent
 from probml_tp.metrics.accuracy import classification_scores
 from probml_tp.metrics.calibration import (
     TemperatureScaling,
@@ -38,13 +31,11 @@ from probml_tp.metrics.calibration import (
     classwise_calibration_error,
     reliability,
 )
-from probml_tp.metrics.conformal import Method, conformal_sets, set_metrics
+from probml_tp.metrics.conformal import conformal_sets, set_metrics
 from probml_tp.metrics.selective import selective_threshold
-from probml_tp.predictions.predictive import ClassificationPredictive
 from probml_tp.scores import max_probability
 
 NAME = "calibration"
-METHODS: tuple[Method, ...] = ("lac", "aps")
 SET_COLUMNS = {
     "coverage": "Coverage",
     "size": "Mean size ↓",
@@ -82,144 +73,111 @@ class Config(ImageConfig):
     )
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """What one guide of one seed came to."""
-
-    calibration: dict[str, float]
-    selection: dict[str, float]
-    sets: dict[str, dict[str, float]]
-    diagrams: dict[str, Array]
+Judged = Mapping[str, Mapping[str, float]]
+"""Guide to metric to value, those of a method of prediction sets after its name and coverage."""
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers of each seed, and judge their probabilities."""
-    judged: list[dict[str, _Judged]] = []
-    classifiers = []
+    runs: list[ImageClassifiers] = []
+    judged: list[dict[str, dict[str, float]]] = []
     for seed in seeds(config):
-        classifiers.append(fit_all(config, config.guides, seed, progress))
+        runs.append(classify(config, config.guides, seed, progress))
         judged.append({})
         for guide in config.guides:
             with progress.stage(f"judge {guide}, seed {seed}"):
-                judged[-1][guide] = _judge(config, classifiers[-1], guide)
-    first = classifiers[0]
-    metrics, intervals = over_seeds([{g: j.calibration for g, j in one.items()} for one in judged])
-    with progress.stage(records_stage(config)):
-        records = first.records(config.guides)
-    results = Results(
+                judged[-1][guide] = _judge(config, runs[-1], guide)
+    return results_of(
+        runs[0],
+        config,
+        progress,
+        findings=findings(config),
+        arrays={k: v for guide in config.guides for k, v in _diagrams(runs[0], guide).items()},
         experiment=NAME,
         title=f"Calibration and selection on {TITLES[config.dataset]}",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", metrics, COLUMNS, intervals),
-        tables=[_selection_table(config, judged), *_set_tables(config, judged)],
-        findings=[],
-        data_source=first.data_source,
-        data_is_fallback=first.is_fallback,
-        arrays={
-            f"{guide}.{name}": values
-            for guide, one in judged[0].items()
-            for name, values in one.diagrams.items()
-        },
-        posteriors={guide: first.posterior(guide) for guide in config.guides},
-        inference_data=records,
+        main=averaged(MAIN_TABLE, "Posterior", COLUMNS, judged),
+        tables=[
+            _selection_table(config, judged),
+            *(_set_table(coverage, judged) for coverage in config.coverages),
+        ],
     )
-    results.findings = findings(results, size=len(first.test))
-    return results
 
 
-def _judge(config: Config, classifiers: ImageClassifiers, guide: str) -> _Judged:
+def _judge(config: Config, classifiers: ImageClassifiers, guide: str) -> dict[str, float]:
     validation = classifiers.network_pass(guide, classifiers.validation)
     test = classifiers.network_pass(guide, classifiers.test)
     y_validation, y = classifiers.validation.labels, classifiers.test.labels
     scaling = TemperatureScaling.fit(validation.predictive, y_validation)
-    tempered = scaling.apply(test.predictive)
-    after = classification_scores(tempered, y)
-    calibration = classification_scores(test.predictive, y) | {
+    after = classification_scores(scaling.apply(test.predictive), y)
+    found = classification_scores(test.predictive, y) | {
         "adaptive_ece": adaptive_calibration_error(test.predictive, y),
         "classwise_ece": classwise_calibration_error(test.predictive, y),
         "temperature": scaling.temperature,
         "nll_tempered": after["nll"],
         "ece_tempered": after["ece"],
     }
-    selection: dict[str, float] = {}
-    known = validation.predictive.predicted_class == y_validation
-    correct = test.predictive.predicted_class == y
+    known, correct = (
+        classifiers.correct(guide, x) for x in (classifiers.validation, classifiers.test)
+    )
     sure_of_known, sure = max_probability(validation), max_probability(test)
     for risk in config.risks:
         chosen = selective_threshold(sure_of_known, known, risk=risk, delta=config.delta)
         kept = sure > chosen.threshold
-        selection[f"coverage {risk:g}"] = float(kept.double().mean())
+        found[f"coverage {risk:g}"] = float(kept.double().mean())
         if kept.any():
-            selection[f"risk {risk:g}"] = float((~correct[kept]).double().mean())
-    sets = {}
-    for coverage in config.coverages:
-        for method in METHODS:
-            made = conformal_sets(
-                validation.predictive,
-                y_validation,
-                test.predictive,
-                coverage=coverage,
-                method=method,
-                seed=classifiers.seed,
-            )
-            sets[f"{method} {coverage:g}"] = set_metrics(made, y)
-    return _Judged(calibration, selection, sets, _diagrams(test.predictive, tempered, y))
+            found[f"risk {risk:g}"] = float((~correct[kept]).double().mean())
+    for coverage, method in product(config.coverages, METHODS):
+        made = conformal_sets(
+            validation.predictive,
+            y_validation,
+            test.predictive,
+            coverage=coverage,
+            method=method,
+            seed=classifiers.seed,
+        )
+        values = set_metrics(made, y)
+        found |= {f"{method} {coverage:g} {metric}": value for metric, value in values.items()}
+    return found
 
 
-def _diagrams(
-    plain: ClassificationPredictive, tempered: ClassificationPredictive, y: Tensor
-) -> dict[str, Array]:
+def _diagrams(classifiers: ImageClassifiers, guide: str) -> dict[str, Array]:
     """Reliability before and after temperature scaling, over bins of equal mass."""
-    arrays: dict[str, Array] = {}
-    for name, predictive in (("plain", plain), ("tempered", tempered)):
-        bins = reliability(predictive, y, adaptive=True)
-        arrays |= {f"{name}.{part}": values for part, values in vars(bins).items()}
-    return arrays
+    validation = classifiers.network_pass(guide, classifiers.validation).predictive
+    plain = classifiers.network_pass(guide, classifiers.test).predictive
+    scaling = TemperatureScaling.fit(validation, classifiers.validation.labels)
+    return {
+        f"{guide}.{name}.{part}": values
+        for name, predictive in (("plain", plain), ("tempered", scaling.apply(plain)))
+        for part, values in vars(
+            reliability(predictive, classifiers.test.labels, adaptive=True)
+        ).items()
+    }
 
 
-def _selection_table(config: Config, judged: list[dict[str, _Judged]]) -> Table:
-    metrics, intervals = over_seeds([{g: j.selection for g, j in one.items()} for one in judged])
+def _selection_table(config: Config, judged: Sequence[Judged]) -> Table:
     columns = {}
     for risk in config.risks:
         columns[f"coverage {risk:g}"] = f"Coverage at risk {percent(risk)} ↑"
         columns[f"risk {risk:g}"] = f"Risk on test, promised {percent(risk)}"
-    return Table(
-        title=(
-            f"Selection by the maximum probability, risk promised with probability "
-            f"{percent(1 - config.delta, 0)}"
-        ),
-        row_heading="Posterior",
-        rows=metrics,
-        columns=columns,
-        intervals=intervals,
-    )
+    title = f"{SELECTION}, risk promised with probability {percent(1 - config.delta, 0)}"
+    return averaged(title, "Posterior", columns, judged)
 
 
-def _set_tables(config: Config, judged: list[dict[str, _Judged]]) -> Iterator[Table]:
-    """One table of prediction sets for each coverage promised."""
-    for coverage in config.coverages:
-        rows: list[Rows] = [
-            {
-                f"{guide}, {method.upper()}": j.sets[f"{method} {coverage:g}"]
-                for guide, j in one.items()
-                for method in METHODS
+def _set_table(coverage: float, judged: Sequence[Judged]) -> Table:
+    """The prediction sets of one coverage promised."""
+    runs = [
+        {
+            f"{guide}, {method.upper()}": {
+                metric: found[key]
+                for metric in SET_COLUMNS
+                if (key := f"{method} {coverage:g} {metric}") in found
             }
-            for one in judged
-        ]
-        metrics, intervals = over_seeds(rows)
-        yield Table(
-            title=f"Prediction sets that promise to hold the true class in {percent(coverage, 0)}",
-            row_heading="Posterior, method",
-            rows=metrics,
-            columns=SET_COLUMNS,
-            intervals=intervals,
-        )
+            for guide, found in of.items()
+            for method in METHODS
+        }
+        for of in judged
+    ]
+    return averaged(sets_title(coverage), "Posterior, method", SET_COLUMNS, runs)
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

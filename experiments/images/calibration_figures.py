@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from probml_tp.experiments.images.kit import intervals
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import labels_of, percent, span
-from probml_tp.kit.comparisons import interval_words
+from probml_tp.kit.sentences import Count, Finding, Range, table_of, together
 from probml_tp.metrics.calibration import Reliability
+from probml_tp.metrics.conformal import Method
 from probml_tp.plots.robustness import plot_reliability
 from probml_tp.plots.style import (
     GuideStyle,
@@ -24,61 +26,69 @@ from probml_tp.plots.style import (
     shared_legend,
 )
 
+METHODS: tuple[Method, ...] = ("lac", "aps")
+SELECTION = "Selection by the maximum probability"
 
-def findings(results: Results[Any], *, size: int) -> list[str]:
+
+def sets_title(coverage: float) -> str:
+    """The title of the table of prediction sets."""
+    return f"Prediction sets that promise to hold the true class in {percent(coverage, 0)}"
+
+
+def findings(config: Any) -> list[Finding]:
     """What the numbers say, the most important first."""
-    metrics = results.metrics
-    before, after = (
-        {guide: row[name] for guide, row in metrics.items()} for name in ("ece", "ece_tempered")
+    above = "The temperature fitted on validation images is above 1 (overconfident) for "
+    calibration = together(
+        Range(
+            "ece",
+            "ECE on {arrays[size]:,} test images runs {range} before temperature scaling,",
+            write=percent,
+            reference="map",
+        ),
+        Range("ece_tempered", "and {range} after it.", write=percent, reference="map"),
+        Count(
+            "temperature",
+            f"{above}{{which}}.",
+            rule=lambda temperature: temperature > 1,
+            none=f"{above}no posterior.",
+        ),
     )
-    temperature = {guide: row["temperature"] for guide, row in metrics.items()}
-    over = [guide for guide, t in temperature.items() if t > 1]
-    calibration = (
-        f"ECE on {size:,} test images runs {span(before, percent, reference='map')} before "
-        f"temperature scaling, and {span(after, percent, reference='map')} after it. The "
-        f"temperature fitted on validation images is above 1 (overconfident) for "
-        f"{labels_of(over) if over else 'no posterior'}."
-    )
-    found = [calibration, *_selection(results), *_sets(results)]
-    if results.config.seeds > 1:
-        found.append(f"Intervals are {interval_words(results.config.seeds)}.")
-    return found
+    return [
+        calibration,
+        *(partial(_selection, risk) for risk in config.risks),
+        *(_sets(coverage) for coverage in config.coverages),
+        intervals,
+    ]
 
 
-def _selection(results: Results[Any]) -> list[str]:
-    table, found = results.tables[0].metrics, []
-    for risk in results.config.risks:
-        kept = {guide: row[f"coverage {risk:g}"] for guide, row in table.items()}
-        none = [guide for guide, share in kept.items() if share == 0]
-        broken = [g for g, row in table.items() if row.get(f"risk {risk:g}", 0.0) > risk]
-        promise = f"a risk of {percent(risk)}"
-        if len(none) == len(kept):
-            found.append(
-                f"No posterior can promise {promise}: the validation images are too few, or the "
-                f"mistakes on them too many."
-            )
-            continue
-        words = f"To promise {promise}, a posterior decides a share of the test images that runs "
-        words += span(kept, percent)
-        if broken:
-            words += f"; on the test images {labels_of(broken)} exceeds it"
-        found.append(words + ".")
-    return found
-
-
-def _sets(results: Results[Any]) -> list[str]:
-    found = []
-    for coverage, table in zip(results.config.coverages, results.tables[1:], strict=True):
-        held = {name: row["coverage"] for name, row in table.metrics.items()}
-        size = {name: row["size"] for name, row in table.metrics.items()}
-        low, high = min(held.values()), max(held.values())
-        smallest, largest = min(size, key=size.__getitem__), max(size, key=size.__getitem__)
-        found.append(
-            f"Prediction sets that promise {percent(coverage, 0)} hold the true class in "
-            f"{percent(low)} to {percent(high)}; their mean size runs from {size[smallest]:.2f} "
-            f"({smallest}) to {size[largest]:.2f} classes ({largest})."
+def _selection(risk: float, results: Results[Any]) -> str | None:
+    table, promise = table_of(results, SELECTION), f"a risk of {percent(risk)}"
+    if table is None:
+        return None
+    kept, found = table.column(f"coverage {risk:g}"), table.column(f"risk {risk:g}")
+    if not any(kept.values()):
+        return (
+            f"No posterior can promise {promise}: the validation images are too few, or the "
+            f"mistakes on them too many."
         )
-    return found
+    broken = [guide for guide, share in found.items() if share > risk]
+    words = f"To promise {promise}, a posterior decides a share of the test images that runs "
+    exceeds = f"; on the test images {labels_of(broken)} exceeds it" if broken else ""
+    return f"{words}{span(kept, percent)}{exceeds}."
+
+
+def _sets(coverage: float) -> Finding:
+    title, words = sets_title(coverage), f"Prediction sets that promise {percent(coverage, 0)} hold"
+    sizes = "their mean size runs {range}, in classes."
+    return together(
+        Range(
+            "coverage",
+            f"{words} the true class in {{low}} to {{high}};",
+            table=title,
+            write=percent,
+        ),
+        Range("size", sizes, table=title, write="{:.2f}".format, name=str),
+    )
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -102,8 +112,8 @@ def _reliability(results: Results[Any]) -> Figure:
         ax.set_title(guide_style(guide).label)
     label_outside(axes, len(guides), x="Confidence (%)", y="Accuracy (%)")
     shared_legend(made, used)
-    ece = {guide: results.metrics[guide]["ece"] for guide in guides}
-    title = f"ECE before temperature scaling runs {span(ece, percent)}"
+    ece = span(results.main.column("ece"), percent)
+    title = f"ECE before temperature scaling runs {ece}"
     caption = (
         "Accuracy against mean confidence in bins of equally many test images; on the diagonal "
         "confidence is deserved. Coloured: as predicted; grey: after temperature scaling on "
@@ -124,12 +134,10 @@ def _set_sizes(results: Results[Any]) -> Figure:
     made, axes = figure(1, 2, height=2.9)
     for guide in results.config.guides:
         style = guide_style(guide)
-        rows = [table.metrics[f"{guide}, APS"] for table in results.tables[1:]]
         for ax, metric in zip(axes[0], ("coverage", "size"), strict=True):
-            values = [row[metric] for row in rows]
             ax.plot(
                 coverages,
-                values,
+                [table[f"{guide}, APS", metric] for table in results.tables[1:]],
                 color=style.color,
                 marker=style.marker,
                 ls=style.linestyle,
@@ -142,10 +150,7 @@ def _set_sizes(results: Results[Any]) -> Figure:
     for ax in axes[0]:
         ax.set_xlabel("Coverage promised")
     shared_legend(made, axes[0])
-    last = {
-        guide: results.tables[-1].metrics[f"{guide}, APS"]["size"]
-        for guide in results.config.guides
-    }
+    last = {guide: results.tables[-1][f"{guide}, APS", "size"] for guide in results.config.guides}
     title = (
         f"For {percent(float(coverages[-1]), 0)} coverage adaptive prediction sets need "
         f"{span(last, '{:.2f}'.format)} classes on average"

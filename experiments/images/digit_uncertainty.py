@@ -19,6 +19,9 @@ from probml_tp.predictions.predictive import ClassificationPredictive
 MOST, LEAST = 8, 16
 """How many of the most and the least certain images are shown."""
 
+SET_ASIDE = 0.05
+"""The share of images set aside as the most uncertain."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -123,6 +126,21 @@ def _among_least(values: Array, k: int) -> Array:
     above, tied = values > cut, values == cut
     found: Array = above + tied * (k - above.sum()) / tied.sum()
     return found
+
+
+def caught_aside(entropy: Array, correct: Array) -> float:
+    """The share of the mistakes that the images with the highest entropy hold."""
+    aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
+    return float((~correct[aside]).sum() / (~correct).sum())
+
+
+def own_agreement(measures: Mapping[str, Array]) -> dict[str, float]:
+    """How far the three measures of a guide agree: rank correlations, and shares in common."""
+    found = {"ties": float((measures["variation_ratio"] == 0).mean())}
+    for metric, (a, b) in PAIRS.items():
+        found[metric] = rank_correlation(measures[a], measures[b])
+        found[f"shared_{metric}"] = shared_least([measures[a], measures[b]], SET_ASIDE)
+    return found | {"shared": shared_least(measures.values(), SET_ASIDE)}
 
 
 def between_guides(values: Mapping[str, Array], guides: Iterable[str]) -> Array:

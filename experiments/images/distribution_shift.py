@@ -9,7 +9,7 @@ higher under the corruptions that cost more accuracy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,15 +19,15 @@ from torch import Tensor
 
 from probml_tp.datasets import CORRUPTIONS, ImageDataset, corrupt, rotated
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.distribution_shift_figures import UNCERTAINTIES, figures, findings
-from probml_tp.experiments.images.kit import (
-    TITLES,
-    ImageClassifiers,
-    ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
+from probml_tp.experiments.images.classifiers import TITLES, ImageClassifiers, ImageConfig
+from probml_tp.experiments.images.distribution_shift_figures import (
+    BY_CORRUPTION,
+    DETECTION,
+    UNCERTAINTIES,
+    figures,
+    findings,
 )
+from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds, stage_name
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -37,7 +37,7 @@ from probml_tp.harness.experiment import (
     Update,
     option,
 )
-from probml_tp.kit.common import Array, Rows, derived_seed, over_seeds
+from probml_tp.kit.common import Array, derived_seed
 from probml_tp.metrics.accuracy import classification_scores
 from probml_tp.metrics.detection import auroc
 from probml_tp.plots.style import guide_style
@@ -47,6 +47,9 @@ from probml_tp.scores import (
     negative_mutual_information,
     network_pass,
 )
+
+Judged = Mapping[str, list[dict[str, Array]]]
+"""Guide to what it says of the shifts in each seed."""
 
 NAME = "distribution-shift"
 QUICK_CORRUPTIONS = ("impulse-noise", "gaussian-blur", "contrast", "rotate")
@@ -89,7 +92,7 @@ class Config(ImageConfig):
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the guides, shift the test images, and judge every guide on every shift."""
     fitted = [
-        fit_all(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
+        classify(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
     ]
     with progress.stage("shift images"):
         shifts = _Shifts.of(config, fitted[0].test)
@@ -97,42 +100,45 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     judged: dict[str, list[dict[str, Array]]] = {guide: [] for guide in config.guides}
     for classifiers in fitted:
         for guide in config.guides:
-            with progress.stage(_stage(config, guide, classifiers.seed)) as update:
+            stage = stage_name(config, f"judge {guide}", classifiers.seed)
+            with progress.stage(stage) as update:
                 judged[guide].append(_judge(guide, classifiers, shifts, config, update))
     for guide, parts in judged.items():
         arrays |= {f"{guide}.{name}": np.stack([part[name] for part in parts]) for name in parts[0]}
         arrays |= _shown(guide, fitted[0], shifts)
-    rows, intervals = over_seeds(
-        [{guide: _row(parts[k]) for guide, parts in judged.items()} for k in range(config.seeds)]
-    )
-    with progress.stage(records_stage(config)):
-        records = fitted[0].records(config.guides)
-    results = Results(
+    rows = [
+        {guide: _row(of[k], config) for guide, of in judged.items()} for k in range(config.seeds)
+    ]
+    main = averaged(MAIN_TABLE, "Posterior", _columns(config), rows)
+    turned = {guide: arrays[f"{guide}.rotation.accuracy"].mean(0) for guide in judged}
+    for guide, accuracy in turned.items():
+        main.put(guide, {"turned": float(accuracy.min())})
+    hardest = np.mean(list(turned.values()), axis=0).argmin()
+    arrays["hardest.angle"] = arrays["angles"][hardest]
+    detection = {
+        f"auroc_{name}_{severity}": f"{label}, severity {severity} ↑"
+        for name, label in UNCERTAINTIES.items()
+        for severity in _severities(config)
+    }
+    return results_of(
+        fitted[0],
+        config,
+        progress,
+        findings=findings(config),
+        arrays=arrays,
+        foreign=f"; {len(shifts.clean):,} of them shifted",
         experiment=NAME,
         title=f"{TITLES[config.dataset]} under distribution shift",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", rows, _columns(config), intervals),
-        findings=[],
-        data_source=f"{fitted[0].data_source}; {len(shifts.clean):,} of them shifted",
-        data_is_fallback=fitted[0].is_fallback,
-        arrays=arrays,
-        posteriors={guide: fitted[0].posterior(guide) for guide in config.guides},
-        inference_data=records,
-        tables=[_detection_table(judged, config), _corruption_table(judged, config)],
+        main=main,
+        tables=[
+            averaged(DETECTION, "Posterior", detection, rows),
+            _corruption_table(judged, config),
+        ],
     )
-    return replace(results, findings=findings(results))
-
-
-def _stage(config: Config, guide: str, seed: int) -> str:
-    return f"judge {guide}, seed {seed}" if config.seeds > 1 else f"judge {guide}"
 
 
 def _severities(config: Config) -> list[int]:
     return sorted(set(config.severities))
-
-
-def _angles(config: Config) -> list[int]:
-    return list(range(0, 181, config.angle_step))
 
 
 # ---------------------------------------------------------------------------------------- shifts
@@ -155,7 +161,7 @@ class _Shifts:
         return cls(
             clean,
             {name: {s: damage(name, s) for s in severities} for name in config.corruptions},
-            {angle: rotated(clean, angle) for angle in _angles(config)},
+            {angle: rotated(clean, angle) for angle in range(0, 181, config.angle_step)},
         )
 
     def __len__(self) -> int:
@@ -264,14 +270,16 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
 # ---------------------------------------------------------------------------------------- tables
 
 
-def _row(found: Mapping[str, Array]) -> dict[str, float]:
-    """The metrics of one guide and seed: clean, and means over corruptions at the last severity."""
-    row = {"clean_accuracy": float(found["accuracy"][0, 0])}
+def _row(found: Mapping[str, Array], config: Config) -> dict[str, float]:
+    """The metrics of one guide and seed: clean, and means over corruptions at each severity."""
+    row = {f"clean_{name}": float(found[name][0, 0]) for name in ("accuracy", "ece")}
     judged = [name for name in (*JUDGED, *UNCERTAINTIES) if name in found]
     row |= {name: float(found[name][:, -1].mean()) for name in judged}
     error = 1 - found["accuracy"][:, 1:].ravel()
-    for name in UNCERTAINTIES:
-        if name in found and np.ptp(error) > 0 and np.ptp(found[name][:, 1:]) > 0:
+    for name in [name for name in UNCERTAINTIES if name in found]:
+        for place, severity in enumerate(_severities(config), start=1):
+            row[f"auroc_{name}_{severity}"] = float(found[f"auroc_{name}"][:, place].mean())
+        if np.ptp(error) > 0 and np.ptp(found[name][:, 1:]) > 0:
             row[f"rank_{name}"] = float(spearmanr(found[name][:, 1:].ravel(), error).statistic)
     return row
 
@@ -287,55 +295,22 @@ def _columns(config: Config) -> dict[str, str]:
         "mutual_information": f"Mutual information {worst} (nats)",
         "rank_entropy": "Entropy and error, rank correlation ↑",
         "rank_mutual_information": "Mutual information and error, rank correlation ↑",
+        "clean_ece": "",
+        "turned": "",
     }
 
 
-def _detection_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
-    """AUROC of clean against corrupted images by severity, mean over corruptions."""
-    severities = _severities(config)
-    columns = {
-        f"auroc_{name}_{severity}": f"{label}, severity {severity} ↑"
-        for name, label in UNCERTAINTIES.items()
-        for severity in severities
-    }
-    runs: list[Rows] = [
-        {
-            guide: {
-                f"auroc_{name}_{severity}": float(parts[k][f"auroc_{name}"][:, place].mean())
-                for name in UNCERTAINTIES
-                if name in parts[k]
-                for place, severity in enumerate(severities, start=1)
-            }
-            for guide, parts in judged.items()
-        }
-        for k in range(config.seeds)
-    ]
-    title = "AUROC of corrupted against clean test images by uncertainty, mean over corruptions"
-    means, intervals = over_seeds(runs)
-    return Table(title, "Posterior", means, columns, intervals)
+def _corruption_table(judged: Judged, config: Config) -> Table:
+    """The accuracy of every guide, and their mean, by corruption at the last severity."""
+    runs = []
+    for k in range(config.seeds):
+        left = {guide: of[k]["accuracy"][:, -1] for guide, of in judged.items()}
+        left["mean"] = np.mean(list(left.values()), axis=0)
+        rows = enumerate(config.corruptions)
+        runs.append({row: {g: float(v[place]) for g, v in left.items()} for place, row in rows})
+    columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged} | {"mean": ""}
+    title = f"{BY_CORRUPTION} at severity {_severities(config)[-1]}"
+    return averaged(title, "Corruption", columns, runs)
 
 
-def _corruption_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
-    """The accuracy of every guide under each corruption at the last severity."""
-    runs: list[Rows] = [
-        {
-            corruption: {
-                guide: float(parts[k]["accuracy"][place, -1]) for guide, parts in judged.items()
-            }
-            for place, corruption in enumerate(config.corruptions)
-        }
-        for k in range(config.seeds)
-    ]
-    title = f"Accuracy by corruption at severity {_severities(config)[-1]}"
-    columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged}
-    means, intervals = over_seeds(runs)
-    return Table(title, "Corruption", means, columns, intervals)
-
-
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

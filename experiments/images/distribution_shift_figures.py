@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from probml_tp.experiments.images.cell_panels import heat_map_panels
+from probml_tp.experiments.images.kit import intervals, longer_trained
 from probml_tp.experiments.images.shift_panels import (
     Curve,
     contact_sheet,
     curve_panels,
-    heat_map_panels,
     turning_panels,
 )
 from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.kit.common import (
-    Array,
-    by_guide,
-    labels_of,
-    percent,
-    span,
-)
+from probml_tp.kit.common import Array, by_guide, labels_of, percent
+from probml_tp.kit.sentences import BestWorst, Finding, Range, points, runs, shares, together
 from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.plots.style import guide_style, number
+
+DETECTION = "AUROC of corrupted against clean test images by uncertainty, mean over corruptions"
+BY_CORRUPTION = "Accuracy by corruption"
 
 UNCERTAINTIES: Mapping[str, str] = {
     "entropy": "Entropy",
@@ -51,12 +51,6 @@ NOT_MNIST_C = (
     "severity each, so these figures do not compare with published ones on it."
 )
 
-LONGER_TRAINED = ("swag", "multi-swag", "low-rank-normal")
-LONGER = (
-    "SWAG and the low-rank normal train on from where MAP or an ensemble ends: what they gain over "
-    "it is longer training as well as averaging."
-)
-
 TURNING = ("map", "mc-dropout", "mean-field", "deep-ensemble")
 """Whose draws are shown as an image turns."""
 
@@ -80,142 +74,103 @@ class _View:
         """The highest severity."""
         return int(self["severities"][-1])
 
+    @property
+    def drawn(self) -> list[str]:
+        """The guides whose lines are drawn."""
+        return one_of_each_family(self.guides)
+
     def metric(self, name: str) -> dict[str, Array]:
         """Guide to mean over seeds, ``(corruptions, 1 + severities)``."""
         found = by_guide(self.results.arrays, self.guides, name)
         return {guide: values.mean(0) for guide, values in found.items()}
 
-    def at_worst(self, name: str) -> dict[str, float]:
-        """Guide to mean over seeds and corruptions at the highest severity."""
-        return {guide: float(values[:, -1].mean()) for guide, values in self.metric(name).items()}
-
-
-def _runs(
-    values: Mapping[str, float], write: Callable[[float], str], *, reference: str | None = None
-) -> str:
-    """The verb with the range over guides, or with the one value that all of them have."""
-    texts = {write(value) for value in values.values()}
-    if len(texts) > 1:
-        return f"runs {span(values, write, reference=reference)}"
-    return f"is {texts.pop()}" + (" for every guide" if len(values) > 1 else "")
-
 
 # -------------------------------------------------------------------------------------- findings
 
 
-def findings(results: Results[Any]) -> list[str]:
+def findings(config: Any) -> list[Finding]:
     """Sentences on what the shifts did."""
-    view = _View(results)
+    worst, size = max(config.severities), len(config.corruptions)
+    over = partial(Range, write=percent, reference="map")
+    fall = together(
+        Range("clean_accuracy", "Accuracy on {arrays[size]:,} test images {runs},", write=percent),
+        over("accuracy", f"and at severity {worst}, mean over {size} corruptions, it {{runs}};"),
+        _errors,
+    )
+    calibration = together(
+        Range("clean_ece", "The ECE, at most {high} on clean images,", write=percent),
+        over("ece", f"{{runs}} at severity {worst},"),
+        over("nll", "and the NLL {runs}, in nats.", write="{:.2f}".format),
+    )
+    hardest = BestWorst(
+        "mean",
+        f"At severity {worst} the hardest corruption is {{best}}, with a mean accuracy over guides "
+        f"of {{value}}, and the mildest {{worst}}, with {{last}}.",
+        table=BY_CORRUPTION,
+        write=percent,
+        name=str,
+    )
+    rotation = over(
+        "turned",
+        "Rotation costs most accuracy at {arrays[hardest.angle]} degrees; the lowest accuracy at "
+        "any angle {runs}.",
+    )
     return [
-        _fall(view),
-        _calibration(view),
-        *_detection(view),
-        *_ranks(view),
-        _hardest(view),
-        _rotation(view),
-        *_seeds(view),
-        *([LONGER] if {*LONGER_TRAINED} & {*view.guides} else []),
-        NOT_MNIST_C,
+        fall,
+        calibration,
+        *(_detection(config, name, label.lower()) for name, label in UNCERTAINTIES.items()),
+        *(_ranks(config, name, label.lower()) for name, label in UNCERTAINTIES.items()),
+        hardest,
+        rotation,
+        intervals,
+        longer_trained,
+        lambda results: NOT_MNIST_C,
     ]
 
 
-def _fall(view: _View) -> str:
-    clean = {guide: float(values[0, 0]) for guide, values in view.metric("accuracy").items()}
-    after = view.at_worst("accuracy")
-    text = (
-        f"Accuracy on {int(view['size']):,} test images {_runs(clean, percent)}, and at severity "
-        f"{view.worst}, mean over {len(view['corruptions'])} corruptions, it "
-        f"{_runs(after, percent, reference='map')}"
-    )
-    shares = {g: v.mean(0) for g, v in by_guide(view.results.arrays, view.guides, SHARE).items()}
-    text += (
-        f"; the choice of images gives that a standard error of {_error(shares[view.guides[0]])}"
-    )
+def _errors(results: Results[Any]) -> str:
+    """The standard errors of the mean over images, of a guide and of the largest difference."""
+    shares_right = by_guide(results.arrays, results.config.guides, SHARE)
+    right = {guide: values.mean(0) for guide, values in shares_right.items()}
+    after = results.main.column("accuracy")
     best, least = max(after, key=after.__getitem__), min(after, key=after.__getitem__)
+    one = _error(right.get("map", right[best]))
+    text = f"the choice of images gives that a standard error of {one}"
     if best != least:
         text += ", and the largest difference between guides one of "
-        text += _error(shares[best] - shares[least])
+        text += _error(right[best] - right[least])
     return f"{text}."
 
 
 def _error(values: Array) -> str:
-    """The standard error of a mean over images."""
     return percent(float(values.std(ddof=1)) / len(values) ** 0.5)
 
 
-def _calibration(view: _View) -> str:
-    ece, nll = view.at_worst("ece"), view.at_worst("nll")
-    clean = {guide: float(values[0, 0]) for guide, values in view.metric("ece").items()}
-    return (
-        f"The ECE, at most {percent(max(clean.values()))} on clean images, "
-        f"{_runs(ece, percent, reference='map')} at severity {view.worst}, and the NLL "
-        f"{_runs(nll, '{:.2f}'.format, reference='map')}, in nats."
-    )
-
-
-def _detection(view: _View) -> list[str]:
+def _detection(config: Any, name: str, label: str) -> Finding:
     """Which guide notices, by which uncertainty."""
-    sentences = []
-    for name, label in UNCERTAINTIES.items():
-        auroc = view.metric(f"auroc_{name}")
-        if not auroc:
-            continue
-        last = view.at_worst(f"auroc_{name}")
-        text = (
-            f"The AUROC with which {label.lower()} tells corrupted images from clean ones at "
-            f"severity {view.worst} {_runs(last, percent, reference='map')}"
-        )
-        if len(view["severities"]) > 1:
-            first = {guide: float(values[:, 1].mean()) for guide, values in auroc.items()}
-            text += f"; at severity {int(view['severities'][0])} it {_runs(first, percent)}"
-        sentences.append(f"{text}.")
-    return sentences
+    first, worst = min(config.severities), max(config.severities)
+    over = partial(Range, table=DETECTION, write=percent)
+    start = f"The AUROC with which {label} tells corrupted images from clean ones at severity"
+    words, more = f"{start} {worst} {{runs}}", f"at severity {first} it {{runs}}."
+    last = f"auroc_{name}_{worst}"
+    if first == worst:
+        return over(last, f"{words}.", reference="map")
+    return together(
+        over(last, words, reference="map"), over(f"auroc_{name}_{first}", more), joint="; "
+    )
 
 
-def _ranks(view: _View) -> list[str]:
+def _ranks(config: Any, name: str, label: str) -> Finding:
     """Whether uncertainty is higher where accuracy is lower."""
-    sentences = []
-    cells = len(view["corruptions"]) * len(view["severities"])
-    for name, label in UNCERTAINTIES.items():
-        rows = view.results.metrics
-        ranks = {g: rows[g][f"rank_{name}"] for g in view.guides if f"rank_{name}" in rows[g]}
-        if ranks:
-            sentences.append(
-                f"The rank correlation of mean {label.lower()} and error rate over the {cells} "
-                f"pairs of corruption and severity "
-                f"{_runs(ranks, lambda rho: number(rho, '+.2f'), reference='map')}; it would be 1 "
-                f"for a guide that is less sure wherever it is more often wrong."
-            )
-    return sentences
-
-
-def _hardest(view: _View) -> str:
-    left = np.mean([values[:, -1] for values in view.metric("accuracy").values()], axis=0)
-    names, low, high = view["corruptions"], int(left.argmin()), int(left.argmax())
-    return (
-        f"At severity {view.worst} the hardest corruption is {names[low]}, with a mean accuracy "
-        f"over guides of {percent(left[low])}, and the mildest {names[high]}, with "
-        f"{percent(left[high])}."
+    cells = len(config.corruptions) * len(set(config.severities))
+    return Range(
+        f"rank_{name}",
+        f"The rank correlation of mean {label} and error rate over the {cells} pairs of corruption "
+        f"and severity {{runs}}; it would be 1 for a guide that is less sure wherever it is more "
+        f"often wrong.",
+        write=lambda rho: number(rho, "+.2f"),
+        reference="map",
     )
-
-
-def _rotation(view: _View) -> str:
-    accuracy = view.metric("rotation.accuracy")
-    worst = {guide: float(values.min()) for guide, values in accuracy.items()}
-    angle = int(view["angles"][np.mean(list(accuracy.values()), axis=0).argmin()])
-    return (
-        f"Rotation costs most accuracy at {angle} degrees; the lowest accuracy at any angle "
-        f"{_runs(worst, percent, reference='map')}."
-    )
-
-
-def _seeds(view: _View) -> list[str]:
-    runs = view.results.config.seeds
-    if runs < 2:
-        return []
-    level = percent(0.95, 0)
-    text = f"Means over {runs} seeds of the fits on the same shifted images; intervals are"
-    return [f"{text} Student's t intervals of {level} over them."]
 
 
 # --------------------------------------------------------------------------------------- figures
@@ -232,62 +187,64 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 
 
 def _severity(view: _View) -> Figure:
-    curves: dict[str, dict[str, Curve]] = {}
-    shown = one_of_each_family(view.guides)
-    for name, heading in PANELS.items():
-        factor = 100 if name in IN_PERCENT else 1
-        found = {g: factor * values for g, values in view.metric(name).items() if g in shown}
-        if found:
-            curves[heading] = {guide: _over_corruptions(values) for guide, values in found.items()}
     severities = np.array([0, *view["severities"]])
     made = curve_panels(
-        severities, curves, label="Severity (0: clean)", ticks=severities.tolist(), dodge=0.07
+        severities,
+        _curves(view, {name: name for name in PANELS}, _over_corruptions),
+        label="Severity (0: clean)",
+        ticks=severities.tolist(),
+        dodge=0.07,
     )
-    lost = {
-        guide: float(values[0, 0] - values[:, -1].mean())
-        for guide, values in view.metric("accuracy").items()
-    }
+    after = view.results.main.column("accuracy")
+    lost = {g: v - after[g] for g, v in view.results.main.column("clean_accuracy").items()}
     title = (
         f"The loss of accuracy at severity {view.worst}, mean over corruptions, in percentage "
-        f"points {_runs(lost, lambda share: f'{100 * share:.1f}', reference='map')}"
+        f"points {runs(lost, points, reference='map')}"
     )
     caption = (
         f"Lines: means over {len(view['corruptions'])} corruptions of the same "
         f"{int(view['size']):,} test images. Bars: from the lower to the upper quartile over "
         "corruptions. AUROC: corrupted images against the clean ones, 50 % being chance."
     )
-    if len(shown) < len(view.guides):
+    if len(view.drawn) < len(view.guides):
         caption += " One guide of each family is drawn; the tables have all."
     return Figure("metrics-against-severity", title, caption, made)
 
 
+def _curves(
+    view: _View, names: Mapping[str, str], over: Callable[[Array], Curve]
+) -> dict[str, dict[str, Curve]]:
+    """Panel to guide to curve: of the arrays of these names, ``over`` their seeds and the like."""
+    curves = {}
+    for name, array in names.items():
+        factor = 100 if name in IN_PERCENT else 1
+        found = by_guide(view.results.arrays, view.drawn, array)
+        curves[PANELS[name]] = {guide: over(factor * values) for guide, values in found.items()}
+    return {heading: lines for heading, lines in curves.items() if lines}
+
+
 def _over_corruptions(values: Array) -> Curve:
-    low, high = np.quantile(values, [0.25, 0.75], axis=0)
-    return values.mean(0), (low, high)
+    mean = values.mean(0)
+    low, high = np.quantile(mean, [0.25, 0.75], axis=0)
+    return mean.mean(0), (low, high)
 
 
 def _heat_maps(view: _View) -> Figure:
-    shown = one_of_each_family(view.guides)
-    accuracy, entropy, information = (
-        {guide: values for guide, values in view.metric(name).items() if guide in shown}
-        for name in ("accuracy", "entropy", "mutual_information")
-    )
-    nothing = np.full(len(view["corruptions"]), np.nan)
-    drop = np.stack([100 * (v[:, 0] - v[:, -1]) for v in accuracy.values()], 1)
-    rise = {
-        "Rise of mean entropy (nats)": [v[:, -1] - v[:, 0] for v in entropy.values()],
-        "Rise of mean mutual information (nats)": [
-            information[g][:, -1] - information[g][:, 0] if g in information else nothing
-            for g in shown
-        ],
+    shown = view.drawn
+    headings = {
+        "accuracy": ("Drop of accuracy (percentage points)", -100),
+        "entropy": ("Rise of mean entropy (nats)", 1),
+        "mutual_information": ("Rise of mean mutual information (nats)", 1),
     }
-    order = np.argsort(-drop.mean(1), kind="stable")
-    maps = {"Drop of accuracy (percentage points)": drop[order]}
-    maps |= {
-        heading: np.stack(values, 1)[order]
-        for heading, values in rise.items()
-        if not np.isnan(values).all()
-    }
+    maps = {}
+    for name, (heading, factor) in headings.items():
+        found = view.metric(name)
+        nothing = np.full(view["corruptions"].shape, np.nan)
+        rise = {g: factor * (values[:, -1] - values[:, 0]) for g, values in found.items()}
+        if rise.keys() & {*shown}:
+            maps[heading] = np.stack([rise.get(guide, nothing) for guide in shown], 1)
+    order = np.argsort(-next(iter(maps.values())).mean(1), kind="stable")
+    maps = {heading: values[order] for heading, values in maps.items()}
     columns = [guide_style(guide).label for guide in shown]
     made = heat_map_panels(maps, rows=view["corruptions"][order].tolist(), columns=columns)
     title = _blind_spot(view)
@@ -321,8 +278,7 @@ def _turning(view: _View) -> Figure:
     lowest = {guide: float(values.mean(1).max(-1).min()) for guide, values in probs.items()}
     title = (
         f"A turning {names[label]}: the angle up to which its class is kept "
-        f"{_runs(kept, _degrees)}, and the lowest confidence on the way "
-        f"{_runs(lowest, lambda share: percent(share, 0))}"
+        f"{runs(kept, _degrees)}, and the lowest confidence on the way {runs(lowest, shares(0))}"
     )
     caption = (
         "Class probabilities of each draw (points, moved sideways by draw within an angle) and "
@@ -343,15 +299,12 @@ def _kept_until(angles: Array, probs: Array, label: int) -> float:
 
 
 def _angles(view: _View) -> Figure:
-    curves: dict[str, dict[str, Curve]] = {}
-    shown = one_of_each_family(view.guides)
-    for name in ("accuracy", "entropy", "mutual_information"):
-        factor = 100 if name in IN_PERCENT else 1
-        found = by_guide(view.results.arrays, shown, f"rotation.{name}")
-        if found:
-            curves[PANELS[name]] = {g: _over_seeds(factor * values) for g, values in found.items()}
+    names = {name: f"rotation.{name}" for name in ("accuracy", *UNCERTAINTIES)}
     made = curve_panels(
-        view["angles"], curves, label="Rotation (degrees)", ticks=[0, 45, 90, 135, 180]
+        view["angles"],
+        _curves(view, names, _over_seeds),
+        label="Rotation (degrees)",
+        ticks=[0, 45, 90, 135, 180],
     )
     accuracy = np.mean(list(view.metric("rotation.accuracy").values()), axis=0)
     entropy = np.mean(list(view.metric("rotation.entropy").values()), axis=0)
@@ -391,7 +344,7 @@ def _sheet(view: _View) -> Figure:
     total = wrong[view.guides[0]][:, 1:].size
     title = (
         f"One test image ({view['classes'][label]}) in {total} corrupted versions; how many of "
-        f"them a guide misreads {_runs(counts, '{:.0f}'.format, reference='map')}"
+        f"them a guide misreads {runs(counts, '{:.0f}'.format, reference='map')}"
     )
     caption = (
         "Columns: severities. Framed in orange: misread by at least half of the guides "

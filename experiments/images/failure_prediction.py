@@ -21,21 +21,22 @@ import torch
 from torch import Tensor
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.failure_prediction_figures import (
-    PUBLISHED,
-    figures,
-    findings,
-    is_published_size,
-)
-from probml_tp.experiments.images.kit import (
+from probml_tp.experiments.images.classifiers import (
     DROPOUT_OFF,
     TITLES,
     ImageClassifiers,
     ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
 )
+from probml_tp.experiments.images.failure_prediction_figures import (
+    COLUMNS,
+    FINDINGS,
+    ORACLE,
+    POSTERIORS,
+    PUBLISHED,
+    figures,
+    is_published_size,
+)
+from probml_tp.experiments.images.kit import classify, results_of, seeds
 from probml_tp.experiments.images.score_rows import (
     MEASURES,
     Row,
@@ -54,28 +55,13 @@ from probml_tp.harness.experiment import (
     Update,
     option,
 )
-from probml_tp.kit.common import Array, Rows, derived_seed
-from probml_tp.kit.comparisons import Comparison, compare
-from probml_tp.scores import (
-    ConfidNet,
-    ConfidNetCriterion,
-    fit_confidnet,
-    true_class_probability,
-)
+from probml_tp.kit.common import Array, derived_seed
+from probml_tp.kit.comparisons import compare
+from probml_tp.kit.knobs import knob
+from probml_tp.scores import ConfidNet, ConfidNetCriterion, fit_confidnet, true_class_probability
 
 NAME = "failure-prediction"
-CONFIDNET, HEAD, ORACLE = "ConfidNet", "ConfidNet, head only", "True class probability (oracle)"
-COLUMNS = {
-    "fpr95": "FPR at 95 % TPR (%) ↓",
-    "aupr_error": "AUPR-Error (%) ↑",
-    "aupr_success": "AUPR-Success (%) ↑",
-    "auroc": "AUROC (%) ↑",
-    "aurc": "AURC (‰) ↓",
-    "e_aurc": "E-AURC (‰) ↓",
-}
-SCALES = {name: 1000.0 if "aurc" in name else 100.0 for name in COLUMNS}
-"""What shares are multiplied by, for per cent and per mille."""
-
+CONFIDNET, HEAD = "ConfidNet", "ConfidNet, head only"
 SHOWN_MISTAKES = 16
 
 
@@ -110,7 +96,7 @@ class Config(ImageConfig):
     error_weight: float = option(
         1.0, "Weight of a mistake in ConfidNet's loss, that of a hit being 1.", minimum=1e-6
     )
-    resamples: int = option(1000, "Bootstrap resamples of the test images.", quick=200, minimum=50)
+    resamples: int = knob("resamples", 1000, quick=200, minimum=50)
 
 
 @dataclass(frozen=True)
@@ -118,62 +104,49 @@ class _Run:
     """One seed: what each score says of the test images, and what is right."""
 
     classifiers: ImageClassifiers
-    rows: list[Row]
     confidnet: ConfidNet
     confidences: dict[str, Tensor]
     correct: Tensor
-    guides: tuple[str, ...]
-    own: dict[str, Tensor]
-    own_correct: dict[str, Tensor]
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the test images."""
     runs = [_one_seed(config, seed, progress) for seed in seeds(config)]
+    own = [_own(config, one.classifiers) for one in runs]
     with progress.stage("compare"):
-        of_scores = compare(
+        of_scores, *differences = compare(
+            MAIN_TABLE,
             [one.confidences for one in runs],
             [one.correct for one in runs],
-            metrics=tuple(COLUMNS),
+            columns=COLUMNS,
             references=("MCP",),
             resamples=config.resamples,
             seed=derived_seed(config.seed, "bootstrap"),
         )
         of_guides = compare(
-            [one.own for one in runs],
-            [one.own_correct for one in runs],
-            metrics=tuple(COLUMNS),
+            POSTERIORS,
+            [confidence for confidence, _ in own],
+            [correct for _, correct in own],
+            columns=COLUMNS,
+            row_heading="Posterior: score",
             resamples=config.resamples,
             seed=derived_seed(config.seed, "bootstrap of guides"),
         )
-    first = runs[0].classifiers
-    with progress.stage(records_stage(config)):
-        records = first.records(config.guides)
-    results = Results(
+    return results_of(
+        runs[0].classifiers,
+        config,
+        progress,
+        findings=FINDINGS,
+        arrays=_arrays(runs[0]),
         experiment=NAME,
         title=f"Failure prediction on {TITLES[config.dataset]}",
-        config=config,
-        main=Table(
-            MAIN_TABLE,
-            "Score",
-            of_scores.scaled(SCALES),
-            COLUMNS,
-            of_scores.scaled_intervals(SCALES),
-        ),
-        tables=[_guide_table(of_guides), *_published(config)],
-        findings=[],
-        data_source=first.data_source,
-        data_is_fallback=first.is_fallback,
-        arrays=_arrays(runs, of_scores, of_guides),
-        posteriors={guide: first.posterior(guide) for guide in config.guides},
-        inference_data=records,
+        main=of_scores,
+        tables=[*of_guides, *_published(config), *differences],
     )
-    results.findings = findings(results)
-    return results
 
 
 def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
-    classifiers = fit_all(config, scored_guides(config), seed, progress)
+    classifiers = classify(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit ConfidNet, seed {seed}") as update:
         confidnet = _fit_confidnet(config, classifiers, update)
     head = confidnet.after_head
@@ -182,11 +155,15 @@ def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
             *output_rows(classifiers),
             *feature_rows(classifiers),
             *draw_rows(["mc-dropout"]),
-            *([] if head is None else [Row(HEAD, DROPOUT_OFF, head, "ConfidNet")]),
-            Row(CONFIDNET, DROPOUT_OFF, confidnet, "ConfidNet"),
+            *([] if head is None else [Row(HEAD, DROPOUT_OFF, head)]),
+            Row(CONFIDNET, DROPOUT_OFF, confidnet),
         ]
     with progress.stage(f"score, seed {seed}"):
-        return _score(config, classifiers, rows, confidnet)
+        test = classifiers.test
+        passes = {guide: classifiers.network_pass(guide, test) for guide in scored_guides(config)}
+        scored = confidences(rows, passes)
+    scored[ORACLE] = true_class_probability(passes[DROPOUT_OFF], test.labels).double()
+    return _Run(classifiers, confidnet, scored, classifiers.correct(DROPOUT_OFF, test))
 
 
 def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update) -> ConfidNet:
@@ -208,66 +185,27 @@ def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update
     )
 
 
-def _score(
-    config: Config, classifiers: ImageClassifiers, rows: list[Row], confidnet: ConfidNet
-) -> _Run:
-    test = classifiers.test
-    passes = {guide: classifiers.network_pass(guide, test) for guide in scored_guides(config)}
-    base = passes[DROPOUT_OFF]
-    scored = confidences(rows, passes)
-    scored[ORACLE] = true_class_probability(base, test.labels).double()
-    own_rows = [row for row in draw_rows(config.guides) if _applies(row)]
-    own = confidences(own_rows, passes)
-    own_correct = {
-        row.label: passes[row.guide].predictive.predicted_class == test.labels for row in own_rows
-    }
-    return _Run(
-        classifiers=classifiers,
-        rows=rows,
-        confidnet=confidnet,
-        confidences=scored,
-        correct=base.predictive.predicted_class == test.labels,
-        guides=config.guides,
-        own=own,
-        own_correct=own_correct,
-    )
+def _own(
+    config: Config, classifiers: ImageClassifiers
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Each guide's uncertainty of its own predictions, and which of these are right.
 
-
-def _applies(row: Row) -> bool:
-    """MAP has no spread over draws: only what it says at its one point."""
-    spread = (MEASURES["mutual-information"], MEASURES["variation-ratio"])
-    return row.guide != "map" or not row.label.endswith(spread)
-
-
-def _guide_table(comparison: Comparison) -> Table:
-    return Table(
-        title="Each posterior's own predictions, by its own uncertainty",
-        row_heading="Posterior: score",
-        rows=comparison.scaled(SCALES),
-        columns=COLUMNS,
-        intervals=comparison.scaled_intervals(SCALES),
-    )
+    MAP has no spread over draws: only what it says at its one point.
+    """
+    spread, test = (MEASURES["mutual-information"], MEASURES["variation-ratio"]), classifiers.test
+    rows = [r for r in draw_rows(config.guides) if r.guide != "map" or not r.label.endswith(spread)]
+    passes = {guide: classifiers.network_pass(guide, test) for guide in config.guides}
+    correct = {row.label: classifiers.correct(row.guide, test) for row in rows}
+    return confidences(rows, passes), correct
 
 
 def _published(config: Config) -> list[Table]:
-    if not is_published_size(config):
-        return []
-    rows: Rows = {}
-    for metric, values in PUBLISHED.items():
-        for label, value in values.items():
-            rows.setdefault(label, {})[metric] = value
     title = "Published: Corbière et al. 2019, a small ConvNet on the same images"
-    return [Table(title, "Score", rows, COLUMNS)]
+    return [Table(title, "Score", PUBLISHED, COLUMNS)] if is_published_size(config) else []
 
 
-def _arrays(runs: list[_Run], of_scores: Comparison, of_guides: Comparison) -> dict[str, Array]:
-    first = runs[0]
-    arrays = {**of_scores.arrays("scores"), **of_guides.arrays("guides")}
-    arrays["scores.families"] = np.array([row.family for row in first.rows] + ["oracle"])
-    arrays["guides.families"] = np.array(
-        [row.family for row in draw_rows(first.guides) if row.label in first.own]
-    )
-    arrays["correct"] = first.correct.numpy()
+def _arrays(first: _Run) -> dict[str, Array]:
+    arrays: dict[str, Array] = {"correct": first.correct.numpy()}
     arrays |= {f"confidence.{label}": c.numpy() for label, c in first.confidences.items()}
     epochs = first.confidnet.history
     for name in ("validation_loss", "validation_aupr_error"):
@@ -275,8 +213,7 @@ def _arrays(runs: list[_Run], of_scores: Comparison, of_guides: Comparison) -> d
         arrays[f"confidnet.{name}"] = np.array([np.nan if v is None else v for v in values])
     arrays["confidnet.step"] = np.array([epoch.step for epoch in epochs])
     arrays["confidnet.chosen"] = np.array(first.confidnet.chosen)
-    validation = first.classifiers.network_pass(DROPOUT_OFF, first.classifiers.validation)
-    wrong = validation.predictive.predicted_class != first.classifiers.validation.labels
+    wrong = ~first.classifiers.correct(DROPOUT_OFF, first.classifiers.validation)
     arrays["confidnet.validation_mistakes"] = np.array(int(wrong.sum()))
     return arrays | _mistakes(first)
 
@@ -301,10 +238,4 @@ def _mistakes(one: _Run) -> dict[str, Array]:
     }
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.score_rows import row_style
-from probml_tp.harness.experiment import Figure, Results
-from probml_tp.kit.common import percent
-from probml_tp.kit.comparisons import Reader, interval_words, spread_words
+from probml_tp.experiments.images.score_rows import (
+    in_percent,
+    interval_figure,
+    paired_intervals,
+    table_named,
+)
+from probml_tp.harness.experiment import MAIN_TABLE, Figure, Results, Table
+from probml_tp.kit.common import percent, span
+from probml_tp.kit.comparisons import interval_words, minus, with_ends
+from probml_tp.kit.sentences import Gap, Range, any_of, together
 from probml_tp.metrics.selective import risk_coverage
 from probml_tp.plots.detection import mistake_panels
-from probml_tp.plots.robustness import Panel, interval_panels, plot_risk_coverage
-from probml_tp.plots.style import GuideStyle, figure, house_style, shared_legend
+from probml_tp.plots.robustness import Panel, plot_risk_coverage
+from probml_tp.plots.style import GuideStyle, figure, house_style, number, shared_legend
 
-HEADINGS = {
-    "aupr_error": "AUPR-Error (%) ↑",
+COLUMNS = {
     "fpr95": "FPR at 95 % TPR (%) ↓",
+    "aupr_error": "AUPR-Error (%) ↑",
+    "aupr_success": "AUPR-Success (%) ↑",
     "auroc": "AUROC (%) ↑",
     "aurc": "AURC (‰) ↓",
+    "e_aurc": "E-AURC (‰) ↓",
 }
-SCALES = {name: 1000.0 if name == "aurc" else 100.0 for name in HEADINGS}
+DRAWN = ("aupr_error", "fpr95", "auroc", "aurc")
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
-    "fpr95": {
-        "MCP": 5.56,
-        "MC dropout: entropy": 5.26,
-        "TrustScore": 10.00,
-        "ConfidNet": 3.33,
+    "MCP": {"fpr95": 5.56, "aupr_error": 35.05, "aupr_success": 99.99, "auroc": 98.63},
+    "MC dropout: entropy": {
+        "fpr95": 5.26,
+        "aupr_error": 38.50,
+        "aupr_success": 99.99,
+        "auroc": 98.65,
     },
-    "aupr_error": {
-        "MCP": 35.05,
-        "MC dropout: entropy": 38.50,
-        "TrustScore": 35.88,
-        "ConfidNet": 45.89,
-    },
-    "aupr_success": {
-        "MCP": 99.99,
-        "MC dropout: entropy": 99.99,
-        "TrustScore": 99.98,
-        "ConfidNet": 99.99,
-    },
-    "auroc": {
-        "MCP": 98.63,
-        "MC dropout: entropy": 98.65,
-        "TrustScore": 98.20,
-        "ConfidNet": 98.82,
-    },
+    "TrustScore": {"fpr95": 10.00, "aupr_error": 35.88, "aupr_success": 99.98, "auroc": 98.20},
+    "ConfidNet": {"fpr95": 3.33, "aupr_error": 45.89, "aupr_success": 99.99, "auroc": 98.82},
 }
 """Corbière et al. 2019, MNIST, small ConvNet, in %; their MC dropout scores by the entropy."""
 
 ORACLE = "True class probability (oracle)"
+POSTERIORS = "Each posterior's own predictions, by its own uncertainty"
+MINUS_MCP = minus(MAIN_TABLE, "MCP")
 CURVES = {
     "MCP": GuideStyle("MCP", "#E69F00", "-", ""),
     "MC dropout: entropy": GuideStyle("MC dropout: entropy", "#CC79A7", (0, (5, 1, 1, 1)), ""),
@@ -67,45 +62,16 @@ def is_published_size(config: Any) -> bool:
     return bool(config.dataset == "mnist" and config.train_size >= 60_000)
 
 
-def findings(results: Results[Any]) -> list[str]:
-    """What the numbers say, the most important first."""
-    correct = results.arrays["correct"]
-    wrong = int((~correct).sum())
+def _no_mistake(results: Results[Any]) -> str | None:
+    if not results.arrays["correct"].all():
+        return None
+    return "The deterministic net makes no mistake on the test images: nothing to predict."
+
+
+def _mistakes(results: Results[Any]) -> str | None:
+    wrong, size = (~results.arrays["correct"]).sum(), len(results.arrays["correct"])
     if not wrong:
-        return ["The deterministic net makes no mistake on the test images: nothing to predict."]
-    scores = Reader(results.arrays, "scores", reference="MCP")
-    return [
-        _confidnet(scores),
-        _real(scores),
-        _mistakes(results, wrong),
-        *_published(results, scores),
-        f"Intervals are {interval_words(results.config.seeds)}; differences are paired.",
-    ]
-
-
-def _confidnet(scores: Reader) -> str:
-    found = {label: ends[0] for label, ends in scores.ends("aupr_error").items()}
-    oracle = found.pop(ORACLE)
-    return (
-        f"AUPR-Error runs {spread_words(found, percent)}. MCP has {percent(found['MCP'])}, "
-        f"ConfidNet {percent(found['ConfidNet'])}: {scores.words('ConfidNet', 'aupr_error')}. The "
-        f"oracle, the true class probability itself, has {percent(oracle)}."
-    )
-
-
-def _real(scores: Reader) -> str:
-    parts = []
-    for sign, name in ((1, "Better"), (-1, "Worse")):
-        labels = [x for x in scores.apart("aupr_error", sign=sign) if x != ORACLE]
-        if labels:
-            parts.append(
-                f"{name} than MCP by AUPR-Error, beyond its interval: {'; '.join(labels)}."
-            )
-    return " ".join(parts) or "No score differs from MCP in AUPR-Error beyond its interval."
-
-
-def _mistakes(results: Results[Any], wrong: int) -> str:
-    size = len(results.arrays["correct"])
+        return None
     seeds = f" (seed {results.config.seed})" if results.config.seeds > 1 else ""
     return (
         f"All scores judge the same predictions, of which {wrong} of {size:,} are wrong{seeds}. "
@@ -113,12 +79,12 @@ def _mistakes(results: Results[Any], wrong: int) -> str:
     )
 
 
-def _published(results: Results[Any], scores: Reader) -> list[str]:
+def _published(results: Results[Any]) -> str | None:
     """How the order of methods compares with that of the paper."""
-    published = PUBLISHED["aupr_error"]
     if not is_published_size(results.config):
-        return []
-    ours = {label: 100 * scores.value(label, "aupr_error") for label in published}
+        return None
+    published = {row: values["aupr_error"] for row, values in PUBLISHED.items()}
+    ours = {row: results.main[row, "aupr_error"] for row in published}
     order = [sorted(values, key=lambda n: -values[n]) for values in (ours, published)]
     same = "the same as" if order[0] == order[1] else "not that of"
     first, second = (
@@ -126,12 +92,49 @@ def _published(results: Results[Any], scores: Reader) -> list[str]:
         for names, values in zip(order, (ours, published), strict=True)
     )
     words = f"Ordered by AUPR-Error: {first}. That is {same} the paper"
-    return [f"{words} (Corbière et al. 2019): {second}."]
+    return f"{words} (Corbière et al. 2019): {second}."
+
+
+FINDINGS = (
+    _no_mistake,
+    together(
+        Range(
+            "aupr_error",
+            "AUPR-Error runs {range}. MCP has {values[MCP]}, ConfidNet {values[ConfidNet]}:",
+            rows=lambda row: row != ORACLE,
+            write=in_percent,
+            name=str,
+        ),
+        Gap(
+            "aupr_error",
+            "{gaps}.",
+            table=MINUS_MCP,
+            rows=any_of(["ConfidNet"]),
+            clause="{size} points {side} MCP{interval}",
+            write=lambda points: number(points, ".1f"),
+        ),
+        Range(
+            "aupr_error",
+            f"The oracle, the true class probability itself, has {{values[{ORACLE}]}}.",
+            write=in_percent,
+        ),
+    ),
+    Gap(
+        "aupr_error",
+        "By AUPR-Error better than MCP, beyond the interval: {above}. Worse: {below}.",
+        table=MINUS_MCP,
+        rows=lambda row: row != ORACLE,
+        name=str,
+    ),
+    _mistakes,
+    _published,
+    paired_intervals,
+)
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the comparison, the risk at coverage, the posteriors, ConfidNet and the mistakes."""
-    if not (~results.arrays["correct"]).any():
+    if results.arrays["correct"].all():
         return
     yield _scores(results)
     yield _differences(results)
@@ -141,60 +144,67 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield _images(results)
 
 
-def _families(results: Results[Any], prefix: str, labels: Sequence[str]) -> dict[str, GuideStyle]:
-    known, families = (results.arrays[f"{prefix}.{name}"] for name in ("labels", "families"))
-    styles = {str(x): row_style(str(f)) for x, f in zip(known, families, strict=True)}
-    return {label: styles[label] for label in labels}
-
-
-def _panels(scores: Reader, *, differences: bool, published: bool = False) -> list[Panel]:
+def _panels(
+    table: Table, *, published: bool = False, reference: float | None = None
+) -> list[Panel]:
+    known = {
+        metric: {row: values[metric] for row, values in PUBLISHED.items() if metric in values}
+        for metric in DRAWN
+        if published
+    }
     return [
-        Panel(
-            heading=heading,
-            rows={
-                x: SCALES[m] * e
-                for x, e in scores.ends(m, minus=scores.reference if differences else "").items()
-            },
-            reference=0.0 if differences else None,
-            published=PUBLISHED.get(m, {}) if published else {},
-        )
-        for m, heading in HEADINGS.items()
+        Panel(COLUMNS[metric], with_ends(table, metric), reference, known.get(metric, {}))
+        for metric in DRAWN
     ]
 
 
 def _scores(results: Results[Any]) -> Figure:
-    scores = Reader(results.arrays, "scores", reference="MCP")
-    labels = [label for label in scores.labels if label != ORACLE]
-    found = {label: scores.value(label, "aupr_error") for label in labels}
-    made = interval_panels(
-        _panels(scores, differences=False, published=is_published_size(results.config)),
-        families=_families(results, "scores", labels),
-        published="published (Corbière et al. 2019)",
-    )
-    title = f"AUPR-Error of the scores runs {spread_words(found, percent)}"
-    caption = (
+    found = results.main.column("aupr_error")
+    del found[ORACLE]
+    return interval_figure(
+        "scores",
+        f"AUPR-Error of the scores runs {span(found, in_percent, name=str)}",
         "Every score judges the predictions of the same deterministic net. Bars: "
         f"{interval_words(results.config.seeds)}. Published values are of another small net and "
-        "its own mistakes. AURC in thousandths."
+        "its own mistakes. AURC in thousandths.",
+        _panels(results.main, published=is_published_size(results.config)),
+        found,
+        published="published (Corbière et al. 2019)",
     )
-    return Figure("scores", title, caption, made)
 
 
 def _differences(results: Results[Any]) -> Figure:
-    scores = Reader(results.arrays, "scores", reference="MCP")
-    labels = [label for label in scores.labels if label not in (ORACLE, "MCP")]
-    made = interval_panels(
-        _panels(scores, differences=True), families=_families(results, "scores", labels)
-    )
-    apart = [x for sign in (1, -1) for x in scores.apart("aupr_error", sign=sign) if x in labels]
-    title = (
-        f"{len(apart)} of {len(labels)} scores differ from MCP in AUPR-Error by more than chance"
-    )
-    caption = (
+    table = table_named(MINUS_MCP, results)
+    rows = [row for row in table.rows if row not in (ORACLE, "MCP")]
+    ends = table.ends("aupr_error")
+    apart = sum(row in ends and (ends[row][0] > 0 or ends[row][1] < 0) for row in rows)
+    return interval_figure(
+        "differences-from-mcp",
+        f"{apart} of {len(rows)} scores differ from MCP in AUPR-Error by more than chance",
         "The paired difference of each score from MCP on the same predictions; an interval that "
-        f"crosses the line may be chance. Intervals: {interval_words(results.config.seeds)}."
+        f"crosses the line may be chance. Intervals: {interval_words(results.config.seeds)}.",
+        _panels(table, reference=0.0),
+        rows,
     )
-    return Figure("differences-from-mcp", title, caption, made)
+
+
+def _posteriors(results: Results[Any]) -> Figure:
+    table = results.tables[0]
+    found = table.column("aupr_error")
+    title = "No posterior makes a mistake"
+    if found:
+        spread = span(found, in_percent, name=str)
+        title = f"On their own mistakes, posteriors' AUPR-Error runs {spread}"
+    return interval_figure(
+        "posteriors",
+        title,
+        "Here each posterior is judged by its own uncertainty on its own predictions: a better "
+        "classifier has fewer and harder mistakes, so compare scores within a posterior, and "
+        "posteriors by AURC, which counts mistakes too. Intervals: "
+        f"{interval_words(results.config.seeds)}.",
+        _panels(table),
+        table.rows,
+    )
 
 
 @house_style()
@@ -205,8 +215,7 @@ def _coverage(results: Results[Any]) -> Figure:
     curves = {label: risk_coverage(arrays[f"confidence.{label}"], correct) for label in CURVES}
     plot_risk_coverage(curves, ax=ax, style=CURVES.__getitem__)
     shared_legend(made, [ax], columns=3)
-    scores = Reader(arrays, "scores", reference="MCP")
-    ours, mcp = (1000 * scores.value(label, "aurc") for label in ("ConfidNet", "MCP"))
+    ours, mcp = (results.main[row, "aurc"] for row in ("ConfidNet", "MCP"))
     title = f"Area under the risk-coverage curve: ConfidNet {ours:.2f} ‰, MCP {mcp:.2f} ‰"
     caption = (
         "The share of mistakes among the images of which a score is surest, against how many "
@@ -217,24 +226,6 @@ def _coverage(results: Results[Any]) -> Figure:
 
 def _of_seed(results: Results[Any]) -> str:
     return f"Of seed {results.config.seed}." if results.config.seeds > 1 else ""
-
-
-def _posteriors(results: Results[Any]) -> Figure:
-    guides = Reader(results.arrays, "guides")
-    made = interval_panels(
-        _panels(guides, differences=False), families=_families(results, "guides", guides.labels)
-    )
-    found = {label: guides.value(label, "aupr_error") for label in guides.ends("aupr_error")}
-    title = "No posterior makes a mistake"
-    if found:
-        title = f"On their own mistakes, posteriors' AUPR-Error runs {spread_words(found, percent)}"
-    caption = (
-        "Here each posterior is judged by its own uncertainty on its own predictions: a better "
-        "classifier has fewer and harder mistakes, so compare scores within a posterior, and "
-        "posteriors by AURC, which counts mistakes too. Intervals: "
-        f"{interval_words(results.config.seeds)}."
-    )
-    return Figure("posteriors", title, caption, made)
 
 
 @house_style()
@@ -258,16 +249,13 @@ def _training(results: Results[Any]) -> Figure:
     step = (
         "after tuning its encoder" if arrays["confidnet.step"][chosen] == "cloning" else "as head"
     )
-    title = f"ConfidNet is taken {step}, in epoch {1 + chosen}, by validation {_criterion(results)}"
+    criterion = "loss" if results.config.select_by == "loss" else "AUPR-Error"
+    title = f"ConfidNet is taken {step}, in epoch {1 + chosen}, by validation {criterion}"
     caption = (
         f"Validation images that neither fit has seen; {mistakes} of them are mistakes, so that "
         f"their AUPR-Error is noisy. {_of_seed(results)}"
     )
     return Figure("confidnet-training", title, caption, made)
-
-
-def _criterion(results: Results[Any]) -> str:
-    return "loss" if results.config.select_by == "loss" else "AUPR-Error"
 
 
 def _images(results: Results[Any]) -> Figure:

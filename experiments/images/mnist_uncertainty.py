@@ -14,64 +14,66 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
 from probml_tp.datasets import ImageDataset
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.digit_uncertainty import (
-    MEASURES,
-    PAIRS,
-    choose,
-    extremes,
-    lead_guide,
-    measures_of,
-    rank_correlation,
-)
-from probml_tp.experiments.images.kit import (
+from probml_tp.experiments.images.classifiers import (
     ALL_GUIDES,
     ONE_OF_EACH_FAMILY,
     TITLES,
     ImageClassifiers,
     ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
 )
+from probml_tp.experiments.images.digit_uncertainty import (
+    MEASURES,
+    PAIRS,
+    caught_aside,
+    choose,
+    extremes,
+    lead_guide,
+    measures_of,
+    own_agreement,
+    rank_correlation,
+)
+from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds
 from probml_tp.experiments.images.mnist_uncertainty_figures import figures
-from probml_tp.experiments.images.mnist_uncertainty_findings import findings
+from probml_tp.experiments.images.mnist_uncertainty_findings import AGREEMENT, FINDINGS, pair_of
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
-from probml_tp.kit.common import (
-    CLASSIFICATION_COLUMNS,
-    FIT_COLUMN,
-    Array,
-    Rows,
-    over_seeds,
-)
+from probml_tp.kit.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array
+from probml_tp.kit.knobs import knob
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.metrics.accuracy import classification_scores
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import ClassificationPredictive
 
-if TYPE_CHECKING:
-    pass
-
 NAME = "mnist-uncertainty"
 GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
+COLUMNS = {
+    **CLASSIFICATION_COLUMNS,
+    "mi_hits": "Mutual information on hits (nats)",
+    "mi_mistakes": "Mutual information on mistakes (nats)",
+    "log_evidence": "Log evidence (nats)",
+    **FIT_COLUMN,
+    "predict_seconds": "Predict (s) ↓",
+    **dict.fromkeys(("mi_times", "caught"), ""),
+}
+AGREEMENT_COLUMNS = {
+    **{metric: pair_of(metric).capitalize() for metric in PAIRS},
+    **{f"others_{n}": f"{m.label}, with other guides (mean)" for n, m in MEASURES.items()},
+    **dict.fromkeys(["ties", "shared", *(f"shared_{metric}" for metric in PAIRS)], ""),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageConfig):
     """Options of the experiment."""
 
-    guides: tuple[str, ...] = option(
-        GUIDES,
-        "Which posteriors to compare.",
-        quick=ONE_OF_EACH_FAMILY,
-        full=ALL_GUIDES,
-        choices=ALL_GUIDES,
+    guides: tuple[str, ...] = knob(
+        "guides", GUIDES, quick=ONE_OF_EACH_FAMILY, full=ALL_GUIDES, choices=ALL_GUIDES
     )
     digit: int | None = option(
         None,
@@ -111,102 +113,64 @@ class _Judged:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
-    runs = [fit_all(config, config.guides, seed, progress) for seed in seeds(config)]
-    judged_of_seeds = [
-        {guide: _judge(classifiers, guide) for guide in config.guides} for classifiers in runs
-    ]
-    first, judged = runs[0], judged_of_seeds[0]
-    arrays = _arrays(judged, first.test)
+    runs = [classify(config, config.guides, seed, progress) for seed in seeds(config)]
+    judged = [{guide: _judge(one, guide) for guide in config.guides} for one in runs]
+    first = runs[0]
+    arrays = _arrays(judged[0], first.test)
     if lead := lead_guide(config.guides):
         with progress.stage("draws of single images"):
-            arrays |= _single_images(judged[lead], first, config)
-    with progress.stage(records_stage(config)):
-        records = first.records(config.guides)
-    metrics, intervals = over_seeds(
-        [_metrics(by_guide, first.test) for by_guide in judged_of_seeds]
-    )
-    results = Results(
+            arrays |= _single_images(judged[0][lead], first, config)
+    rows = [{guide: _row(guide, of, first.test) for guide in of} for of in judged]
+    return results_of(
+        first,
+        config,
+        progress,
+        findings=FINDINGS,
+        arrays=arrays,
         experiment=NAME,
         title=f"LeNet on {TITLES[config.dataset]}",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", metrics, _columns(), intervals),
-        findings=[],
-        data_source=first.data_source,
-        data_is_fallback=first.is_fallback,
-        tables=_agreement(judged_of_seeds),
-        arrays=arrays,
-        posteriors={guide: one.posterior for guide, one in judged.items()},
-        inference_data=dict(records),
+        main=_main(rows),
+        tables=[averaged(AGREEMENT, "Posterior", AGREEMENT_COLUMNS, rows)],
     )
-    results.findings = findings(results)
-    return results
 
 
 def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
     run = classifiers.network_pass(guide, classifiers.test)
-    correct = (run.predictive.predicted_class == classifiers.test.labels).numpy()
+    correct = classifiers.correct(guide, classifiers.test).numpy()
     times = classifiers.seconds(guide), run.seconds
     measures = measures_of(run.predictive)
     return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
 
 
-def _metrics(judged: Mapping[str, _Judged], test: ImageDataset) -> Rows:
-    return {guide: _row(one, test) for guide, one in judged.items()}
+def _main(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> Table:
+    table = averaged(MAIN_TABLE, "Posterior", COLUMNS, rows)
+    hits = table.column("mi_hits")
+    for guide, mistakes in table.column("mi_mistakes").items():
+        if hits.get(guide, 0.0) > 0:
+            table.put(guide, {"mi_times": mistakes / hits[guide]})
+    return table
 
 
-def _row(one: _Judged, test: ImageDataset) -> dict[str, float]:
+def _row(guide: str, judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, float]:
+    """Scores of a guide, and how far its measures agree and with those of other guides."""
+    one, own = judged[guide], judged[guide].measures
     row = classification_scores(one.predictive, test.labels)
+    if not one.correct.all():
+        row["caught"] = caught_aside(own["entropy"], one.correct)
     if one.has_draws:
-        information = one.measures["mutual_information"]
         groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
-        row |= {name: float(information[g].mean()) for name, g in groups.items() if g.any()}
+        row |= {m: float(own["mutual_information"][g].mean()) for m, g in groups.items() if g.any()}
+        row |= own_agreement(own)
     if isinstance(one.posterior.guide, StructuredNormal):
         row["log_evidence"] = one.posterior.guide.log_evidence()
-    return row | {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
-
-
-def _columns() -> dict[str, str]:
-    return {
-        **CLASSIFICATION_COLUMNS,
-        "mi_hits": "Mutual information on hits (nats)",
-        "mi_mistakes": "Mutual information on mistakes (nats)",
-        "log_evidence": "Log evidence (nats)",
-        **FIT_COLUMN,
-        "predict_seconds": "Predict (s) ↓",
-    }
-
-
-def _agreement(judged_of_seeds: Sequence[Mapping[str, _Judged]]) -> list[Table]:
-    """Rank correlations between the measures of a guide, and with those of other guides."""
-    rows = [{g: _ranks(g, judged) for g in judged} for judged in judged_of_seeds]
-    metrics, intervals = over_seeds(rows)
-    columns = {
-        metric: " and ".join(MEASURES[m].label for m in pair).capitalize()
-        for metric, pair in PAIRS.items()
-    }
-    columns |= {
-        f"others_{name}": f"{measure.label}, with other guides (mean)"
-        for name, measure in MEASURES.items()
-    }
-    title = "Spearman's rank correlation of measures of uncertainty over the test images"
-    return [Table(title, "Posterior", metrics, columns, intervals)]
-
-
-def _ranks(guide: str, judged: Mapping[str, _Judged]) -> dict[str, float]:
-    """A guide's row of that table."""
-    own = judged[guide].measures
-    row = {
-        metric: rank_correlation(own[a], own[b])
-        for metric, (a, b) in PAIRS.items()
-        if judged[guide].has_draws
-    }
     for name, values in own.items():
         others = [
-            rank_correlation(values, one.measures[name])
-            for other, one in judged.items()
-            if other != guide and name in one.measures
+            rank_correlation(values, another.measures[name])
+            for other, another in judged.items()
+            if other != guide and name in another.measures
         ]
         row[f"others_{name}"] = float(np.mean(others)) if others else np.nan
+    row |= {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
     return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
@@ -250,10 +214,4 @@ def _single_images(one: _Judged, classifiers: ImageClassifiers, config: Config) 
     }
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

@@ -1,146 +1,202 @@
-"""What the experiment mnist-uncertainty says, from its results alone."""
+"""What the experiment mnist-uncertainty says, and what its figures read of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.digit_uncertainty import MEASURES, PAIRS
-from probml_tp.experiments.images.digit_view import AS_LEAST, SET_ASIDE, View, medians, pair_of
+from probml_tp.experiments.images.digit_uncertainty import (
+    MEASURES,
+    PAIRS,
+    SET_ASIDE,
+    between_guides,
+    lead_guide,
+)
+from probml_tp.experiments.images.kit import longer_trained
 from probml_tp.harness.experiment import Results
-from probml_tp.kit.common import labels_of, percent, span
+from probml_tp.kit.common import Array, by_guide, labels_of, listed, percent
+from probml_tp.kit.sentences import Count, Range, any_of, shares, together
 from probml_tp.plots.style import guide_style, number
 
-
-def findings(results: Results[Any]) -> list[str]:
-    """Say in sentences what the numbers say, the most important first."""
-    view = View(results)
-    parts = (
-        _accuracy,
-        _information,
-        _set_aside,
-        _confident_mistake,
-        _between_measures,
-        _between_guides,
-        _swag,
-        _evidence,
-    )
-    return [sentence for part in parts for sentence in part(view)]
+AS_LEAST = f"{percent(SET_ASIDE, 0)} least certain images"
+AGREEMENT = "Spearman's rank correlation of measures of uncertainty over the test images"
 
 
-def _accuracy(view: View) -> list[str]:
-    accuracy, nll = view.column("accuracy"), view.column("nll")
-    size, best = len(view.results.arrays["labels"]), max(accuracy.values())
-    error = (best * (1 - best) / size) ** 0.5
-    sentence = (
-        f"Accuracy on {size:,} test images runs "
-        f"{span(accuracy, lambda share: percent(share, 2), reference='map')}, with a standard "
-        f"error of {percent(error, 2)} from the choice of test images; the NLL runs "
-        f"{span(nll, '{:.4f}'.format, reference='map')}, in nats."
-    )
-    return [sentence]
+@dataclass(frozen=True)
+class ChosenImage:
+    """What the draws of the lead guide say of one image."""
+
+    index: int
+    rules: list[str]
+    label: int
+    top: int
+    pixels: Array
+    probs: Array
+
+    def mean(self, label: int) -> float:
+        """The mean probability of a class."""
+        return float(self.probs[:, label].mean())
 
 
-def _information(view: View) -> list[str]:
-    """How much more mutual information mistakes have than hits."""
-    times = {
-        guide: row["mi_mistakes"] / row["mi_hits"]
-        for guide, row in view.results.metrics.items()
-        if "mi_mistakes" in row and row.get("mi_hits", 0.0) > 0
-    }
-    if not times:
-        return []
-    spread = span(times, "{:.1f}".format)
+def chosen_images(results: Results[Any]) -> list[ChosenImage]:
+    """The images that are looked at draw by draw."""
+    arrays, lead = results.arrays, lead_guide(results.config.guides)
     return [
-        f"The mean mutual information on mistakes, as a multiple of that on hits, runs {spread}."
+        ChosenImage(
+            int(index),
+            str(rules).split(", "),
+            label=int(arrays["labels"][index]),
+            top=int(arrays[f"{lead}.predicted"][index]),
+            pixels=arrays["chosen.images"][place],
+            probs=arrays["chosen.probs"][:, place],
+        )
+        for place, (index, rules) in enumerate(
+            zip(arrays["chosen.index"], arrays["chosen.rules"], strict=True)
+        )
     ]
 
 
-def _set_aside(view: View) -> list[str]:
-    """Which share of the mistakes the most uncertain images hold."""
-    caught: dict[str, float] = {}
-    for guide, right in view.each("correct").items():
-        entropy = view.of(guide, "entropy")
-        aside = np.argsort(-entropy, kind="stable")[: round(SET_ASIDE * len(entropy))]
-        if not right.all():
-            caught[guide] = float((~right)[aside].sum() / (~right).sum())
-    if not caught:
-        return ["No guide makes a mistake on the test images."]
-    spread = span(caught, lambda share: percent(share, 0), reference="map")
-    words = f"The {percent(SET_ASIDE, 0)} of images with the highest predictive entropy hold a"
-    return [f"{words} share of a guide's mistakes that runs {spread}."]
+def chosen_by(rule: str, results: Results[Any]) -> ChosenImage:
+    """The image that a rule chose."""
+    return next(one for one in chosen_images(results) if rule in one.rules)
 
 
-def _confident_mistake(view: View) -> list[str]:
+def correlations(results: Results[Any]) -> dict[str, Array]:
+    """Measure to the matrix of its rank correlations between guides."""
+    guides = results.config.guides
+    return {
+        name: between_guides(by_guide(results.arrays, guides, name), guides) for name in MEASURES
+    }
+
+
+def pair_of(metric: str) -> str:
+    """Name the two measures that a metric of :data:`PAIRS` compares."""
+    return " and ".join(MEASURES[name].label.lower() for name in PAIRS[metric])
+
+
+def medians(between: Mapping[str, Array]) -> str:
+    """Say the median over the pairs of guides of each measure's rank correlation."""
+    pairs = {name: table[np.tri(len(table), k=-1, dtype=bool)] for name, table in between.items()}
+    parts = [
+        f"{number(float(np.nanmedian(rho)), '.2f')} by {MEASURES[name].label.lower()}"
+        for name, rho in pairs.items()
+        if np.isfinite(rho).any()
+    ]
+    return listed(parts) if parts else ""
+
+
+def _error(results: Results[Any]) -> str:
+    """The standard error of the best accuracy."""
+    best = max(results.main.column("accuracy").values())
+    error = percent((best * (1 - best) / int(results.arrays["size"])) ** 0.5, 2)
+    return f"with a standard error of {error} from the choice of test images;"
+
+
+def _confident_mistake(results: Results[Any]) -> str | None:
     """How sure the lead guide is of its most confident mistake."""
-    if view.lead is None:
-        return []
-    label, right = guide_style(view.lead).label, view.of(view.lead, "correct")
+    arrays, lead = results.arrays, lead_guide(results.config.guides)
+    if lead is None:
+        return None
+    label, right = guide_style(lead).label, arrays[f"{lead}.correct"]
     if right.all():
-        return [f"{label} makes no mistake on the {len(right):,} test images."]
-    one, entropy = view.find("most confident mistake"), view.of(view.lead, "entropy")
+        return f"{label} makes no mistake on the {len(right):,} test images."
+    one, entropy = chosen_by("most confident mistake", results), arrays[f"{lead}.entropy"]
+    true, predicted = arrays["classes"][[one.label, one.top]]
     less_certain = float((entropy > entropy[one.index]).mean())
-    sentence = (
-        f"The most confident mistake of {label}, test image {one.index}, is of class {one.true}: "
-        f"{one.votes} of {len(one.probs)} draws vote for {one.predicted}, with a mean probability "
-        f"of {percent(one.mean(one.top))}. By predictive entropy {percent(less_certain)} of the "
-        f"test images are less certain, and would be set aside before it."
+    return (
+        f"The most confident mistake of {label}, test image {one.index}, is of class {true}: "
+        f"{(one.probs.argmax(1) == one.top).sum()} of {len(one.probs)} draws vote for "
+        f"{predicted}, with a mean probability of {percent(one.mean(one.top))}. By predictive "
+        f"entropy {percent(less_certain)} of the test images are less certain, and would be set "
+        f"aside before it."
     )
-    return [sentence]
 
 
-def _between_measures(view: View) -> list[str]:
-    ratios = view.each("variation_ratio")
-    if not ratios:
-        return []
-    runs = []
-    for metric, pair in PAIRS.items():
-        rho = {guide: view.correlation(guide, pair) for guide in ratios}
-        if known := {guide: value for guide, value in rho.items() if np.isfinite(value)}:
-            runs.append(f"for {pair_of(metric)} {span(known, lambda rho: number(rho, '.2f'))}")
-    ties = {guide: float((ratio == 0).mean()) for guide, ratio in ratios.items()}
-    shared = {guide: view.shared(guide, list(MEASURES)) for guide in ratios}
-    correlations = (
-        f"Spearman's rank correlation of two measures of a guide over the test images runs "
-        f"{'; '.join(runs)}. All draws agree on a share of the images that runs "
-        f"{span(ties, percent)}: there the variation ratio is 0 and tells them no further apart."
-    )
-    in_common = (
-        f"The three measures of a guide name a share of their {AS_LEAST} in common that runs "
-        f"{span(shared, lambda share: percent(share, 0))}."
-    )
-    return [correlations, in_common] if runs else [in_common]
-
-
-def _between_guides(view: View) -> list[str]:
-    words = medians(view.tables)
+def _between_guides(results: Results[Any]) -> str | None:
+    guides, between = results.config.guides, correlations(results)
+    words = medians(between)
     if not words:
-        return []
+        return None
     found = f"Between guides, the median rank correlation over their pairs is {words}."
-    if len(view.guides) < 3:
-        return [found]
-    entropy = view.tables["entropy"]
-    i, j = np.unravel_index(np.nanargmin(entropy), entropy.shape)
-    least = labels_of([view.guides[min(i, j)], view.guides[max(i, j)]])
-    rho = number(float(entropy[i, j]), ".2f")
-    return [f"{found} The least alike by predictive entropy are {least}, at {rho}."]
+    if len(guides) < 3:
+        return found
+    entropy = between["entropy"]
+    pair = sorted(np.unravel_index(np.nanargmin(entropy), entropy.shape))
+    rho = number(float(entropy[pair[0], pair[1]]), ".2f")
+    least = labels_of(guides[place] for place in pair)
+    return f"{found} The least alike by predictive entropy are {least}, at {rho}."
 
 
-def _swag(view: View) -> list[str]:
-    if "swag" not in view.results.metrics:
-        return []
-    config = view.results.config
-    sentence = (
-        f"SWAG trains on for {config.swag_epochs} epochs from where the {config.epochs} of MAP "
-        f"end: what it gains over MAP is longer training as well as averaging."
-    )
-    return [sentence]
-
-
-def _evidence(view: View) -> list[str]:
-    """What the evidence of the last layer is not."""
-    if "log_evidence" not in view.results.metrics.get("laplace-last-layer", {}):
-        return []
-    given = "The log evidence of the last layer alone is that given the layers before it, as fitted"
-    return [f"{given}: it does not compare with those of all weights."]
+FINDINGS = (
+    together(
+        Range(
+            "accuracy",
+            "Accuracy on {arrays[size]:,} test images runs {range},",
+            write=shares(2),
+            reference="map",
+        ),
+        _error,
+        Range("nll", "the NLL runs {range}, in nats.", write="{:.4f}".format, reference="map"),
+    ),
+    Range(
+        "mi_times",
+        "The mean mutual information on mistakes, as a multiple of that on hits, runs {range}.",
+        write="{:.1f}".format,
+    ),
+    Range(
+        "caught",
+        f"The {percent(SET_ASIDE, 0)} of images with the highest predictive entropy hold a share "
+        f"of a guide's mistakes that runs {{range}}.",
+        write=shares(0),
+        reference="map",
+    ),
+    Count(
+        "accuracy",
+        "",
+        rule=lambda share: share < 1,
+        none="No guide makes a mistake on the test images.",
+    ),
+    _confident_mistake,
+    together(
+        together(
+            *(
+                Range(
+                    metric,
+                    f"for {pair_of(metric)} {{range}}",
+                    table=AGREEMENT,
+                    write=lambda rho: number(rho, ".2f"),
+                )
+                for metric in PAIRS
+            ),
+            joint="; ",
+            start="Spearman's rank correlation of two measures of a guide over the test images "
+            "runs ",
+        ),
+        Range(
+            "ties",
+            "All draws agree on a share of the images that runs {range}: there the variation ratio "
+            "is 0 and tells them no further apart.",
+            table=AGREEMENT,
+            write=percent,
+        ),
+        joint=". ",
+    ),
+    Range(
+        "shared",
+        f"The three measures of a guide name a share of their {AS_LEAST} in common that runs "
+        f"{{range}}.",
+        table=AGREEMENT,
+        write=shares(0),
+    ),
+    _between_guides,
+    longer_trained,
+    Range(
+        "log_evidence",
+        "The log evidence of the last layer alone is that given the layers before it, as fitted: "
+        "it does not compare with those of all weights.",
+        rows=any_of(["laplace-last-layer"]),
+    ),
+)

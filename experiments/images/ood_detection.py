@@ -30,15 +30,13 @@ from probml_tp.datasets import (
     noise_images,
 )
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.kit import (
+from probml_tp.experiments.images.classifiers import (
     DROPOUT_OFF,
     TITLES,
     ImageClassifiers,
     ImageConfig,
-    fit_all,
-    records_stage,
-    seeds,
 )
+from probml_tp.experiments.images.kit import classify, results_of, seeds
 from probml_tp.experiments.images.ood_detection_figures import (
     EPSILONS,
     GRID_REFERENCES,
@@ -47,8 +45,11 @@ from probml_tp.experiments.images.ood_detection_figures import (
     RIVALS,
     SETS,
     TEMPERATURES,
+    against,
+    cell,
     figures,
     findings,
+    grid_title,
 )
 from probml_tp.experiments.images.score_rows import (
     ODIN_CHOSEN,
@@ -62,8 +63,9 @@ from probml_tp.experiments.images.score_rows import (
 )
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
 from probml_tp.kit.common import Array, derived_seed
-from probml_tp.kit.comparisons import Comparison, compare
-from probml_tp.scores import NetworkPass, Odin, choose_odin
+from probml_tp.kit.comparisons import compare
+from probml_tp.kit.knobs import knob
+from probml_tp.scores import Odin, choose_odin
 
 NAME = "ood-detection"
 COLUMNS = {
@@ -72,7 +74,6 @@ COLUMNS = {
     "aupr_out": "AUPR-Out (%) ↑",
     "fpr95": "FPR at 95 % TPR (%) ↓",
 }
-SCALES = dict.fromkeys(COLUMNS, 100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +83,17 @@ class Config(ImageConfig):
     ood_size: int = option(
         1_000, "Images of each foreign set, at most.", quick=300, full=2_000, minimum=50
     )
-    resamples: int = option(500, "Bootstrap resamples of the images.", quick=200, minimum=50)
+    resamples: int = knob("resamples", 500, quick=200, minimum=50)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One seed: every score of the test images and of each foreign set."""
+    """One seed: scores by row and cell of the grid, of the test images and each foreign set."""
 
     classifiers: ImageClassifiers
     rows: list[Row]
     inside: dict[str, Tensor]
     outside: dict[str, dict[str, Tensor]]
-    grid_inside: dict[str, Tensor]
-    grid_outside: dict[str, dict[str, Tensor]]
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -103,28 +102,21 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     runs = [_one_seed(config, seed, foreign, progress) for seed in seeds(config)]
     with progress.stage("compare"):
         compared = {name: _compare(config, runs, name, grid=False) for name in foreign}
-        grids = {name: _compare(config, runs, name, grid=True) for name in foreign}
-    first = runs[0].classifiers
-    auroc = {name: f"AUROC, {SETS[name]} (%) ↑" for name in foreign}
-    metrics, intervals = _by_set(compared, "auroc")
-    with progress.stage(records_stage(config)):
-        records = first.records(config.guides)
-    results = Results(
+        grids = [table for name in foreign for table in _compare(config, runs, name, grid=True)]
+    differences = [table for _, *others in compared.values() for table in others]
+    shown = {name: tables[0] for name, tables in compared.items()}
+    return results_of(
+        runs[0].classifiers,
+        config,
+        progress,
+        findings=findings(config, list(foreign)),
+        arrays=_arrays(runs[0], foreign),
+        foreign=f". Foreign: {'; '.join(data.source for data in foreign.values())}",
         experiment=NAME,
         title=f"Out-of-distribution detection, {TITLES[config.dataset]} against other images",
-        config=config,
-        main=Table(MAIN_TABLE, "Score", metrics, auroc, intervals),
-        tables=[_set_table(name, one) for name, one in compared.items()],
-        findings=[],
-        data_source=f"{first.data_source}. Foreign: "
-        + "; ".join(data.source for data in foreign.values()),
-        data_is_fallback=first.is_fallback,
-        arrays=_arrays(runs, foreign, compared, grids),
-        posteriors={guide: first.posterior(guide) for guide in config.guides},
-        inference_data=records,
+        main=_by_set(shown),
+        tables=[*shown.values(), *differences, *grids],
     )
-    results.findings = findings(results)
-    return results
 
 
 def _foreign_sets(config: Config) -> dict[str, ImageDataset]:
@@ -150,23 +142,22 @@ def _foreign(config: Config, name: str) -> ImageDataset:
 def _one_seed(
     config: Config, seed: int, foreign: Mapping[str, ImageDataset], progress: Progress
 ) -> _Run:
-    classifiers = fit_all(config, scored_guides(config), seed, progress)
+    classifiers = classify(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit scores, seed {seed}"):
         validated = _validated_odin(config, classifiers)
         rows = [
             *output_rows(classifiers),
             *odin_rows(classifiers),
-            Row(ODIN_VALIDATED, DROPOUT_OFF, validated, "ODIN"),
+            Row(ODIN_VALIDATED, DROPOUT_OFF, validated),
             *feature_rows(classifiers),
             *draw_rows(g for g in scored_guides(config) if g not in (DROPOUT_OFF, "map")),
         ]
     with progress.stage(f"score, seed {seed}") as update:
-        inside, grid_inside = _score(config, classifiers, rows, classifiers.test)
-        outside, grid_outside = {}, {}
+        inside, outside = _score(classifiers, rows, classifiers.test), {}
         for number, (name, data) in enumerate(foreign.items(), start=1):
             update(number, len(foreign) + 1, SETS[name])
-            outside[name], grid_outside[name] = _score(config, classifiers, rows, data)
-    return _Run(classifiers, rows, inside, outside, grid_inside, grid_outside)
+            outside[name] = _score(classifiers, rows, data)
+    return _Run(classifiers, rows, inside, outside)
 
 
 def _validated_odin(config: Config, classifiers: ImageClassifiers) -> Odin:
@@ -182,118 +173,66 @@ def _validated_odin(config: Config, classifiers: ImageClassifiers) -> Odin:
     ).odin
 
 
-def _std(config: Config) -> float:
+def _std(config: ImageConfig) -> float:
     return NORMALIZATION[config.dataset][1]
 
 
-def _score(
-    config: Config, classifiers: ImageClassifiers, rows: list[Row], data: ImageDataset
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every row's score of the images, and ODIN's over the grid; each of ODIN's passes once."""
+def _score(classifiers: ImageClassifiers, rows: list[Row], data: ImageDataset) -> dict[str, Tensor]:
+    """Every row's score of the images, and ODIN's by cell: one gradient a temperature."""
     guides = dict.fromkeys(row.guide for row in rows)
     passes = {guide: classifiers.network_pass(guide, data) for guide in guides}
-    odin = _odin(config, passes[DROPOUT_OFF], [r.score for r in rows if isinstance(r.score, Odin)])
-    others = confidences([r for r in rows if not isinstance(r.score, Odin)], passes)
-    scores = {
-        row.label: odin[_cell(row.score.temperature, row.score.epsilon)]
-        if isinstance(row.score, Odin)
-        else others[row.label]
-        for row in rows
-    }
-    cells = [_cell(temperature, epsilon) for temperature in TEMPERATURES for epsilon in EPSILONS]
-    return scores, {cell: odin[cell] for cell in cells}
-
-
-def _odin(config: Config, run: NetworkPass, scores: list[Odin]) -> dict[str, Tensor]:
-    """ODIN over the grid and at the rows' settings, by cell: one gradient a temperature."""
-    found: dict[str, Tensor] = {}
-    for temperature in dict.fromkeys([*TEMPERATURES, *(score.temperature for score in scores)]):
-        own = [score.epsilon for score in scores if score.temperature == temperature]
+    scores = confidences([row for row in rows if not isinstance(row.score, Odin)], passes)
+    odin = {row.label: row.score for row in rows if isinstance(row.score, Odin)}
+    std = _std(classifiers.config)
+    for t in dict.fromkeys([*TEMPERATURES, *(score.temperature for score in odin.values())]):
+        own = [score.epsilon for score in odin.values() if score.temperature == t]
         epsilons = list(dict.fromkeys([*EPSILONS, *own]))
-        values = Odin(temperature, std=_std(config)).at_epsilons(run, epsilons).double().cpu()
-        found |= {_cell(temperature, e): v for e, v in zip(epsilons, values, strict=True)}
-    return found
+        values = Odin(t, std=std).at_epsilons(passes[DROPOUT_OFF], epsilons).double().cpu()
+        scores |= {cell(t, e): v for e, v in zip(epsilons, values, strict=True)}
+    return scores | {row: scores[cell(one.temperature, one.epsilon)] for row, one in odin.items()}
 
 
-def _cell(temperature: float, epsilon: float) -> str:
-    return f"{temperature:g}, {epsilon:g}"
-
-
-def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> Comparison:
+def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> list[Table]:
     """All rows, or ODIN on the grid with what it is held against, on one foreign set."""
-    joined, inside = [], []
-    for one in runs:
-        within, out = one.inside, one.outside[name]
-        if grid:
-            within = {label: within[label] for label in GRID_REFERENCES} | one.grid_inside
-            out = {label: out[label] for label in GRID_REFERENCES} | one.grid_outside[name]
-        joined.append({label: torch.cat([c, out[label]]) for label, c in within.items()})
-        sizes = len(within[REFERENCE]), len(out[REFERENCE])
-        inside.append(torch.cat([torch.ones(sizes[0]), torch.zeros(sizes[1])]).bool())
+    rows = [row.label for row in runs[0].rows]
+    if grid:
+        rows = [*GRID_REFERENCES, *(cell(t, e) for t in TEMPERATURES for e in EPSILONS)]
+    sizes = [len(one[REFERENCE]) for one in (runs[0].inside, runs[0].outside[name])]
     return compare(
-        joined,
-        inside,
-        metrics=("aupr_out",) if grid else tuple(COLUMNS),
+        grid_title(name) if grid else against(name),
+        [{x: torch.cat([one.inside[x], one.outside[name][x]]) for x in rows} for one in runs],
+        [torch.arange(sum(sizes)) < sizes[0]] * len(runs),
+        columns={"aupr_out": ""} if grid else COLUMNS,
         references=GRID_REFERENCES if grid else RIVALS,
         resamples=config.resamples,
         seed=derived_seed(config.seed, f"bootstrap {name}"),
     )
 
 
-def _by_set(
-    compared: Mapping[str, Comparison], metric: str
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
-    """One metric with foreign sets as columns."""
-    metrics: dict[str, dict[str, float]] = {}
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    for name, one in compared.items():
-        for label, row in one.scaled(SCALES).items():
-            metrics.setdefault(label, {})[name] = row[metric]
-        for label, ends in one.scaled_intervals(SCALES).items():
-            intervals.setdefault(label, {})[name] = ends[metric]
-    return metrics, intervals
+def _by_set(compared: Mapping[str, Table]) -> Table:
+    """The AUROC with foreign sets as columns."""
+    columns = {name: f"AUROC, {SETS[name]} (%) ↑" for name in compared}
+    made = Table(MAIN_TABLE, "Score", columns=columns)
+    for name, table in compared.items():
+        ends = table.ends("auroc")
+        for row, value in table.column("auroc").items():
+            made.put(row, {name: value}, {name: ends[row]} if row in ends else None)
+    return made
 
 
-def _set_table(name: str, comparison: Comparison) -> Table:
-    return Table(
-        title=f"Against {SETS[name]}",
-        row_heading="Score",
-        rows=comparison.scaled(SCALES),
-        columns=COLUMNS,
-        intervals=comparison.scaled_intervals(SCALES),
-    )
-
-
-def _arrays(
-    runs: list[_Run],
-    foreign: Mapping[str, ImageDataset],
-    compared: Mapping[str, Comparison],
-    grids: Mapping[str, Comparison],
-) -> dict[str, Array]:
-    first = runs[0]
-    arrays: dict[str, Array] = {
-        "sets": np.array(list(foreign)),
-        "families": np.array([row.family for row in first.rows]),
-        "odin.chosen": np.array(
-            [
-                [row.score.temperature, row.score.epsilon]
-                for row in first.rows
-                if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
-            ]
-        ),
-    }
+def _arrays(first: _Run, foreign: Mapping[str, ImageDataset]) -> dict[str, Array]:
+    chosen = [
+        [row.score.temperature, row.score.epsilon]
+        for row in first.rows
+        if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
+    ]
+    arrays: dict[str, Array] = {"sets": np.array(list(foreign)), "odin.chosen": np.array(chosen)}
+    rows = [row.label for row in first.rows]
     for name, data in foreign.items():
-        arrays |= compared[name].arrays(f"scores.{name}") | grids[name].arrays(f"grid.{name}")
-        arrays |= {f"outside.{name}.{k}": v.numpy() for k, v in first.outside[name].items()}
+        arrays |= {f"outside.{name}.{row}": first.outside[name][row].numpy() for row in rows}
         sure = first.outside[name][REFERENCE].argsort(descending=True)[:8]
         arrays[f"accepted.{name}.images"] = data.images.numpy()[sure]
-    return arrays | {f"inside.{label}": v.numpy() for label, v in first.inside.items()}
+    return arrays | {f"inside.{row}": first.inside[row].numpy() for row in rows}
 
 
-EXPERIMENT = Experiment(
-    name=NAME,
-    summary=EXPERIMENTS.summary(NAME),
-    config=Config,
-    run=run,
-    figures=figures,
-)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.score_rows import ODIN_CHOSEN, ODIN_LAB, row_style
+from probml_tp.experiments.images.score_rows import (
+    ODIN_CHOSEN,
+    ODIN_LAB,
+    in_percent,
+    interval_figure,
+    paired_intervals,
+    table_named,
+)
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.kit.common import Array, percent
-from probml_tp.kit.comparisons import Reader, interval_words, spread_words
+from probml_tp.kit.common import Array, percent, span
+from probml_tp.kit.comparisons import difference_words, interval_words, minus, with_ends
+from probml_tp.kit.sentences import Finding, Gap, Range, together
 from probml_tp.metrics.over_runs import critical_difference, win_rates
 from probml_tp.plots.detection import accepted_panels, distribution_panels, grid_panels
-from probml_tp.plots.robustness import Panel, interval_panels, plot_critical_difference
+from probml_tp.plots.robustness import Panel, plot_critical_difference
 from probml_tp.plots.style import GuideStyle, figure, house_style
 
 SETS: Mapping[str, str] = {
@@ -51,43 +60,58 @@ RANKED = ("ViM", "Deep ensemble: entropy", "Laplace, last layer: mutual informat
 """Who is ranked besides."""
 
 
-def findings(results: Results[Any]) -> list[str]:
+def against(name: str) -> str:
+    """The title of the table of a foreign set."""
+    return f"Against {SETS[name]}"
+
+
+def grid_title(name: str) -> str:
+    """The title of the table of ODIN over its grid."""
+    return f"ODIN over its grid, against {SETS[name]}"
+
+
+def cell(temperature: float, epsilon: float) -> str:
+    """The row of a cell of that grid."""
+    return f"{temperature:g}, {epsilon:g}"
+
+
+def findings(config: Any, sets: list[str]) -> list[Finding]:
     """What the numbers say, the most important first."""
-    sets = _sets(results)
-    return [
-        *(_best(results, name) for name in sets),
-        _answer(results),
-        *_choice(results),
-        f"Intervals are {interval_words(results.config.seeds)}; differences are paired. "
-        f"{_missing(results)}".strip(),
-    ]
+    wanted = [SETS[name] for name in SETS if name not in (config.dataset, *sets)]
+    missing = f"Left out, as the images could not be had: {', '.join(wanted)}." if wanted else None
+    last = together(paired_intervals, lambda results: missing)
+    return [*map(_best, sets), _answer, _choice, last]
+
+
+def _best(name: str) -> Finding:
+    return together(
+        Range(
+            "auroc",
+            f"Against {SETS[name]} the AUROC runs {{range}}; MCP has {{values[MCP]}}.",
+            table=against(name),
+            write=in_percent,
+            name=str,
+        ),
+        Gap(
+            "auroc",
+            "Of the other {n} scores {n_above} are better than MCP beyond their interval, "
+            "{n_below} worse.",
+            table=minus(against(name), REFERENCE),
+            rows=lambda row: row != REFERENCE,
+        ),
+    )
 
 
 def _sets(results: Results[Any]) -> list[str]:
     return [str(name) for name in results.arrays["sets"]]
 
 
-def _scores(results: Results[Any], name: str) -> Reader:
-    return Reader(results.arrays, f"scores.{name}", reference=REFERENCE)
-
-
-def _best(results: Results[Any], name: str) -> str:
-    scores = _scores(results, name)
-    found = {label: float(ends[0]) for label, ends in scores.ends("auroc").items()}
-    better, worse = (scores.apart("auroc", sign=sign) for sign in (1, -1))
-    return (
-        f"Against {SETS[name]} the AUROC runs {spread_words(found, percent)}; MCP has "
-        f"{percent(found[REFERENCE])}. Of the other {len(found) - 1} scores {len(better)} are "
-        f"better than MCP beyond their interval, {len(worse)} worse."
-    )
-
-
 def _answer(results: Results[Any]) -> str:
     """The question of the labs: ODIN beat MCP but lost to MC dropout. Should it be so?"""
     parts = []
     for name in _sets(results):
-        scores = _scores(results, name)
-        gaps = [scores.words(ODIN_LAB, "aupr_out", minus=rival) for rival in RIVALS]
+        tables = {rival: table_named(minus(against(name), rival), results) for rival in RIVALS}
+        gaps = [difference_words(t, ODIN_LAB, "aupr_out", rival) for rival, t in tables.items()]
         parts.append(f"on {SETS[name]} {', '.join(gaps)}")
     grid = _grid_counts(results)
     mcp, entropy = (
@@ -128,30 +152,17 @@ def verdict(grid: Mapping[str, int]) -> str:
 
 def _grid(results: Results[Any], name: str, rival: str) -> Array:
     """Differences of ODIN from a rival over the grid, ``(temperatures, epsilons, 3)``."""
-    scores = Reader(results.arrays, f"grid.{name}", reference=REFERENCE)
-    found = scores.ends("aupr_out", minus=rival)
-    cells = [found[f"{t:g}, {e:g}"] for t in TEMPERATURES for e in EPSILONS]
-    return np.array(cells).reshape(len(TEMPERATURES), len(EPSILONS), 3)
+    found = with_ends(table_named(minus(grid_title(name), rival), results), "aupr_out")
+    return np.array([[found[cell(t, e)] for e in EPSILONS] for t in TEMPERATURES])
 
 
-def _choice(results: Results[Any]) -> list[str]:
-    chosen = results.arrays["odin.chosen"]
-    by_id, by_letters = (f"T = {t:g}, ε = {e:g}" for t, e in chosen)
-    return [
-        (
-            f"Chosen without foreign images (largest mean score of validation images at T = 1000, "
-            f"Hsu et al. 2020) ODIN has {by_id}; chosen to tell validation images from letters of "
-            f"the training split, {by_letters}: its result on letters is not one on unknown kinds."
-        )
-    ]
-
-
-def _missing(results: Results[Any]) -> str:
-    wanted = set(SETS) - {results.config.dataset} - set(_sets(results))
-    if not wanted:
-        return ""
-    names = ", ".join(SETS[name] for name in SETS if name in wanted)
-    return f"Left out, as the images could not be had: {names}."
+def _choice(results: Results[Any]) -> str:
+    by_id, by_letters = (f"T = {t:g}, ε = {e:g}" for t, e in results.arrays["odin.chosen"])
+    return (
+        f"Chosen without foreign images (largest mean score of validation images at T = 1000, "
+        f"Hsu et al. 2020) ODIN has {by_id}; chosen to tell validation images from letters of "
+        f"the training split, {by_letters}: its result on letters is not one on unknown kinds."
+    )
 
 
 # --------------------------------------------------------------------------------------- figures
@@ -167,35 +178,26 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 
 
 def _comparison(results: Results[Any]) -> Figure:
-    readers = {name: _scores(results, name) for name in _sets(results)}
-    labels = next(iter(readers.values())).labels
-    families = results.arrays["families"]
-    styles = {x: row_style(str(f)) for x, f in zip(labels, families, strict=True)}
+    table, sets = results.main, _sets(results)
     panels = [
-        Panel(
-            SETS[name],
-            {x: 100 * ends for x, ends in reader.ends("auroc").items()},
-            reference=100 * reader.value(REFERENCE, "auroc"),
-        )
-        for name, reader in readers.items()
+        Panel(SETS[name], with_ends(table, name), reference=table[REFERENCE, name]) for name in sets
     ]
-    made = interval_panels(panels, families=styles, x="AUROC (%)")
-    means = {
-        label: float(np.mean([reader.value(label, "auroc") for reader in readers.values()]))
-        for label in labels
-    }
-    title = f"Mean AUROC over the foreign sets runs {spread_words(means, percent)}"
-    caption = (
+    means = {row: float(np.mean(list(table.row(row).values()))) for row in table.rows}
+    return interval_figure(
+        "auroc",
+        f"Mean AUROC over the foreign sets runs {span(means, in_percent, name=str)}",
         f"{interval_words(results.config.seeds).capitalize()}. The vertical line is MCP. Scores of "
-        "the deterministic net (dropout off) above, those of draws below."
+        "the deterministic net (dropout off) above, those of draws below.",
+        panels,
+        table.rows,
+        x="AUROC (%)",
     )
-    return Figure("auroc", title, caption, made)
 
 
 def _odin(results: Results[Any]) -> Figure:
     sets = _sets(results)
     rows = {
-        rival: {SETS[name]: 100 * _grid(results, name, rival) for name in sets}
+        rival: {SETS[name]: _grid(results, name, rival) for name in sets}
         for rival in GRID_REFERENCES
     }
     made = grid_panels(rows, temperatures=TEMPERATURES, epsilons=EPSILONS)
@@ -219,15 +221,17 @@ def _ranking(results: Results[Any]) -> Iterator[Figure]:
     """Mean ranks of a few scores: more would make the critical difference of few sets useless."""
     sets = _sets(results)
     table = {
-        label: [_scores(results, name).value(label, "auroc") for name in sets]
-        for label in _scores(results, sets[0]).labels
-        if label in (*SHOWN, *RANKED)
+        row: list(results.main.row(row).values())
+        for row in results.main.rows
+        if row in (*SHOWN, *RANKED)
     }
     if len(sets) < 2 or len(table) < 3:
         return
     ranks = critical_difference(table)
     made, axes = figure(1, 1, height=0.14 * len(table) + 0.9)
-    plot_critical_difference(ranks, ax=axes[0, 0], style=_label_only)
+    plot_critical_difference(
+        ranks, ax=axes[0, 0], style=partial(GuideStyle, color="#5c6269", linestyle="-", marker="")
+    )
     first, *_, last = ranks.mean_ranks
     wins = win_rates(table)[first][REFERENCE] if first != REFERENCE else 1.0
     title = (
@@ -243,10 +247,6 @@ def _ranking(results: Results[Any]) -> Iterator[Figure]:
     yield Figure("ranking", title, caption, made)
 
 
-def _label_only(label: str) -> GuideStyle:
-    return GuideStyle(label, "#5c6269", "-", "")
-
-
 def _distributions(results: Results[Any]) -> Figure:
     arrays, name = results.arrays, _sets(results)[0]
     shown = {
@@ -255,9 +255,8 @@ def _distributions(results: Results[Any]) -> Figure:
         if f"inside.{label}" in arrays
     }
     made = distribution_panels(shown)
-    scores = _scores(results, name)
-    found = {label: scores.value(label, "auroc") for label in shown}
-    title = f"{SETS[name]}: the overlap behind AUROCs {spread_words(found, percent)}"
+    found = {row: results.main[row, name] for row in shown}
+    title = f"{SETS[name]}: the overlap behind AUROCs {span(found, in_percent, name=str)}"
     caption = (
         "In-distribution and foreign images along the rank of each confidence among all of them: "
         f"a perfect score has no overlap, a useless one is flat. Seed {results.config.seed}."

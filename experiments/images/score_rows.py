@@ -1,4 +1,4 @@
-"""The scores that experiments compare: which posterior's pass each reads, and what it is called.
+"""The scores that experiments compare: which posterior's pass each reads, its name and colour.
 
 A row is a score on the passes of one posterior. Scores of the deterministic net (the centre of MC
 dropout, with dropout off) come first, those of draws after them. What a score has to be fitted to
@@ -7,14 +7,20 @@ is fitted to the training and the validation images, never to test images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from probml_tp.datasets import NORMALIZATION
-from probml_tp.experiments.images.kit import DROPOUT_OFF, ImageClassifiers, ImageConfig
+from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageClassifiers, ImageConfig
+from probml_tp.guides.recipes import RECIPES
+from probml_tp.harness.experiment import Figure, Results, Table
+from probml_tp.kit.common import percent
+from probml_tp.kit.comparisons import interval_words
 from probml_tp.metrics.calibration import TemperatureScaling
+from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.scores import (
     OUTPUT_SCORES,
@@ -43,13 +49,14 @@ ODIN_CHOSEN = "ODIN, ε chosen"
 NEIGHBOURS = 50
 """Which neighbour the k-NN score looks at, at most; fewer for few training images."""
 
-FAMILIES: Mapping[str, GuideStyle] = {
+OUTPUTS = GuideStyle("Outputs of the deterministic net", "#E69F00", "-", "o")
+FEATURES = GuideStyle("Features of the last layer", "#009E73", "-", "v")
+STYLES: Mapping[str, GuideStyle] = {
     "ConfidNet": GuideStyle("ConfidNet", "#D55E00", "-", "D"),
     "ODIN": GuideStyle("ODIN", "#0072B2", "-", "^"),
-    "features": GuideStyle("Features of the last layer", "#009E73", "-", "v"),
-    "outputs": GuideStyle("Outputs of the deterministic net", "#E69F00", "-", "o"),
+    **dict.fromkeys(("Mahalanobis", "k-NN", "ViM", "TrustScore"), FEATURES),
 }
-"""How rows that belong to no guide of their own are drawn."""
+"""How rows that belong to no guide of their own are drawn, by what their labels begin with."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,6 @@ class Row:
     label: str
     guide: str
     score: Score
-    family: str
 
 
 def scored_guides(config: ImageConfig) -> list[str]:
@@ -67,9 +73,40 @@ def scored_guides(config: ImageConfig) -> list[str]:
     return list(dict.fromkeys([DROPOUT_OFF, "mc-dropout", *config.guides]))
 
 
-def row_style(family: str) -> GuideStyle:
-    """How the rows of a family are drawn."""
-    return FAMILIES.get(family) or guide_style(family)
+def row_style(label: str) -> GuideStyle:
+    """How a row is drawn: by its guide if it names one, else by its kind."""
+    guides = {guide_style(guide).label: guide for guide in RECIPES}
+    if (guide := guides.get(label.split(": ")[0])) is not None:
+        return guide_style(guide)
+    return next((style for kind, style in STYLES.items() if label.startswith(kind)), OUTPUTS)
+
+
+def in_percent(value: float) -> str:
+    """Write what is in per cent already."""
+    return percent(value / 100)
+
+
+def table_named(title: str, results: Results[Any]) -> Table:
+    """The table of a title, shown or not."""
+    return next(table for table in results.all_tables if table.title == title)
+
+
+def paired_intervals(results: Results[Any]) -> str:
+    """The finding on which intervals these are."""
+    return f"Intervals are {interval_words(results.config.seeds)}; differences are paired."
+
+
+def interval_figure(
+    name: str,
+    title: str,
+    caption: str,
+    panels: Sequence[Panel],
+    rows: Iterable[str],
+    **options: str,
+) -> Figure:
+    """Draw metrics of rows with their intervals, in the colours of their kinds."""
+    made = interval_panels(panels, families={row: row_style(row) for row in rows}, **options)
+    return Figure(name, title, caption, made)
 
 
 def output_rows(classifiers: ImageClassifiers) -> list[Row]:
@@ -84,7 +121,7 @@ def output_rows(classifiers: ImageClassifiers) -> list[Row]:
         "Max logit": OUTPUT_SCORES["max-logit"],
         "Energy": OUTPUT_SCORES["energy"],
     }
-    return [Row(label, DROPOUT_OFF, score, "outputs") for label, score in scores.items()]
+    return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
 def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
@@ -99,7 +136,7 @@ def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
         "ViM": ViM.fit(run),
         "TrustScore": TrustScore.fit(run, labels),
     }
-    return [Row(label, DROPOUT_OFF, score, "features") for label, score in scores.items()]
+    return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
 def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
@@ -112,7 +149,7 @@ def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
         ODIN_LAB: Odin(5.0, 0.0014, std),
         ODIN_CHOSEN: chosen,
     }
-    return [Row(label, DROPOUT_OFF, score, "ODIN") for label, score in scores.items()]
+    return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
 def draw_rows(guides: Iterable[str]) -> list[Row]:
@@ -123,7 +160,7 @@ def draw_rows(guides: Iterable[str]) -> list[Row]:
             if name == "variation-ratio" and guide == "deep-ensemble":
                 continue
             label = f"{guide_style(guide).label}: {measure}"
-            rows.append(Row(label, guide, OUTPUT_SCORES[name], guide))
+            rows.append(Row(label, guide, OUTPUT_SCORES[name]))
     return rows
 
 

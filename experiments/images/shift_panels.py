@@ -10,10 +10,8 @@ import numpy as np
 from probml_tp.plots.digits import WRONG, plot_image
 from probml_tp.plots.style import (
     WIDTH,
-    figure,
     guide_style,
     house_style,
-    number,
     panels,
     shared_legend,
 )
@@ -127,12 +125,7 @@ def plot_image_strip(angles: Array, images: Array, *, ax: Axes) -> Axes:
 
 @house_style()
 def turning_panels(
-    angles: Array,
-    images: Array,
-    probs: Mapping[str, Array],
-    *,
-    label: int,
-    names: Sequence[str],
+    angles: Array, images: Array, probs: Mapping[str, Array], *, label: int, names: Sequence[str]
 ) -> Figure:
     """Draw the class probabilities of each guide's draws as one image turns, below the image."""
     from matplotlib.figure import Figure
@@ -159,42 +152,6 @@ def turning_panels(
         ax.set_visible(False)
     legend = shared_legend(made, used[:1])
     legend.set_title(f"class (true: {names[label]})")
-    return made
-
-
-# ------------------------------------------------------------------------------------- heat maps
-
-
-def plot_heat_map(values: Array, *, rows: Sequence[str], columns: Sequence[str], ax: Axes) -> Axes:
-    """Draw a table as colours with the numbers in them; a dash where there is none."""
-    top = np.nanmax(values)
-    low, high = min(0.0, float(np.nanmin(values))), float(top) if top > 0 else 1.0
-    ax.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-    digits = 0 if high >= 10 else 2
-    for (i, j), value in np.ndenumerate(values):
-        bright = np.isnan(value) or value - low > 0.6 * (high - low)
-        text = (
-            "\N{EN DASH}" if np.isnan(value) else number(round(value, digits) + 0.0, f".{digits}f")
-        )
-        color = "black" if bright else "white"
-        ax.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
-    ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(rows)), rows)
-    ax.tick_params(length=0)
-    ax.grid(visible=False)
-    return ax
-
-
-@house_style()
-def heat_map_panels(
-    maps: Mapping[str, Array], *, rows: Sequence[str], columns: Sequence[str]
-) -> Figure:
-    """Draw tables of the same rows and columns side by side as colours with numbers."""
-    height = 1.4 + 0.27 * len(rows)
-    made, axes = figure(1, len(maps), height=height, sharey=True)
-    for ax, (heading, values) in zip(axes.flat, maps.items(), strict=True):
-        plot_heat_map(values, rows=rows, columns=columns, ax=ax)
-        ax.set_title(heading, fontsize=9)
     return made
 
 

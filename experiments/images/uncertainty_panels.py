@@ -36,10 +36,7 @@ class RankedImages:
 
 @house_style()
 def ranked_panels(
-    groups: Mapping[str, Mapping[str, RankedImages]],
-    *,
-    classes: Sequence[str],
-    columns: int = 4,
+    groups: Mapping[str, Mapping[str, RankedImages]], *, classes: Sequence[str], columns: int = 4
 ) -> Figure:
     """Draw groups of images one above the other, each by several measures side by side."""
     from matplotlib.figure import Figure

@@ -40,7 +40,8 @@ class Table:
         row_heading: what the rows are.
         rows: row to metric to value. Row names are shown as they are.
         columns: metric to heading, in the order shown: with the unit, and ending in "↓" where lower
-            is better, "↑" where higher is better. A metric without a heading is not shown.
+            is better, "↑" where higher is better. A metric whose heading is empty is kept in the
+            frame but not shown.
         intervals: row to metric to the two ends of its interval, for those that have one.
 
     Example:
@@ -94,6 +95,11 @@ class Table:
     def rows(self) -> list[str]:
         """The names of the rows, in order."""
         return list(self._cells)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it has rows, and a heading that is not empty."""
+        return bool(self._cells) and any(self.columns.values())
 
     @property
     def cells(self) -> Mapping[str, Mapping[str, Cell]]:

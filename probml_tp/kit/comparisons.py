@@ -1,4 +1,4 @@
-r"""Methods compared over seeds: means, intervals, and paired differences from one of them.
+r"""Tables of methods compared over seeds: means, intervals, paired differences from one of them.
 
 With one seed the intervals are of the paired bootstrap over the test points: what another draw of
 test points might give, for the nets as they are. With several they are Student's t intervals of the
@@ -7,27 +7,18 @@ mean over seeds: what other runs of the same recipe might give, on the same test
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
-from probml_tp.kit.common import Array, Intervals, Rows, span
+from probml_tp.harness.table import Table
 from probml_tp.metrics.bootstrap import Bootstrap, RankingMetric, bootstrap, paired_difference
 from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
 from probml_tp.plots.style import number
 
-__all__ = [
-    "Comparison",
-    "Ends",
-    "Reader",
-    "compare",
-    "difference_words",
-    "interval_words",
-    "spread_words",
-]
+__all__ = ["Ends", "compare", "difference_words", "interval_words", "minus", "scale", "with_ends"]
 
 Ends = tuple[float, float, float]
 """An estimate and the two ends of its interval, NaN where there is none."""
@@ -48,170 +39,61 @@ RANKING: Mapping[str, RankingMetric] = {
 DEFINED_WITHOUT_MISTAKES = {"aurc", "e_aurc", "augrc", "aupr"}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Methods on one set of points.
-
-    Args:
-        estimates: method to metric to mean and interval, over seeds or points.
-        differences: for each method that others are compared with, method to metric to the paired
-            difference from it.
-    """
-
-    estimates: Mapping[str, Mapping[str, Ends]]
-    differences: Mapping[str, Mapping[str, Mapping[str, Ends]]]
-
-    def scaled(self, scales: Mapping[str, float]) -> Rows:
-        """The means for a table, each times a factor.
-
-        Args:
-            scales: metric to factor.
-
-        Returns:
-            Method to metric to number.
-        """
-        return {
-            label: {m: scales[m] * ends[0] for m, ends in row.items()}
-            for label, row in self.estimates.items()
-        }
-
-    def scaled_intervals(self, scales: Mapping[str, float]) -> Intervals:
-        """Their intervals, likewise."""
-        return {
-            label: {
-                m: (scales[m] * ends[1], scales[m] * ends[2])
-                for m, ends in row.items()
-                if np.isfinite(ends[1])
-            }
-            for label, row in self.estimates.items()
-        }
-
-    def arrays(self, prefix: str) -> dict[str, Array]:
-        """The comparison as arrays, for figures.
-
-        Args:
-            prefix: of their names.
-
-        Returns:
-            ``<prefix>.labels``, and for each metric ``<prefix>.<metric>`` and for each reference
-            ``<prefix>.<metric> - <reference>``, ``(methods, 3)``: value and ends, NaN where a
-            method has none.
-        """
-        labels = list(self.estimates)
-        names = list(dict.fromkeys(m for row in self.estimates.values() for m in row))
-        nothing = (np.nan, np.nan, np.nan)
-        arrays: dict[str, Array] = {f"{prefix}.labels": np.array(labels)}
-        parts = {"": self.estimates} | {f" - {r}": rows for r, rows in self.differences.items()}
-        for name in names:
-            for suffix, rows in parts.items():
-                values = [rows.get(label, {}).get(name, nothing) for label in labels]
-                arrays[f"{prefix}.{name}{suffix}"] = np.array(values)
-        return arrays
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads what :meth:`Comparison.arrays` wrote.
-
-    Args:
-        stored: the arrays of an experiment.
-        prefix: of their names.
-        reference: the method that the others are compared with, unless another is named.
-    """
-
-    stored: Mapping[str, Array]
-    prefix: str
-    reference: str = ""
-
-    @property
-    def labels(self) -> list[str]:
-        """The methods, in order."""
-        return [str(label) for label in self.stored[f"{self.prefix}.labels"]]
-
-    def ends(self, metric: str, *, minus: str = "") -> dict[str, Array]:
-        """Estimate and ends of every method that has them.
-
-        Args:
-            metric: which.
-            minus: a method: the differences from it instead.
-
-        Returns:
-            Method to three numbers; the ends are NaN where there is no interval.
-        """
-        key = f"{self.prefix}.{metric}" + (f" - {minus}" if minus else "")
-        values = self.stored.get(key, np.full((len(self.labels), 3), np.nan))
-        named = zip(self.labels, values, strict=True)
-        return {label: ends for label, ends in named if np.isfinite(ends[0])}
-
-    def value(self, label: str, metric: str) -> float:
-        """The estimate of one method."""
-        return float(self.ends(metric)[label][0])
-
-    def apart(self, metric: str, *, sign: int) -> list[str]:
-        """The methods whose difference from the reference has an interval on one side of 0.
-
-        Args:
-            metric: which.
-            sign: 1 for larger than the reference, -1 for smaller.
-
-        Returns:
-            Their names.
-        """
-        found = self.ends(metric, minus=self.reference)
-        return [label for label, ends in found.items() if (sign * ends[1:] > 0).all()]
-
-    def words(self, label: str, metric: str, *, minus: str = "") -> str:
-        """The difference of a method from the reference or another method, in words.
-
-        Args:
-            label: the method.
-            metric: a share; the difference is given in percentage points.
-            minus: the other method.
-
-        Returns:
-            For example "1.2 points above MCP [+0.3, +2.1]".
-        """
-        rival = minus or self.reference
-        return difference_words(self.ends(metric, minus=rival)[label], rival)
-
-
-def difference_words(ends: Array, rival: str) -> str:
-    """A difference of shares with its interval, in words.
-
-    Args:
-        ends: the difference and the ends of its interval, as shares.
-        rival: what it is from.
-
-    Returns:
-        For example "1.2 points above MCP [0.3, 2.1]".
+def scale(metric: str) -> float:
+    """What a metric is multiplied by in tables: areas under risk are per mille, others per cent.
 
     Example:
-        >>> difference_words(np.array([0.012, 0.003, 0.021]), "MCP")
+        >>> scale("aurc"), scale("auroc")
+        (1000.0, 100.0)
+    """
+    return 1000.0 if metric in ("aurc", "e_aurc", "augrc") else 100.0
+
+
+def minus(title: str, reference: str) -> str:
+    """The title of the table of differences from one method.
+
+    Example:
+        >>> minus("Metrics", "MCP")
+        'Metrics, minus MCP'
+    """
+    return f"{title}, minus {reference}"
+
+
+def with_ends(table: Table, metric: str) -> dict[str, Ends]:
+    """One metric for :func:`probml_tp.plots.robustness.interval_panels`.
+
+    Args:
+        table: of a comparison.
+        metric: which.
+
+    Returns:
+        Row to value and ends, of the rows that have it.
+    """
+    ends = table.ends(metric)
+    nothing = (np.nan, np.nan)
+    return {row: (v, *ends.get(row, nothing)) for row, v in table.column(metric).items()}
+
+
+def difference_words(table: Table, row: str, metric: str, rival: str) -> str:
+    """The difference of a method from another one, in words.
+
+    Args:
+        table: of differences from the rival, in percentage points.
+        row: the method.
+        metric: which.
+        rival: the other method.
+
+    Returns:
+        A clause.
+
+    Example:
+        >>> table = Table("", "", {"ODIN": {"auroc": 1.2}}, None, {"ODIN": {"auroc": (0.3, 2.1)}})
+        >>> difference_words(table, "ODIN", "auroc", "MCP")
         '1.2 points above MCP [+0.3, +2.1]'
     """
-    value, low, high = (100 * float(end) for end in ends)
-    side = "above" if value >= 0 else "below"
-    words = f"{abs(value):.1f} points {side} {rival}"
-    if np.isfinite(low):
-        words += f" [{number(low, '+.1f')}, {number(high, '+.1f')}]"
-    return words
-
-
-def spread_words(values: Mapping[str, float], write: Callable[[float], str]) -> str:
-    """The range of values, with who stands at its ends.
-
-    Args:
-        values: method to value, not empty.
-        write: how to write a value.
-
-    Returns:
-        Words to follow "runs".
-
-    Example:
-        >>> spread_words({"MCP": 1.0, "ODIN, T 5": 2.0}, "{:.0f}".format)
-        'from 1 (MCP) to 2 (ODIN, T 5)'
-    """
-    return span(values, write, name=str)
+    value, ends = table[row, metric], table.ends(metric).get(row, ())
+    words = f"{abs(value):.1f} points {'above' if value >= 0 else 'below'} {rival}"
+    return f"{words} [{', '.join(number(end, '+.1f') for end in ends)}]" if ends else words
 
 
 def interval_words(seeds: int) -> str:
@@ -229,57 +111,63 @@ def interval_words(seeds: int) -> str:
 
 
 def compare(
+    title: str,
     confidences: Sequence[Mapping[str, Tensor]],
     positives: Sequence[Tensor | Mapping[str, Tensor]],
     *,
-    metrics: Sequence[str],
+    columns: Mapping[str, str],
+    row_heading: str = "Score",
     references: Sequence[str] = (),
     resamples: int,
     seed: int,
-) -> Comparison:
+) -> list[Table]:
     """Compare methods by the metrics of :data:`RANKING`.
 
     Args:
+        title: of the table.
         confidences: of each seed, method to confidences ``(N,)``.
         positives: of each seed, which points are right or in-distribution, ``(N,)``; or one for
             each method, if methods judge predictions of their own.
-        metrics: their names.
+        columns: metric to heading, empty for those that are not shown.
+        row_heading: what the methods are.
         references: the methods that the others are compared with.
         resamples: of the bootstrap, where there is one seed.
         seed: of the bootstrap.
 
     Returns:
-        The comparison; a metric that is undefined (no mistakes) is left out.
+        The table, by :func:`scale`, and for each reference the table of paired differences from it,
+        titled by :func:`minus` and not shown. A metric that is undefined (no mistakes) is left out.
     """
-    results = [
-        {
-            metric: _bootstrap(
+    found = {
+        metric: [
+            _bootstrap(
                 RANKING[metric],
-                found,
+                of_seed,
                 positive,
                 resamples=resamples if len(confidences) == 1 else 1,
                 seed=seed,
             )
-            for metric in metrics
-        }
-        for found, positive in zip(confidences, positives, strict=True)
-    ]
-    of_seeds: dict[str, dict[str, list[float]]] = {label: {} for label in confidences[0]}
-    for label, row in of_seeds.items():
-        for metric in metrics:
-            ofs = [r[metric].methods[label].value for r in results if label in r[metric].methods]
-            if ofs:
-                row[metric] = ofs
-    if len(results) == 1:
-        estimates = {label: _ends_of(results[0], label) for label in of_seeds}
-        differences = {rival: _differences(results[0], rival) for rival in references}
-    else:
-        estimates = {
-            label: {metric: _t_ends(mean_interval(v)) for metric, v in row.items()}
-            for label, row in of_seeds.items()
-        }
-        differences = {rival: _seed_differences(of_seeds, rival) for rival in references}
-    return Comparison(estimates, differences)
+            for of_seed, positive in zip(confidences, positives, strict=True)
+        ]
+        for metric in columns
+    }
+    main = Table(title, row_heading, columns=columns)
+    hidden = dict.fromkeys(columns, "")
+    others = {x: Table(minus(title, x), row_heading, columns=hidden) for x in references}
+    for label in confidences[0]:
+        main.put(label, {})
+        for metric, runs in found.items():
+            _put(main, label, metric, _estimate(runs, label))
+            for rival, table in others.items():
+                _put(table, label, metric, _difference(runs, label, rival))
+    return [main, *others.values()]
+
+
+def _put(table: Table, label: str, metric: str, ends: Ends | None) -> None:
+    """Enter an estimate, if there is one, with its interval, if there is one."""
+    if ends is not None:
+        value, low, high = (scale(metric) * end for end in ends)
+        table.put(label, {metric: value}, {metric: (low, high)} if np.isfinite(low) else None)
 
 
 def _bootstrap(
@@ -304,32 +192,28 @@ def _bootstrap(
     return Bootstrap(metric, 0.95, {x: e for part in parts for x, e in part.items()})
 
 
-def _ends_of(results: Mapping[str, Bootstrap], label: str) -> dict[str, Ends]:
-    found = {metric: one.methods.get(label) for metric, one in results.items()}
-    return {metric: (e.value, e.low, e.high) for metric, e in found.items() if e is not None}
+def _estimate(runs: Sequence[Bootstrap], label: str) -> Ends | None:
+    """Of the bootstrap where there is one seed, else the mean over those that have it."""
+    known = [one.methods[label] for one in runs if label in one.methods]
+    if not known:
+        return None
+    if len(runs) == 1:
+        return known[0].value, known[0].low, known[0].high
+    return _t_ends(mean_interval([one.value for one in known]))
 
 
-def _differences(results: Mapping[str, Bootstrap], rival: str) -> dict[str, dict[str, Ends]]:
-    found: dict[str, dict[str, Ends]] = {}
-    for metric, one in results.items():
-        for label in one.methods if rival in one.methods else ():
-            gap = paired_difference(one, label, rival)
-            found.setdefault(label, {})[metric] = (gap.value, gap.low, gap.high)
-    return found
+def _difference(runs: Sequence[Bootstrap], label: str, rival: str) -> Ends | None:
+    """The same of paired differences; none if a seed has one of the two alone."""
+    both = [one for one in runs if label in one.methods and rival in one.methods]
+    either = [one for one in runs if label in one.methods or rival in one.methods]
+    if not both or len(both) < len(either):
+        return None
+    if len(runs) == 1:
+        gap = paired_difference(both[0], label, rival)
+        return gap.value, gap.low, gap.high
+    mine, theirs = ([one.methods[x].value for one in both] for x in (label, rival))
+    return _t_ends(paired_seeds(mine, theirs))
 
 
 def _t_ends(found: MeanInterval) -> Ends:
     return (found.mean, *(found.interval or (np.nan, np.nan)))
-
-
-def _seed_differences(
-    of_seeds: Mapping[str, Mapping[str, list[float]]], rival: str
-) -> dict[str, dict[str, Ends]]:
-    return {
-        label: {
-            metric: _t_ends(paired_seeds(values, of_seeds[rival][metric]))
-            for metric, values in row.items()
-            if len(of_seeds[rival].get(metric, ())) == len(values)
-        }
-        for label, row in of_seeds.items()
-    }

@@ -39,6 +39,7 @@ __all__ = [
     "Refusals",
     "any_of",
     "points",
+    "runs",
     "shares",
     "table_of",
     "tell",
@@ -71,12 +72,13 @@ def tell(findings: Iterable[Finding], results: Results[Any]) -> list[str]:
     return [sentence for sentence in said if sentence]
 
 
-def together(*findings: Finding, joint: str = " ") -> Finding:
+def together(*findings: Finding, joint: str = " ", start: str = "") -> Finding:
     """Findings that are told in one breath.
 
     Args:
         findings: in this order; where the first has nothing to say, nothing is said.
         joint: what stands between two of them.
+        start: what stands before the first.
 
     Returns:
         One finding.
@@ -87,7 +89,7 @@ def together(*findings: Finding, joint: str = " ") -> Finding:
     """
 
     def said(results: Results[Any]) -> str | None:
-        return joint.join(tell(findings, results)) if findings[0](results) else None
+        return start + joint.join(tell(findings, results)) if findings[0](results) else None
 
     return said
 
@@ -102,6 +104,36 @@ def points(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def runs(
+    values: Mapping[str, float],
+    write: Write,
+    *,
+    reference: str | None = None,
+    name: Callable[[str], str] | None = None,
+) -> str:
+    """The verb with the range over rows, or with the one value that all of them have.
+
+    Args:
+        values: row to value, not empty.
+        write: how to write a value.
+        reference: a row to mention in any case, if it is there.
+        name: what to call a row; a guide's label by default.
+
+    Returns:
+        Words to follow the subject.
+
+    Example:
+        >>> runs({"map": 0.1, "laplace": 0.2}, "{:.1f}".format)
+        'runs from 0.1 (MAP) to 0.2 (Laplace)'
+        >>> runs({"map": 0.12, "laplace": 0.1}, "{:.1f}".format)
+        'is 0.1 for all'
+    """
+    texts = {write(value) for value in values.values()}
+    if len(texts) > 1:
+        return f"runs {span(values, write, reference=reference, name=name or plain_label)}"
+    return f"is {texts.pop()}" + (" for all" if len(values) > 1 else "")
+
+
 def plain_label(row: str) -> str:
     """What a sentence calls a row: a guide's label, or the row's own name."""
     return labels_of([row])
@@ -114,7 +146,8 @@ class _Form:
     Args:
         metric: the column.
         words: the sentence, with the form's fields in braces; ``{config.name}`` is an option,
-            ``{n}`` the number of rows.
+            ``{n}`` the number of rows, ``{values[row]}`` what a row has, whether it counts or not,
+            ``{arrays[name]}`` an array of one number.
         table: the title of the table, or what it begins with.
         rows: which rows count; all by default.
         write: how to write a value.
@@ -129,12 +162,27 @@ class _Form:
     name: Callable[[str], str] = field(default=plain_label, kw_only=True)
 
     def _column(self, results: Results[Any], metric: str | None = None) -> dict[str, float]:
-        table = table_of(results, self.table)
-        column = {} if table is None else table.column(metric or self.metric)
+        column = self._whole(results, metric)
         return {row: value for row, value in column.items() if self.rows(row)}
 
-    def _say(self, results: Results[Any], column: Mapping[str, float], **fields: object) -> str:
-        return self.words.format(config=results.config, n=len(column), **fields)
+    def _whole(self, results: Results[Any], metric: str | None = None) -> dict[str, float]:
+        table = table_of(results, self.table)
+        return {} if table is None else table.column(metric or self.metric)
+
+    def _say(
+        self,
+        results: Results[Any],
+        column: Mapping[str, float],
+        words: str | None = None,
+        **fields: object,
+    ) -> str:
+        return (self.words if words is None else words).format(
+            config=results.config,
+            arrays=results.arrays,
+            values={row: self.write(value) for row, value in self._whole(results).items()},
+            n=len(column),
+            **fields,
+        )
 
 
 def table_of(results: Results[Any], title: str) -> Table | None:
@@ -146,7 +194,8 @@ def table_of(results: Results[Any], title: str) -> Table | None:
 class Range(_Form):
     """Over which range rows spread: ``{range}``, with ``{low}`` and ``{high}``.
 
-    ``{each}`` names every row with its value, the largest first.
+    ``{each}`` names every row with its value, the largest first; ``{runs}`` is the verb with the
+    range, or with the one value that all rows have.
 
     Args:
         reference: a row to mention in any case, if it is there.
@@ -175,6 +224,7 @@ class Range(_Form):
             column,
             each=", ".join(f"{self.name(row)} {self.write(column[row])}" for row in ranked),
             range=span(column, self.write, reference=self.reference, name=self.name),
+            runs=runs(column, self.write, reference=self.reference, name=self.name),
             low=self.write(low),
             high=self.write(high),
         )
@@ -206,10 +256,10 @@ class BestWorst(_Form):
         top = column[order[0]]
         near = [row for row in column if abs(column[row] - top) <= self.tie * abs(top) + 1e-300]
         last = order[-1]
-        words = self.alone if self.alone is not None and last in near else self.words
-        return words.format(
-            config=results.config,
-            n=len(column),
+        return self._say(
+            results,
+            column,
+            self.alone if last in near else None,
             best=listed(self.name(row) for row in near),
             value=" and ".join(self.write(column[row]) for row in near),
             verb="" if len(near) > 1 else "s",
@@ -246,7 +296,8 @@ class Gap(_Form):
 
     The column holds differences; each row makes a clause, joined by semicolons in ``{gaps}``. Those
     of rows named "group · own" stand together behind their group with ``grouped``. ``{below}`` and
-    ``{above}`` are the rows whose interval lies on that side of 0, or "none".
+    ``{above}`` are the rows whose interval lies on that side of 0, or "none"; ``{n_below}``
+    and ``{n_above}`` how many these are.
 
     Args:
         clause: the words of one row, with ``{row}``, ``{value}``, ``{size}``, ``{side}`` ("above"
@@ -288,6 +339,8 @@ class Gap(_Form):
             gaps=self._clauses({row: column[row] for row in told}, ends),
             below="; ".join(map(self.name, below)) or "none",
             above="; ".join(map(self.name, above)) or "none",
+            n_below=len(below),
+            n_above=len(above),
         )
 
     def _clauses(self, column: Mapping[str, float], ends: Mapping[str, Ends]) -> str:
@@ -329,10 +382,10 @@ class Count(_Form):
         met = [row for row, value in column.items() if self.rule(value)]
         if not column or (not met and self.none is None):
             return None
-        words = self.words if met else self.none or ""
-        return words.format(
-            config=results.config,
-            n=len(column),
+        return self._say(
+            results,
+            column,
+            None if met else self.none,
             count=len(met),
             which=listed(map(self.name, met)) if met else "none",
         )

@@ -1,4 +1,4 @@
-"""Comparisons of methods: over points or seeds, paired, and what their arrays say."""
+"""Tables of methods compared: over points or seeds, paired, and what is said of differences."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from probml_tp.kit.comparisons import Reader, compare, difference_words, spread_words
+from probml_tp.harness.report.tables import metric_table
+from probml_tp.harness.table import Table
+from probml_tp.kit.comparisons import compare, difference_words, minus, scale, with_ends
 
-METRICS = ("auroc", "aupr_error", "aurc")
-OPTIONS = {"metrics": METRICS, "references": ("a",), "resamples": 60, "seed": 0}
+COLUMNS = {"auroc": "AUROC", "aupr_error": "AUPR-Error", "aurc": "AURC"}
+OPTIONS = {"columns": COLUMNS, "references": ("a",), "resamples": 60, "seed": 0}
 
 
 def one_seed(seed, size=300):
@@ -24,71 +26,78 @@ def one_seed(seed, size=300):
 
 def test_one_seed_gives_bootstrap_intervals_over_points():
     confidences, right = one_seed(0)
-    found = compare([confidences], [right], **OPTIONS)
+    found, differences = compare("T", [confidences], [right], **OPTIONS)
     for name, c in confidences.items():
-        value, low, high = found.estimates[name]["auroc"]
-        assert value == pytest.approx(roc_auc_score(right, c))
-        assert low < value < high
+        assert found[name, "auroc"] == pytest.approx(100 * roc_auc_score(right, c))
+        low, high = found.ends("auroc")[name]
+        assert low < found[name, "auroc"] < high
         expected = average_precision_score(~right, -c)
-        assert found.estimates[name]["aupr_error"][0] == pytest.approx(expected)
-    gap, low, high = found.differences["a"]["b"]["auroc"]
-    assert gap == pytest.approx(found.estimates["b"]["auroc"][0] - found.estimates["a"]["auroc"][0])
-    assert high < 0
-    assert found.differences["a"]["a"]["auroc"] == (0, 0, 0)
+        assert found[name, "aupr_error"] == pytest.approx(100 * expected)
+    gap = found["b", "auroc"] - found["a", "auroc"]
+    assert differences["b", "auroc"] == pytest.approx(gap)
+    assert differences.ends("auroc")["b"][1] < 0
+    assert with_ends(differences, "auroc")["a"] == (0, 0, 0)
 
 
 def test_seeds_give_t_intervals_of_means_and_of_paired_differences():
     runs = [one_seed(seed) for seed in range(4)]
-    found = compare([c for c, _ in runs], [r for _, r in runs], **OPTIONS)
-    values = {n: [roc_auc_score(r, c[n]) for c, r in runs] for n in "ab"}
+    found, differences = compare("T", [c for c, _ in runs], [r for _, r in runs], **OPTIONS)
+    values = {n: [100 * roc_auc_score(r, c[n]) for c, r in runs] for n in "ab"}
     for name in "ab":
         interval = stats.t.interval(0.95, 3, np.mean(values[name]), stats.sem(values[name]))
         expected = (np.mean(values[name]), *interval)
-        np.testing.assert_allclose(found.estimates[name]["auroc"], expected)
+        np.testing.assert_allclose(with_ends(found, "auroc")[name], expected)
     gaps = np.subtract(values["b"], values["a"])
     interval = stats.t.interval(0.95, 3, gaps.mean(), stats.sem(gaps))
-    np.testing.assert_allclose(found.differences["a"]["b"]["auroc"], (gaps.mean(), *interval))
+    np.testing.assert_allclose(with_ends(differences, "auroc")["b"], (gaps.mean(), *interval))
 
 
 def test_methods_may_judge_predictions_of_their_own():
     confidences, right = one_seed(0)
     own = {"a": right, "b": ~right}
-    found = compare([confidences], [own], **{**OPTIONS, "references": ()})
+    (found,) = compare("T", [confidences], [own], **{**OPTIONS, "references": ()})
     for name, c in confidences.items():
-        assert found.estimates[name]["auroc"][0] == pytest.approx(roc_auc_score(own[name], c))
+        assert found[name, "auroc"] == pytest.approx(100 * roc_auc_score(own[name], c))
 
 
 def test_what_is_undefined_without_mistakes_is_left_out():
     confidences, right = one_seed(0)
-    found = compare([confidences], [torch.ones_like(right)], **OPTIONS)
-    assert found.estimates["a"] == {"aurc": (0.0, 0.0, 0.0)}
-    assert set(found.differences["a"]["b"]) == {"aurc"}
+    found, differences = compare("T", [confidences], [torch.ones_like(right)], **OPTIONS)
+    assert found.row("a") == {"aurc": 0.0}
+    assert found.ends("aurc")["a"] == (0.0, 0.0)
+    assert set(differences.row("b")) == {"aurc"}
 
 
-def test_arrays_are_read_back():
+def test_differences_need_both_methods_in_every_seed():
+    runs = [one_seed(seed) for seed in range(2)]
+    right = {"a": torch.ones_like(runs[0][1]), "b": runs[0][1]}  # the first seed of a: no mistake
+    _, differences = compare("T", [c for c, _ in runs], [right, runs[1][1]], **OPTIONS)
+    assert ("b", "auroc") not in differences
+    assert ("b", "aurc") in differences
+
+
+def test_differences_are_kept_and_not_shown():
     confidences, right = one_seed(0)
-    found = compare([confidences], [right], **OPTIONS)
-    reader = Reader(found.arrays("x"), "x", reference="a")
-    assert reader.labels == ["a", "b"]
-    assert reader.value("b", "auroc") == found.estimates["b"]["auroc"][0]
-    assert reader.apart("auroc", sign=-1) == ["b"]
-    assert reader.apart("auroc", sign=1) == []
-    assert "below a [" in reader.words("b", "auroc")
-    assert reader.words("a", "auroc", minus="a").startswith("0.0 points above a")
-    assert reader.ends("unknown") == {}
+    found, differences = compare("T", [confidences], [right], **OPTIONS)
+    assert differences.title == minus("T", "a") == "T, minus a"
+    assert found.is_shown and not differences.is_shown
+    assert metric_table(differences).header == ()
+    assert len(differences.frame) == len(found.frame) == 2 * len(COLUMNS)
 
 
-def test_scaled_tables_leave_out_intervals_that_do_not_exist():
+def test_shares_are_per_cent_and_areas_under_risk_per_mille():
     confidences, right = one_seed(0)
-    found = compare([confidences], [right], **OPTIONS)
-    scales = dict.fromkeys(METRICS, 100.0)
-    assert found.scaled(scales)["a"]["auroc"] == 100 * found.estimates["a"]["auroc"][0]
-    assert set(found.scaled_intervals(scales)["a"]) == set(METRICS)
+    found, _ = compare("T", [confidences], [right], **OPTIONS)
+    assert {metric: scale(metric) for metric in COLUMNS} == {
+        "auroc": 100,
+        "aupr_error": 100,
+        "aurc": 1000,
+    }
+    assert all(set(found.ends(metric)) == {"a", "b"} for metric in COLUMNS)
 
 
-def test_words():
-    assert difference_words(np.array([-0.02, -0.03, 0.01]), "MCP") == (
-        "2.0 points below MCP [−3.0, +1.0]"
-    )
-    assert difference_words(np.array([0.02, np.nan, np.nan]), "MCP") == "2.0 points above MCP"
-    assert spread_words({"x": 2.0}, "{:.0f}".format) == "at 2 (x)"
+def test_a_difference_in_words():
+    table = Table("T", "", {"a": {"auroc": -2.0}, "b": {"auroc": 2.0}})
+    table.put("a", {"auroc": -2.0}, {"auroc": (-3.0, 1.0)})
+    assert difference_words(table, "a", "auroc", "MCP") == "2.0 points below MCP [−3.0, +1.0]"
+    assert difference_words(table, "b", "auroc", "MCP") == "2.0 points above MCP"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from probml_tp.datasets import DataFallbackWarning
-from probml_tp.experiments.images import kit as image_classifiers
+from probml_tp.experiments.images import classifiers
 from probml_tp.harness.experiment import Experiment, Results, run_experiment
 
 TINY = {
@@ -32,11 +32,11 @@ def _offline(*args: object, **kwargs: object) -> None:
 @contextmanager
 def offline() -> Iterator[None]:
     """Neither data nor network, and no classifiers from other tests."""
-    image_classifiers.kept.cache_clear()
+    classifiers.kept.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("probml_tp.datasets.download.download_split", _offline)
         yield
-    image_classifiers.kept.cache_clear()
+    classifiers.kept.cache_clear()
 
 
 def run_tiny(experiment: Experiment[Any], folder: Path, **options: object) -> Results[Any]:

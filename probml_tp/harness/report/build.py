@@ -89,7 +89,7 @@ def _render(sections: list[_Section]) -> str:
 def _section(results: Results[Any]) -> _Section:
     return _Section(
         results=results,
-        tables=tuple(metric_table(table) for table in results.all_tables if table.rows),
+        tables=tuple(metric_table(table) for table in results.all_tables if table.is_shown),
         figures=tuple(_Figure(f.name, f.title, f.caption, _embed(f.path)) for f in results.figures),
         environment=_flatten(results.environment),
         seconds=sum(results.timings.values()),

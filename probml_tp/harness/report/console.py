@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
@@ -32,16 +31,12 @@ def print_results(results: Results[Any], *, console: Console) -> None:
     console.print(Text(f"{results.preset}. {source}", style=style))
     for finding in results.findings:
         console.print(Text(f"- {finding}"))
-    main, *others = map(metric_table, results.all_tables)
-    if main.rows:
-        console.print(_table(main))
-    if others:
-        console.print(Text(f"{len(others)} more in the report: {_titles(others)}.", style="dim"))
-
-
-def _titles(tables: Sequence[MetricTable]) -> str:
-    """The titles of tables, in a row."""
-    return "; ".join(table.title for table in tables)
+    main, *others = results.all_tables
+    if main.is_shown:
+        console.print(_table(metric_table(main)))
+    if titles := [table.title for table in others if table.is_shown]:
+        text = f"{len(titles)} more in the report: {'; '.join(titles)}."
+        console.print(Text(text, style="dim"))
 
 
 def _table(content: MetricTable) -> Table:

@@ -58,7 +58,7 @@ def metric_table(table: Table) -> MetricTable:
         >>> metric_table(made).rows
         (('MAP', ('0.123 [0.110, 0.140]',)), ('Laplace', ('0.050',)))
     """
-    used = [key for key in table.columns if any(key in row for row in table.cells.values())]
+    used = [key for key, heading in table.columns.items() if heading and table.column(key)]
     texts = [_column(table, key) for key in used]
     header = tuple(table.columns[key] for key in used)
     return MetricTable(
@@ -67,7 +67,7 @@ def metric_table(table: Table) -> MetricTable:
         header=header,
         rows=tuple((row, tuple(text[i] for text in texts)) for i, row in enumerate(table.rows)),
         has_directions=any(h.endswith(("↓", "↑")) for h in header),
-        has_intervals=any(table.ends(key) for key in table.columns),
+        has_intervals=any(table.ends(key) for key in used),
     )
 
 

@@ -9,19 +9,19 @@ import pytest
 from image_experiments import run_tiny
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.failure_prediction import (
+from probml_tp.experiments.images.failure_prediction import CONFIDNET, EXPERIMENT, HEAD, Config
+from probml_tp.experiments.images.failure_prediction_figures import (
     COLUMNS,
-    CONFIDNET,
-    EXPERIMENT,
-    HEAD,
+    FINDINGS,
+    MINUS_MCP,
     ORACLE,
-    SCALES,
-    Config,
+    PUBLISHED,
+    figures,
 )
-from probml_tp.experiments.images.failure_prediction_figures import PUBLISHED, figures, findings
 from probml_tp.harness.experiment import Results
 from probml_tp.harness.results import read_results, write_results
-from probml_tp.kit.comparisons import Reader
+from probml_tp.kit.comparisons import scale, with_ends
+from probml_tp.kit.sentences import table_of, tell
 from probml_tp.metrics.detection import failure_metrics
 
 FAST = {"confidnet_epochs": 3, "cloning_epochs": 1, "resamples": 50}
@@ -51,10 +51,11 @@ def test_every_score_is_held_against_the_same_mistakes(results):
     """The bug of published solutions: the mistakes of another method's run."""
     correct = results.arrays["correct"]
     assert 0 < (~correct).sum() < len(correct)
-    for label, row in results.metrics.items():
+    for label in results.main.rows:
         expected = failure_metrics(results.arrays[f"confidence.{label}"], correct)
         for metric in COLUMNS:
-            assert row[metric] == pytest.approx(SCALES[metric] * expected[metric]), (label, metric)
+            found = results.main[label, metric]
+            assert found == pytest.approx(scale(metric) * expected[metric]), (label, metric)
 
 
 def test_dropout_is_off_for_the_scores_of_the_net_and_on_for_its_draws(results):
@@ -64,49 +65,47 @@ def test_dropout_is_off_for_the_scores_of_the_net_and_on_for_its_draws(results):
 
 
 def test_the_oracle_beats_every_score(results):
-    best = max(row["aupr_error"] for label, row in results.metrics.items() if label != ORACLE)
-    assert results.metrics[ORACLE]["aupr_error"] > best
+    found = results.main.column("aupr_error")
+    assert found.pop(ORACLE) > max(found.values())
 
 
 def test_intervals_contain_the_estimates_and_differences_are_paired(results):
-    reader = Reader(results.arrays, "scores", reference="MCP")
-    assert reader.ends("aupr_error", minus="MCP")["MCP"].tolist() == [0, 0, 0]
-    for label, row in results.metrics.items():
-        low, high = results.intervals[label]["auroc"]
+    differences, auroc = table_of(results, MINUS_MCP), results.main.column("auroc")
+    assert with_ends(differences, "aupr_error")["MCP"] == (0, 0, 0)
+    for label, value in auroc.items():
+        low, high = results.main.ends("auroc")[label]
         assert low <= high
-        difference = reader.ends("auroc", minus="MCP")[label][0]
-        assert 100 * difference == pytest.approx(row["auroc"] - results.metrics["MCP"]["auroc"])
+        assert differences[label, "auroc"] == pytest.approx(value - auroc["MCP"])
 
 
 def test_each_posterior_is_judged_by_its_own_mistakes(results):
     table = results.tables[0]
-    assert {label.split(":")[0] for label in table.metrics} == {
+    assert {label.split(":")[0] for label in table.rows} == {
         "MAP",
         "Deep ensemble",
         "Laplace, last layer",
         "MC dropout",
     }
-    assert "MAP: mutual information" not in table.metrics
-    own = table.metrics["MC dropout: MCP"]["auroc"]
-    assert own != results.metrics["MC dropout: MCP"]["auroc"]
+    assert "MAP: mutual information" not in table.rows
+    assert table["MC dropout: MCP", "auroc"] != results.main["MC dropout: MCP", "auroc"]
 
 
 def test_published_values_stand_beside_runs_of_their_size_only(results):
-    assert len(results.tables) == 1
+    assert [table.title for table in results.tables][1:] == [MINUS_MCP]
     assert not any("Corbière" in finding for finding in results.findings)
     full = replace(results, config=replace(results.config, train_size=60_000))
-    order = next(f for f in findings(full) if f.startswith("Ordered by AUPR-Error"))
-    assert f"ConfidNet ({PUBLISHED['aupr_error']['ConfidNet']:.1f})" in order
+    order = next(f for f in tell(FINDINGS, full) if f.startswith("Ordered by AUPR-Error"))
+    assert f"ConfidNet ({PUBLISHED['ConfidNet']['aupr_error']:.1f})" in order
 
 
 def test_seeds_give_t_intervals_of_the_seeds_values(two_seeds):
     assert "Student's t intervals of the mean over 2 seeds" in two_seeds.findings[-1]
-    low, high = two_seeds.intervals["MCP"]["auroc"]
-    assert two_seeds.metrics["MCP"]["auroc"] == pytest.approx((low + high) / 2)
+    low, high = two_seeds.main.ends("auroc")["MCP"]
+    assert two_seeds.main["MCP", "auroc"] == pytest.approx((low + high) / 2)
 
 
 def test_confidnet_is_compared_with_and_without_its_own_encoder(results):
-    assert {CONFIDNET, HEAD} <= set(results.metrics)
+    assert {CONFIDNET, HEAD} <= set(results.main.rows)
     assert results.arrays["confidnet.step"].tolist() == ["head"] * 3 + ["cloning"]
 
 
@@ -121,11 +120,11 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "mistakes",
     ]
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
-    assert saved.metrics == results.metrics
+    assert saved.all_tables == tuple(results.all_tables)
 
 
 def test_a_net_without_mistakes_is_told(results):
     arrays = results.arrays | {"correct": np.ones_like(results.arrays["correct"])}
     perfect = replace(results, arrays=arrays)
-    assert "makes no mistake" in findings(perfect)[0]
+    assert "makes no mistake" in tell(FINDINGS, perfect)[0]
     assert list(figures(perfect)) == []

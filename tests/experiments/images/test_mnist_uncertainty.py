@@ -14,13 +14,14 @@ from scipy import stats
 
 from probml_tp.datasets import DataFallbackWarning, embedded_digits
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images.classifiers import ALL_GUIDES, RECORD_SITES
 from probml_tp.experiments.images.digit_uncertainty import LEAST, MEASURES, MOST, PAIRS
-from probml_tp.experiments.images.kit import ALL_GUIDES, RECORD_SITES
 from probml_tp.experiments.images.mnist_uncertainty import EXPERIMENT, GUIDES, Config
-from probml_tp.experiments.images.mnist_uncertainty_findings import findings
-from probml_tp.harness.experiment import Results, run_experiment
+from probml_tp.experiments.images.mnist_uncertainty_findings import FINDINGS
+from probml_tp.harness.experiment import MAIN_TABLE, Results, Table, run_experiment
 from probml_tp.harness.results import read_results, write_results
 from probml_tp.kit.common import percent
+from probml_tp.kit.sentences import tell
 
 TINY = Config.preset(
     "quick", train_size=1000, test_size=200, batch_size=20, num_samples=10, guides=GUIDES
@@ -60,16 +61,16 @@ def test_fallback_data_are_announced(results):
 
 
 def test_every_guide_learns(results):
-    assert tuple(results.metrics) == GUIDES
-    for row in results.metrics.values():
-        assert row["accuracy"] > 0.6
-        assert row["nll"] < np.log(10)
+    assert tuple(results.main.rows) == GUIDES
+    for guide in GUIDES:
+        assert results.main[guide, "accuracy"] > 0.6
+        assert results.main[guide, "nll"] < np.log(10)
 
 
 def test_map_has_no_mutual_information_and_the_others_have_more_on_mistakes(results):
-    assert "mi_hits" not in results.metrics["map"]
+    assert ("map", "mi_hits") not in results.main
     for guide in ("mean-field", "mc-dropout"):
-        assert results.metrics[guide]["mi_mistakes"] > results.metrics[guide]["mi_hits"] >= 0
+        assert results.main[guide, "mi_mistakes"] > results.main[guide, "mi_hits"] >= 0
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -156,11 +157,11 @@ def test_the_agreement_is_spearmans_rank_correlation(results):
         expected = stats.spearmanr(
             results.arrays[f"mc-dropout.{a}"], results.arrays[f"mc-dropout.{b}"]
         ).statistic
-        assert table.metrics["mc-dropout"][metric] == pytest.approx(expected)
+        assert table["mc-dropout", metric] == pytest.approx(expected)
     entropies = np.stack([results.arrays[f"{guide}.entropy"] for guide in GUIDES])
     matrix = stats.spearmanr(entropies, axis=1).statistic
-    mean = (matrix[0].sum() - 1) / (len(GUIDES) - 1)
-    assert table.metrics["map"] == {"others_entropy": pytest.approx(mean)}
+    mean = (matrix[GUIDES.index("map")].sum() - 1) / (len(GUIDES) - 1)
+    assert table.row("map") == {"others_entropy": pytest.approx(mean)}
     pairs = matrix[np.tri(len(GUIDES), k=-1, dtype=bool)]
     text = " ".join(results.findings)
     assert f"{np.median(pairs):.2f} by predictive entropy" in text
@@ -176,21 +177,21 @@ def test_the_records_hold_the_last_layer_on_test_images(results):
 def test_the_findings_quote_the_numbers(results):
     text = " ".join(results.findings)
     for name, write in (("accuracy", lambda p: percent(p, 2)), ("nll", "{:.4f}".format)):
-        values = [row[name] for row in results.metrics.values()]
+        values = results.main.column(name).values()
         assert write(min(values)) in text and write(max(values)) in text
     entropy, wrong = results.arrays["swag.entropy"], ~results.arrays["swag.correct"]
     aside = np.argsort(-entropy, kind="stable")[:10]
-    assert 0 < wrong[aside].mean() <= 1
+    assert results.main["swag", "caught"] == wrong[aside].sum() / wrong.sum() > 0
     assert "of images with the highest predictive entropy hold a share" in text
 
 
 def test_laplace_is_post_hoc_and_only_it_has_an_evidence(results):
     mode = results.posteriors["map"].guide.loc
-    rows = {guide for guide, row in results.metrics.items() if "log_evidence" in row}
+    rows = set(results.main.column("log_evidence"))
     assert rows == {guide for guide in GUIDES if guide.startswith("laplace")}
     for guide in rows:
         assert torch.equal(results.posteriors[guide].guide.loc, mode)
-        assert results.metrics[guide]["seconds"] > results.metrics["map"]["seconds"]
+        assert results.main[guide, "seconds"] > results.main["map", "seconds"]
     assert results.posteriors["laplace-last-layer"].guide.random_sites == ["fc2.weight", "fc2.bias"]
 
 
@@ -218,7 +219,7 @@ def test_a_guide_without_mistakes_is_told_and_drawn(results):
     }
     arrays |= {f"chosen.{n}": arrays[f"chosen.{n}"][keep] for n in ("rules", "index", "images")}
     none = replace(results, arrays=arrays)
-    assert "MC dropout makes no mistake on the 200 test images." in findings(none)
+    assert "MC dropout makes no mistake on the 200 test images." in tell(FINDINGS, none)
     first = next(iter(EXPERIMENT.figures(none)))
     assert first.title.startswith("MC dropout makes no mistake on the 200 test images; it gives ")
 
@@ -229,8 +230,17 @@ def test_a_run_without_mistakes_or_draws_is_told_and_drawn(results):
         "map.correct": np.ones_like(results.arrays["map.correct"]),
         "map.losses": results.arrays["map.losses"][:1],
     }
-    alone = replace(results, config=replace(results.config, guides=("map",)), arrays=arrays)
-    assert not any("MC dropout" in text or "Spearman" in text for text in findings(alone))
+    row = {"accuracy": 1.0, "nll": 0.1}
+    alone = replace(
+        results,
+        config=replace(results.config, guides=("map",)),
+        arrays=arrays,
+        main=Table(MAIN_TABLE, "Posterior", {"map": row}, results.main.columns),
+        tables=[],
+    )
+    said = tell(FINDINGS, alone)
+    assert not any("MC dropout" in text or "Spearman" in text for text in said)
+    assert "No guide makes a mistake on the test images." in said
     entropies, losses = EXPERIMENT.figures(alone)
     assert entropies.name == "entropy-of-hits-and-mistakes"
     assert entropies.title == "No guide makes a mistake"

@@ -13,13 +13,17 @@ from probml_tp.experiments.images.ood_detection_figures import (
     EPSILONS,
     GRID_REFERENCES,
     TEMPERATURES,
+    against,
+    cell,
     figures,
+    grid_title,
     verdict,
 )
 from probml_tp.experiments.images.score_rows import ODIN_LAB, ODIN_PAPER
 from probml_tp.harness.experiment import Results, run_experiment
 from probml_tp.harness.results import read_results, write_results
-from probml_tp.kit.comparisons import Reader
+from probml_tp.kit.comparisons import difference_words, minus, with_ends
+from probml_tp.kit.sentences import table_of
 from probml_tp.metrics.detection import fpr_at_tpr
 
 SETS = ("letters", "noise")
@@ -61,8 +65,9 @@ def test_a_corrupt_set_is_an_error_and_not_a_missing_one(tmp_path):
 
 @pytest.mark.parametrize("name", SETS)
 def test_metrics_are_scikit_learns_with_the_classes_they_name(results, name):
-    reader = Reader(results.arrays, f"scores.{name}")
-    for label in reader.labels:
+    table = table_of(results, against(name))
+    assert len(table.rows) > 20
+    for label in table.rows:
         inside, outside = (
             results.arrays[key] for key in (f"inside.{label}", f"outside.{name}.{label}")
         )
@@ -75,15 +80,18 @@ def test_metrics_are_scikit_learns_with_the_classes_they_name(results, name):
             "fpr95": fpr_at_tpr(confidence, own),
         }
         for metric, value in expected.items():
-            assert reader.value(label, metric) == pytest.approx(value, abs=1e-12), (label, metric)
+            found = table[label, metric]
+            assert found == pytest.approx(100 * value, abs=1e-10), (label, metric)
 
 
 def test_tables_hold_the_same_numbers_and_intervals_that_contain_them(results):
-    for name, table in zip(SETS, results.tables, strict=True):
-        for label, row in table.metrics.items():
-            assert results.metrics[label][name] == row["auroc"]
-            for metric, value in row.items():
-                low, high = table.intervals[label][metric]
+    shown = [table for table in results.tables if table.is_shown]
+    for name, table in zip(SETS, shown, strict=True):
+        assert results.main.ends(name) == table.ends("auroc")
+        for label in table.rows:
+            assert results.main[label, name] == table[label, "auroc"]
+            for metric, value in table.row(label).items():
+                low, high = table.ends(metric)[label]
                 assert low <= high
                 assert 0 <= value <= 100
 
@@ -91,23 +99,22 @@ def test_tables_hold_the_same_numbers_and_intervals_that_contain_them(results):
 def test_odin_without_a_step_at_temperature_1_is_mcp(results):
     """The grid and the rows are the same score on the same net, with dropout off."""
     for name in SETS:
-        grid = Reader(results.arrays, f"grid.{name}")
-        rows = Reader(results.arrays, f"scores.{name}")
-        for label, cell in (("MCP", "1, 0"), (ODIN_LAB, "5, 0.0014"), (ODIN_PAPER, "1000, 0.0014")):
-            assert grid.value(cell, "aupr_out") == rows.value(label, "aupr_out")
+        grid, rows = (table_of(results, title(name)) for title in (grid_title, against))
+        for label, at in (("MCP", "1, 0"), (ODIN_LAB, "5, 0.0014"), (ODIN_PAPER, "1000, 0.0014")):
+            assert grid[at, "aupr_out"] == rows[label, "aupr_out"]
 
 
 def test_the_same_step_is_taken_of_own_and_foreign_images(results):
     """The bug of published solutions: another eps for foreign data."""
-    grid = Reader(results.arrays, f"grid.{SETS[0]}")
-    assert set(grid.labels) >= {f"{t:g}, {e:g}" for t in TEMPERATURES for e in EPSILONS}
+    grid = table_of(results, grid_title(SETS[0]))
+    assert set(grid.rows) >= {cell(t, e) for t in TEMPERATURES for e in EPSILONS}
 
 
 def test_the_answer_quotes_the_paired_differences(results):
     answer = next(f for f in results.findings if f.startswith("Does ODIN beat MCP"))
     for name in SETS:
-        words = Reader(results.arrays, f"scores.{name}").words(ODIN_LAB, "aupr_out", minus="MCP")
-        assert words in answer
+        table = table_of(results, minus(against(name), "MCP"))
+        assert difference_words(table, ODIN_LAB, "aupr_out", "MCP") in answer
     assert f"{2 * len(TEMPERATURES) * len(EPSILONS)} cells" in answer
 
 
@@ -137,10 +144,10 @@ def test_odins_choice_is_in_the_grids_and_told(results):
 
 def test_seeds_give_t_intervals(two_seeds):
     assert "Student's t intervals of the mean over 2 seeds" in two_seeds.findings[-1]
-    reader = Reader(two_seeds.arrays, "scores.letters", reference="MCP")
-    for value, low, high in reader.ends("auroc").values():
+    for value, low, high in with_ends(table_of(two_seeds, against("letters")), "auroc").values():
         assert value - low == pytest.approx(high - value)
-    assert reader.ends("auroc", minus="MCP")["MCP"].tolist() == [0, 0, 0]
+    differences = table_of(two_seeds, minus(against("letters"), "MCP"))
+    assert with_ends(differences, "auroc")["MCP"] == (0, 0, 0)
 
 
 def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path):
@@ -148,5 +155,5 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
     names = ["auroc", "odin-grid", "distributions", "accepted"]
     assert [f.name for f in drawn if f.name != "ranking"] == names
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
-    assert saved.metrics == results.metrics
-    assert len(saved.tables) == len(SETS)
+    assert saved.all_tables == tuple(results.all_tables)
+    assert sum(table.is_shown for table in saved.all_tables) == 1 + len(SETS)

@@ -12,8 +12,6 @@ from probml_tp.experiments.images.shift_panels import (
     class_colors,
     contact_sheet,
     curve_panels,
-    heat_map_panels,
-    plot_heat_map,
     plot_image_strip,
     plot_probability_draws,
     plot_shift_curve,
@@ -114,27 +112,6 @@ def test_turning_panels_have_a_strip_and_a_panel_a_guide(probs, guides):
     titles = [ax.get_title() for ax in made.axes if ax.get_title()]
     assert titles == [guide_style(guide).label for guide in guides]
     assert made.legends[0].get_title().get_text() == "class (true: c)"
-    made.draw_without_rendering()
-
-
-def test_a_heat_map_writes_its_numbers_and_a_dash_for_none(ax):
-    values = np.array([[0.5, np.nan], [-0.001, -0.25]])
-    plot_heat_map(values, rows=["a", "b"], columns=["c", "d"], ax=ax)
-    texts = [text.get_text() for text in ax.texts]
-    assert texts == ["0.50", "\N{EN DASH}", "0.00", "\N{MINUS SIGN}0.25"]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
-    assert ax.images[0].get_clim() == (-0.25, 0.5)
-
-
-def test_large_numbers_have_no_decimals(ax):
-    plot_heat_map(np.array([[61.7]]), rows=["a"], columns=["b"], ax=ax)
-    assert ax.texts[0].get_text() == "62"
-
-
-def test_heat_maps_stand_side_by_side():
-    maps = {"one": np.eye(2), "two": np.zeros((2, 2))}
-    made = heat_map_panels(maps, rows=["a", "b"], columns=["c", "d"])
-    assert [ax.get_title() for ax in made.axes] == ["one", "two"]
     made.draw_without_rendering()
 
 
