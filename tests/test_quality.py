@@ -98,7 +98,7 @@ def test_a_quick_run_saves_every_experiment(quick_run):
     for name in EXPERIMENTS:
         saved = read_results(quick_run / name)
         assert saved.preset.startswith("quick preset with ")
-        assert saved.metrics
+        assert saved.main.rows
         assert saved.findings
         assert saved.figures
         assert list((quick_run / name / "posteriors").glob("*.safetensors"))

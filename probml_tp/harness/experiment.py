@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from probml_tp.harness.config import SIZES, ExperimentConfig, Option, Size, option
-from probml_tp.harness.table import MAIN_TABLE, Ends, Table, frame_of
+from probml_tp.harness.table import MAIN_TABLE, Table, frame_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,16 +188,6 @@ class Results(Generic[ConfigT]):
     def frame(self) -> pd.DataFrame:
         """Every number, one a line: table, row, metric, value, the ends of its interval, unit."""
         return frame_of(self.all_tables)
-
-    @property
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """Row to metric to value, of the main table."""
-        return self.main.metrics
-
-    @property
-    def intervals(self) -> dict[str, dict[str, Ends]]:
-        """Row to metric to interval, of the main table."""
-        return self.main.intervals
 
 
 @dataclass(frozen=True)

@@ -149,20 +149,6 @@ class Table:
         """
         return frame_of([self])
 
-    @property
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """Row to metric to value."""
-        return {row: self.row(row) for row in self._cells}
-
-    @property
-    def intervals(self) -> dict[str, dict[str, Ends]]:
-        """Row to metric to the two ends of its interval, of the rows that have some."""
-        found = {
-            row: {metric: cell.ends for metric, cell in cells.items() if cell.ends is not None}
-            for row, cells in self._cells.items()
-        }
-        return {row: ends for row, ends in found.items() if ends}
-
 
 def frame_of(tables: Iterable[Table]) -> pd.DataFrame:
     """The numbers of several tables as one tidy frame; see :attr:`Table.frame`."""

@@ -111,7 +111,8 @@ def test_tables_of_one_title_are_refused(results, tmp_path):
 )
 def test_intervals_of_nothing_are_refused(results, tmp_path, intervals, reason):
     def more() -> Table:
-        return Table("More", "Method", results.metrics, results.main.columns, intervals)
+        rows = {row: results.main.row(row) for row in results.main.rows}
+        return Table("More", "Method", rows, results.main.columns, intervals)
 
     def write() -> None:
         results.tables = [more()]

@@ -82,7 +82,7 @@ def results() -> Results[ExperimentConfig]:
 def test_rows_are_the_posteriors_with_something_to_tell(results):
     assert results.checks is not None
     rows = ["line-exact", "line-map", "laplace", "elsewhere-map"]  # MAP: whether it has settled
-    assert list(results.checks.metrics) == rows
+    assert results.checks.rows == rows
 
 
 def test_pit_values_are_those_of_real_targets_at_the_training_data(results):
