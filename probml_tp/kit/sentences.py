@@ -38,6 +38,8 @@ __all__ = [
     "Gap",
     "Range",
     "Refusals",
+    "Rows",
+    "Write",
     "any_of",
     "points",
     "runs",
