@@ -100,7 +100,7 @@ class GapOptions(Options):
     draws: int = knob("draws", 1000, minimum=20)
     warmup: int | None = knob("warmup", None)
     max_tree_depth: int | None = knob("max_tree_depth", None)
-    points: int = option(40, "Points of each of the usual regions.", minimum=2)
+    points: int = knob("points", 40)
     num_samples: int = knob("num_samples", 1000, minimum=100)
     resamples: int = knob("resamples", 200, minimum=20)
     level: float = knob("level", 0.95)

@@ -33,6 +33,7 @@ class Knob:
 
 KNOBS: Mapping[str, Knob] = {
     "guides": Knob("Which posteriors to compare."),
+    "data": Knob("Which data sets."),
     "n": Knob("Number of training points.", 2),
     "test_size": Knob("Number of fresh test points, or images at most.", 1),
     "train_size": Knob("Training points, at most.", 2),
@@ -60,6 +61,7 @@ KNOBS: Mapping[str, Knob] = {
     "level": Knob("Level of the intervals.", 0.5, 0.999),
     "splits": Knob("Random splits into training and test points.", 2),
     "seeds": Knob("Runs from different seeds, the first of them the seed.", 1),
+    "points": Knob("Points of each region where predictions are compared.", 2),
     "resolution": Knob("Grid points along each axis of a map.", 2),
     "extent": Knob("Half the width of the maps, in units of the data.", 1.0),
     "radius": Knob("Radius of the far ring, in units of the data.", 1.0),
