@@ -71,9 +71,6 @@ intervals over data sets."""
 DIFFERENCES = {"crps": "CRPS (10⁻³ units of y) ↓", "nll": "NLL (10⁻³ nats/point) ↓"}
 
 
-# -------------------------------------------------------------------------------------- judging
-
-
 def binomial_interval(hits: Array) -> tuple[float, float, float]:
     """The share of hits in percent, with the 95 % interval of Clopper and Pearson."""
     found = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="exact")
@@ -179,9 +176,6 @@ def _line_table(config: Config, update: Update) -> Table:
         _put_share(table, row, "held", held(weights, simulated, x[:, :1], level)[:, 0])
         table.put(row, {"expected": 100 * line_coverage(config, simulated, x, level).mean()})
     return table
-
-
-# -------------------------------------------------------------------------------------- running
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:

@@ -31,9 +31,6 @@ PLACES = (1.0, 0.0, 4.0)
 """The mean of the inputs, the lower end of their range, and one width beyond the upper end."""
 
 
-# ------------------------------------------------------------------------------------- findings
-
-
 def _off(results: Results[Any], pattern: str) -> dict[str, list[float]]:
     """Guide to the levels that it misses beyond chance: binomial tests at 5 % over all of them."""
     found: dict[str, list[float]] = {}
@@ -179,9 +176,6 @@ FINDINGS = (
     _of_the_line,
     _of_the_sizes,
 )
-
-
-# -------------------------------------------------------------------------------------- figures
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:

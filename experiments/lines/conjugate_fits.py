@@ -98,9 +98,6 @@ class Config(ExperimentConfig):
         )
 
 
-# ----------------------------------------------------------------------------------------- data
-
-
 @dataclass(frozen=True)
 class Simulated:
     """Data sets and what is true of each; ``D`` data sets, ``M`` fresh points each."""
@@ -144,9 +141,6 @@ def simulate_line(config: Config) -> Simulated:
     x = np.stack([to_numpy(inputs[:, 0]) for inputs, _ in made])
     y = np.stack([to_numpy(targets) for _, targets in made])
     return Simulated(np.tile([0.5, -0.3], (count, 1)), x[:, :n], y[:, :n], x[:, n:], y[:, n:])
-
-
-# -------------------------------------------------------------------------------------- fitting
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,6 @@ def variance_at(x: Array, covariance: Array) -> Array:
     return np.asarray(np.einsum("np,pq,nq->n", phi, covariance, phi))
 
 
-# ------------------------------------------------------------------------------ hole or none
-
-
 def compare_designs(results: Results[Any], *, line: Array, hole: Array, noise: float) -> None:
     """Enter posterior variances with and without a hole in the data."""
     config = results.config
@@ -141,9 +138,6 @@ def _hole_row(x: Array, covariance: Array) -> dict[str, float]:
     }
 
 
-# ------------------------------------------------------------------------ the limit of alpha
-
-
 def flatten_prior(results: Results[Any], x: Array) -> None:
     r"""Enter the exact covariance at :math:`\beta = 1` for ever flatter priors, and a flat one."""
     priors: dict[float, Prior] = {alpha: NormalPrior.from_precision(alpha) for alpha in ALPHAS}
@@ -185,9 +179,6 @@ def _limit_row(covariance: Array, limit: Array, mean: float) -> dict[str, float]
         "off_mean": abs(vertex - mean),
         "least": covariance[0, 0] + vertex * covariance[0, 1],
     }
-
-
-# ------------------------------------------------------------------------------------ findings
 
 
 def _flattened(arrays: dict[str, Array]) -> list[Array]:
@@ -266,9 +257,6 @@ def _limit(results: Results[Any]) -> str:
 
 LINE_FINDINGS = (_hole, _labs, _limit)
 """What decides the variance of the line."""
-
-
-# ------------------------------------------------------------------------------------- figures
 
 
 def line_figures(results: Results[Any]) -> Iterator[Figure]:

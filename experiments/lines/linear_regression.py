@@ -121,9 +121,6 @@ def _problem(name: str, config: Config) -> kit.Problem:
     return kit.Problem(train, test, kit.even_grid(-12, 12, num=241))
 
 
-# ------------------------------------------------------------------------- measuring posteriors
-
-
 def linear_predictive(posterior: Posterior, x: Tensor) -> RegressionPredictive:
     r"""The predictive distribution of a regression that is linear in its weights.
 
@@ -185,9 +182,6 @@ def _fit_and_judge(
                 error = az.mcse(record, var_names=["weight"])["weight"]  # type: ignore[no-untyped-call]
                 exact_sd = np.sqrt(np.diag(exact[1]))
                 results.arrays[f"{key}.monte_carlo_error"] = error.to_numpy() / exact_sd
-
-
-# ------------------------------------------------------------------------------------- running
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:

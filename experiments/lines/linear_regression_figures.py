@@ -87,9 +87,6 @@ def _views(results: Results[Any]) -> list[_View]:
     return [_View(name, results) for name in results.config.data]
 
 
-# ------------------------------------------------------------------------------------ findings
-
-
 def _each(results: Results[Any], say: Callable[[_View], str]) -> str:
     """Say the same of each data set, for example "1 on the line and 2 on the line with a hole"."""
     return " and ".join(f"{say(view)} on the {view.title.lower()}" for view in _views(results))
@@ -196,9 +193,6 @@ FINDINGS = (
     *LINE_FINDINGS,
     _not_here,
 )
-
-
-# ------------------------------------------------------------------------------------- figures
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:

@@ -126,9 +126,6 @@ def _plane(config: ChoiceConfig, test: Data) -> dict[str, Array]:
     return {f"{CHOICE}.plane.{name}": value for name, value in arrays.items()}
 
 
-# -------------------------------------------------------------------------------------- tables
-
-
 def _compare_table(judged: Judged) -> Table:
     """ArviZ's comparison of polynomials, beside the criteria in closed form."""
     names = [f"degree {int(value)}" for value in judged.values]
@@ -191,9 +188,6 @@ def _choice_table(arrays: Mapping[str, Array]) -> Table:
             put_mean(table, name, "cost", cost[:, place])
             put_mean(table, name, "rank", rank[:, place])
     return table
-
-
-# ------------------------------------------------------------------------------------ findings
 
 
 def _array(results: Results[Any], name: str) -> Array:
@@ -289,9 +283,6 @@ CHOICE_FINDINGS = (
     _type_two,
 )
 """Whether the criteria agree, and what their choices cost."""
-
-
-# ------------------------------------------------------------------------------------- figures
 
 
 @house_style()

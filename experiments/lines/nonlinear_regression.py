@@ -81,10 +81,7 @@ class Config(ChoiceConfig):
 
 def bases(config: Config) -> dict[str, Basis]:
     """The two bases, by the name of their rows."""
-    return {
-        "polynomial": PolynomialBasis(degree=config.degree),
-        "gaussian": bumps(config.bumps),
-    }
+    return {"polynomial": PolynomialBasis(degree=config.degree), "gaussian": bumps(config.bumps)}
 
 
 def mlp_model(config: Config) -> BayesianModel:

@@ -32,9 +32,6 @@ NEAR = (-1.0, 2.0)
 """The labs' prediction range; the arrays reach farther."""
 
 
-# ------------------------------------------------------------------------------------ findings
-
-
 def doubtful_range(
     band: draw.Band, noise: float, *, share: float = 0.01
 ) -> tuple[float, float] | None:
@@ -160,9 +157,6 @@ FINDINGS = (
     Chains("the log likelihoods of the points", record="mlp-nuts", group="log_likelihood"),
     *CHOICE_FINDINGS,
 )
-
-
-# ------------------------------------------------------------------------------------- figures
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:

@@ -22,12 +22,7 @@ from probml_tp.experiments.references.sbc_study import SbcSize, run_sbc, sbc_arr
 from probml_tp.gap import UnconvergedReferenceError
 from probml_tp.gap.page import TITLE, overview, page_arrays, page_figures
 from probml_tp.gap.study import Comparison, GapStudy, study_gap
-from probml_tp.gap.tables import (
-    evidence_table,
-    limits_table,
-    predictions_table,
-    weights_table,
-)
+from probml_tp.gap.tables import evidence_table, limits_table, predictions_table, weights_table
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,

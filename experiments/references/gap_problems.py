@@ -145,9 +145,6 @@ DRAWS: Mapping[str, int] = {"linear": 400, "logistic": 500, "moons": 350, "sine"
 """Draws of a chain, after 200 of warm-up, enough for references of seeds 0 to 4."""
 
 
-# ------------------------------------------------------------------- fits, chains and places
-
-
 def _problem(
     name: str, title: str, *, where: Tensor, between: Tensor, far: Tensor, **parts: Any
 ) -> GapProblem:

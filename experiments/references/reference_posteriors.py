@@ -101,9 +101,6 @@ class Config(ExperimentConfig):
     target_accept: float = knob("target_accept", 0.9)
 
 
-# --------------------------------------------------------------------------------------- the fits
-
-
 def _how(name: str, config: Config) -> FitSettings:
     """The settings of the fits of one posterior."""
     start = STARTS[name]
@@ -139,9 +136,6 @@ def _fits(
         begun = fit(normals, how=there, given={"map": rough})
         found |= {guide: begun[guide] for guide in normals if guide in begun}
     return {guide: found[guide] for guide in GUIDES if guide in found and guide in guides}
-
-
-# ------------------------------------------------------------------------------------ the numbers
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -209,9 +203,6 @@ def _put_one(table: Table, name: str, guide: str, value: float, se: float) -> No
         table.put(name, {guide: value}, {guide: ends} if se > 0 else None)
 
 
-# -------------------------------------------------------------------------------------- findings
-
-
 def _overall(guide: str) -> Finding:
     """Over which range the errors of a guide spread, by posterior."""
     label = labels_of([guide])
@@ -254,9 +245,6 @@ def _divergences(name: str, nuts: Posterior, errors: pd.DataFrame) -> list[str]:
         f"{len(errors)} quantities are off by more than five standard errors."
     )
     return [text] if count or off else []
-
-
-# --------------------------------------------------------------------------------------- figures
 
 
 def figures(results: Results[Config]) -> Iterator[Figure]:

@@ -52,9 +52,6 @@ SHOWN = {
 RANK = "Rank of the truth (share of draws)"
 
 
-# ----------------------------------------------------------------------------------------- panels
-
-
 def rank_bins(num_samples: int, *, most: int = MOST_BINS) -> int:
     """The number of bins of equal width that ranks from 0 to ``num_samples`` are counted in."""
     return max(bins for bins in range(1, most + 1) if (num_samples + 1) % bins == 0)
@@ -118,9 +115,6 @@ def plot_ecdf_difference(
         ax.plot(result.grid, difference, color=s.color, linestyle=s.linestyle, label=s.label)
     ax.set_xlim(0, 1)
     return ax
-
-
-# ---------------------------------------------------------------------------------------- figures
 
 
 def sbc_figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:

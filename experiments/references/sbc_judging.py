@@ -67,9 +67,6 @@ def p_words(value: float) -> str:
     return f"p = {value:.2g}" if value >= 1e-3 else "p < 0.001"
 
 
-# -------------------------------------------------------------------------------------- judging
-
-
 @dataclass(frozen=True)
 class Judged:
     """What the ranks of one method say."""
@@ -161,9 +158,6 @@ def sbc_table(study: SbcStudy) -> Table:
 
 def _row(problem: str, method: str) -> str:
     return f"{problem} · {sbc_style(method).label}"
-
-
-# -------------------------------------------------------------------------------------- findings
 
 
 ROWS = {_row(name, m): (name, m) for name, problem in PROBLEMS.items() for m in problem.methods}

@@ -87,9 +87,6 @@ class SbcSize:
         return FitSettings(epochs=self.epochs, lr=lr, rounds=2, chains=chains, seed=seed)
 
 
-# -------------------------------------------------------------------------------------- methods
-
-
 @cache
 def _line(noise: float = NOISE, precision: float = PRIOR_PRECISION) -> BayesianModel:
     prior = NormalPrior.from_precision(precision)
@@ -132,9 +129,6 @@ def _mean_field(model: BayesianModel, data: Data, how: FitSettings) -> Posterior
         model, guide, data, init=start, epochs=how.epochs, lr=how.lr, schedule="cosine",
         seed=how.seed, progress=False,
     )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------- problems
 
 
 @dataclass(frozen=True)
@@ -202,8 +196,6 @@ def expected_distance(method: str) -> float:
         return float((precision.inverse().diagonal() * precision.diagonal()).mean().sqrt())
     return 2.0 if method == "half-as-wide" else 1.0
 
-
-# ----------------------------------------------------------------------------- running, arrays
 
 SbcStudy = Mapping[str, Mapping[str, SbcResult]]
 """Problem to method to its ranks."""

@@ -59,9 +59,6 @@ class TabularConfig(ExperimentConfig):
     splits: int = knob("splits", 6, quick=2, full=20, minimum=1)
 
 
-# ---------------------------------------------------------------------------------------- splits
-
-
 @dataclass(frozen=True)
 class Split:
     """Training and test points, standardised by the training points.
@@ -127,9 +124,6 @@ def make_split(name: str, index: int, config: TabularConfig) -> Split:
     return Split((inputs[0], targets[0]), (inputs[1], targets[1]), mean, scale)
 
 
-# ------------------------------------------------------------------------------ fitting, judging
-
-
 class Fits(NamedTuple):
     """What is fitted of one model: which guides, how, and those that are fitted already."""
 
@@ -193,9 +187,6 @@ class Task:
 def row_name(family: str, method: str) -> str:
     """The row of a guide of a model, or of a method of scikit-learn."""
     return f"{family} · {method}"
-
-
-# ----------------------------------------------------------------------------- over the splits
 
 
 class Judged(NamedTuple):

@@ -80,9 +80,6 @@ class Config(kit.TabularConfig):
     )
 
 
-# ------------------------------------------------------------------------------ fitting, judging
-
-
 def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of the net and of logistic regression to a split."""
     x, y = split.train
@@ -210,9 +207,6 @@ def _ranking(tables: list[Table]) -> CriticalDifference | None:
         return None
     nll = {row: [table[row, "nll"] for table in tables] for row in tables[0].rows}
     return critical_difference(nll, higher_is_better=False)
-
-
-# ---------------------------------------------------------------------------- findings, figures
 
 
 def _of(results: Results[Any]) -> dict[str, Table]:

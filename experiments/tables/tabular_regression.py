@@ -58,11 +58,7 @@ INPUT_DROPOUT = 0.05
 LEVELS = (0.5, 0.8, 0.95)
 REFERENCE, CHAIN = kit.row_name(kit.LIBRARY, "BayesianRidge"), kit.row_name("linear", "nuts")
 LESS = "Less scikit-learn's BayesianRidge on the same splits (below 0: better)"
-ERRORS = {
-    "rmse": "RMSE (units of y) ↓",
-    "nll": "NLL (nats/point) ↓",
-    "crps": "CRPS (units of y) ↓",
-}
+ERRORS = {"rmse": "RMSE (units of y) ↓", "nll": "NLL (nats/point) ↓", "crps": "CRPS (units of y) ↓"}
 INSIDE = {f"coverage {level:g}": 100 * level for level in LEVELS}
 """Metric to the per cent of targets that a central interval promises to hold."""
 
@@ -89,9 +85,6 @@ class Config(kit.TabularConfig):
     warmup: int = knob("warmup", 50, quick=20, full=500)
     draws: int = knob("draws", 100, quick=40, full=500)
     max_tree_depth: int = knob("max_tree_depth", 4, full=10)
-
-
-# ------------------------------------------------------------------------------ fitting, judging
 
 
 def model(split: kit.Split, prior: Prior, noise: Gaussian | float, **net: Any) -> BayesianModel:
@@ -204,9 +197,6 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
     results.findings = findings(results)
     return results
-
-
-# ---------------------------------------------------------------------------- findings, figures
 
 
 def _whole(results: Results[Any]) -> Callable[[str], bool]:
