@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from probml_tp.experiments.tables.kit import LIBRARY
 from probml_tp.harness.experiment import Figure, Table
 from probml_tp.kit.common import labels_of
+from probml_tp.kit.comparisons import table_panels
 from probml_tp.kit.sentences import Finding, Gap, Range
-from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import GuideStyle, guide_style
 
 CAPTION = (
@@ -20,12 +21,7 @@ CAPTION = (
 
 
 def row_label(row: str) -> str:
-    """What findings and figures call a row.
-
-    Example:
-        >>> row_label("mlp · laplace-linearized"), row_label("scikit-learn · ARDRegression")
-        ('MLP, linearised Laplace', 'ARDRegression')
-    """
+    """What findings and figures call a row, such as "MLP, linearised Laplace"."""
     family, method = row.split(" · ")
     if family == LIBRARY:
         return method
@@ -37,57 +33,22 @@ row_range = partial(Range, name=row_label)
 
 
 def row_style(row: str) -> GuideStyle:
-    """The style of a row's guide, under the row's label; methods of scikit-learn are grey.
-
-    Example:
-        >>> row_style("mlp · map").label, row_style("scikit-learn · ARDRegression").color
-        ('MLP, MAP', '#7f7f7f')
-    """
+    """The style of a row's guide, under the row's label; methods of scikit-learn are grey."""
     family, method = row.split(" · ")
     style = GuideStyle(LIBRARY, "#7f7f7f", "-", "s") if family == LIBRARY else guide_style(method)
     return replace(style, label=row_label(row))
 
 
 def table_figure(
-    name: str,
-    title: str,
-    caption: str,
-    table: Table,
-    headings: Mapping[str, str],
-    *,
-    references: Mapping[str, float] | None = None,
-    x: str = "",
+    name: str, title: str, caption: str, table: Table, headings: Mapping[str, str], **options: Any
 ) -> Figure:
-    """Draw columns of a table side by side, a line a row.
-
-    Args:
-        name: of the figure.
-        title: its sentence.
-        caption: how to read it, besides what is the same of all.
-        table: the numbers.
-        headings: column to what stands above it.
-        references: column to a value to mark.
-        x: label of all x axes.
-
-    Returns:
-        The figure.
-    """
-    nothing = (float("nan"), float("nan"))
-    panels, families = [], {row_label(row): row_style(row) for row in table.rows}
-    for metric, heading in headings.items():
-        ends = table.ends(metric)
-        rows = {
-            row_label(row): (value, *ends.get(row, nothing))
-            for row, value in table.column(metric).items()
-        }
-        panels.append(Panel(heading, rows, reference=(references or {}).get(metric)))
-    made = interval_panels(panels, families=families, x=x)
-    made.legends.clear()
+    """Draw columns of a table, with :func:`~probml_tp.kit.comparisons.table_panels`' options."""
+    made = table_panels(table, headings, style=row_style, **options)
     return Figure(name, title, f"{caption} {CAPTION}".strip(), made)
 
 
 def difference_figure(name: str, title: str, table: Table, reference: str) -> Figure:
-    """Draw the differences from a method of scikit-learn, a row of :func:`table_figure` each."""
+    """Draw the differences from a method of scikit-learn."""
     rival = row_label(reference)
     caption = f"Differences from {rival} on the same test points; left of 0 is better."
     zeros = dict.fromkeys(table.columns, 0.0)
@@ -97,16 +58,7 @@ def difference_figure(name: str, title: str, table: Table, reference: str) -> Fi
 
 
 def against(reference: str, column: str, on: str) -> Gap:
-    """Who has a lower or higher NLL than a method of scikit-learn beyond chance.
-
-    Args:
-        reference: the method's row.
-        column: of the table of differences.
-        on: what to call the data.
-
-    Returns:
-        The finding.
-    """
+    """Who has a lower or higher NLL than a method of scikit-learn beyond chance, on which data."""
     return Gap(
         column,
         f"NLL on {on} against {row_label(reference)} on the same splits, where the corrected "
@@ -118,9 +70,8 @@ def against(reference: str, column: str, on: str) -> Gap:
 
 def split_words(more: str = "") -> Finding:
     """What intervals over the splits are worth, with more said of how many splits there are."""
-    words = (
+    return lambda results: (
         "Splits of one data set overlap and are not independent: the intervals are t intervals "
         "with the corrected variance of Nadeau and Bengio (2003), which more splits do not shrink "
-        f"to nothing ({{config.splits}} splits{more})."
+        f"to nothing ({results.config.splits} splits{more})."
     )
-    return lambda results: words.format(config=results.config)
