@@ -66,8 +66,8 @@ class Split:
     Args:
         train: inputs ``(N, d)`` and targets ``(N,)`` in float64, or labels.
         test: likewise.
-        y_mean: what was subtracted from real targets; 0 for labels.
-        y_scale: what they were divided by, in the units of ``y``; 1 for labels.
+        y_mean: what was subtracted from real targets.
+        y_scale: what they were divided by, in the units of ``y``.
     """
 
     train: tuple[Tensor, Tensor]
@@ -77,12 +77,7 @@ class Split:
 
 
 def load_table(name: str) -> tuple[Array, Array]:
-    """Inputs ``(N, d)`` and targets or labels ``(N,)`` of one of :data:`TABLES`.
-
-    Example:
-        >>> [part.shape for part in load_table("wine")]
-        [(178, 13), (178,)]
-    """
+    """Inputs ``(N, d)`` and targets or labels ``(N,)`` of one of :data:`TABLES`."""
     x, y = TABLES[name][0](return_X_y=True)
     return np.asarray(x, dtype=np.float64), np.asarray(y)
 
@@ -108,12 +103,9 @@ def make_split(name: str, index: int, config: TabularConfig) -> Split:
     """
     x, y = load_table(name)
     is_labels = y.dtype.kind in "iu"
+    seed, size = derived_seed(config.seed, f"split {name} {index}"), split_sizes(name, config)
     x_train, x_test, y_train, y_test = train_test_split(
-        x,
-        y,
-        test_size=split_sizes(name, config)["test_size"],
-        random_state=derived_seed(config.seed, f"split {name} {index}"),
-        stratify=y if is_labels else None,
+        x, y, test_size=size["test_size"], random_state=seed, stratify=y if is_labels else None
     )
     scaler = StandardScaler().fit(x_train)
     inputs = [torch.from_numpy(scaler.transform(part)) for part in (x_train, x_test)]
@@ -173,8 +165,8 @@ class Task:
             start = time.perf_counter()
             predictive = self.predict_by(make(), split, config)
             seconds = time.perf_counter() - start
-            scores = self.scores(predictive, split) | {"seconds": seconds}
-            table.put(row_name(LIBRARY, name), scores)
+            row = row_name(LIBRARY, name)
+            table.put(row, self.scores(predictive, split) | {"seconds": seconds})
         return table
 
     @single_thread()
@@ -230,11 +222,9 @@ def run_splits(
         judged.runs[name].append(table)
     with progress.stage("records for ArviZ"), single_thread():
         for row, posterior in posteriors.items():
-            key = row.replace(" · ", "-")
+            key, draws = row.replace(" · ", "-"), config.num_samples
             judged.posteriors[key] = posterior
-            judged.records[key] = posterior.to_inference_data(
-                *split.train, num_samples=config.num_samples
-            )
+            judged.records[key] = posterior.to_inference_data(*split.train, num_samples=draws)
     return judged
 
 
@@ -258,8 +248,7 @@ def put_means(
     for row in dict.fromkeys(row for run in runs for row in run.rows if row != less):
         having = [run for run in runs if row in run.rows]
         for column, metric in metrics.items():
-            off = [run[less, metric] if less else 0.0 for run in having]
-            values = [run[row, metric] - base for run, base in zip(having, off, strict=True)]
+            values = [run[row, metric] - (run[less, metric] if less else 0.0) for run in having]
             found = resampled_interval(values, **sizes)
             known = found.interval if metric != "seconds" else None
             table.put(row, {column: found.mean}, {column: known} if known else None)

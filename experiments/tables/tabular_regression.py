@@ -35,7 +35,7 @@ from probml_tp.inference import fit
 from probml_tp.kit.common import FIT_COLUMN, derived_seed
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
-from probml_tp.kit.sentences import BestWorst, Gap, any_of, tell
+from probml_tp.kit.sentences import BestWorst, Gap, Range, any_of, tell
 from probml_tp.likelihoods import Gaussian
 from probml_tp.metrics.accuracy import crps, regression_scores
 from probml_tp.model import BayesianModel
@@ -181,17 +181,15 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     kit.put_means(main, judged.runs[TABLE], {m: m for m in COLUMNS}, sizes)
     kit.put_means(less, judged.runs[TABLE], {m: m for m in ERRORS}, sizes, less=REFERENCE)
     results = Results(
-        experiment=NAME,
-        title="Regression on the diabetes table, beside scikit-learn",
-        config=config,
-        main=main,
-        tables=[less],
+        NAME,
+        "Regression on the diabetes table, beside scikit-learn",
+        config,
+        main,
         findings=[],
-        data_source=(
-            f"diabetes of scikit-learn (Efron et al. 2004): {sizes['train_size']} patients to "
-            f"train and {sizes['test_size']} to test on, {config.splits} random splits, "
-            f"standardised on the training points; metrics in the target's own units"
-        ),
+        data_source=f"diabetes of scikit-learn (Efron et al. 2004): {sizes['train_size']} patients "
+        f"to train and {sizes['test_size']} to test on, {config.splits} random splits, "
+        f"standardised on the training points; metrics in the target's own units",
+        tables=[less],
         posteriors=judged.posteriors,
         inference_data=judged.records,
     )
@@ -220,16 +218,19 @@ def findings(results: Results[Any]) -> list[str]:
         clause="{value}{interval}",
         write=lambda value: number(value, "+.4f"),
     )
-    held = "95 % intervals hold {range} of the test points."
     findings = (
         errors("rmse", "RMSE runs {range}.", write="{:.1f}".format),
         errors("nll", "NLL runs {range} nats a point.", write="{:.3f}".format),
         shared.against(REFERENCE, "nll", "diabetes"),
         same,
-        shared.row_range("coverage 0.95", held, rows=whole, write="{:.1f} %".format),
+        _held("95 % intervals hold {range} of the test points.", whole, "{:.1f} %".format),
         shared.split_words(few if some else ""),
     )
     return tell(findings, results)
+
+
+def _held(words: str, rows: Callable[[str], bool], write: Callable[[float], str]) -> Range:
+    return shared.row_range("coverage 0.95", words, rows=rows, write=write)
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -242,12 +243,7 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         write=lambda value: number(value, "+.3f"),
         name=shared.row_label,
     )
-    held = shared.row_range(
-        "coverage 0.95",
-        "95 % intervals hold {range}",
-        rows=_whole(results),
-        write="{:.0f} %".format,
-    )
+    held = _held("95 % intervals hold {range}", _whole(results), "{:.0f} %".format)
     lowest, inside = tell((best, held), results)
     yield shared.difference_figure("differences", lowest, results.tables[0], REFERENCE)
     yield shared.table_figure(
@@ -262,7 +258,5 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME, summary=EXPERIMENTS.summary(NAME), config=Config, run=run, figures=figures
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )
