@@ -10,13 +10,8 @@ import numpy as np
 
 from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
-from probml_tp.experiments.references.sbc_study import (
-    PROBLEMS,
-    Problem,
-    SbcStudy,
-    expected_distance,
-    sbc_study,
-)
+from probml_tp.experiments.references import sbc_study
+from probml_tp.experiments.references.sbc_study import PROBLEMS, Problem, SbcStudy
 from probml_tp.harness.experiment import Results, Table
 from probml_tp.kit.common import Array, labels_of, listed
 from probml_tp.kit.sentences import Count, Gap, tell
@@ -24,18 +19,19 @@ from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.plots.style import GuideStyle, guide_style, number
 
 ALPHA = 0.05
-BROKEN: Mapping[str, GuideStyle] = {
-    "half-as-wide": GuideStyle(
-        "Exact, half as wide (deliberately broken)", "#AA3377", (0, (3, 1)), "h"
+BROKEN: Mapping[str, tuple[GuideStyle, str]] = {
+    "half-as-wide": (
+        GuideStyle("Exact, half as wide (deliberately broken)", "#AA3377", (0, (3, 1)), "h"),
+        "the exact posterior made half as wide",
     ),
-    "prior": GuideStyle("Prior, data ignored (deliberately broken)", "#E69F00", (0, (1, 1)), "X"),
+    "prior": (
+        GuideStyle("Prior, data ignored (deliberately broken)", "#E69F00", (0, (1, 1)), "X"),
+        "the prior in the posterior's place",
+    ),
 }
-PROSE = {
-    "exact": "the exact posterior",
-    "mean-field": "mean-field",
-    "half-as-wide": "the exact posterior made half as wide",
-    "prior": "the prior in the posterior's place",
-}
+"""What is wrong on purpose: its style, which says so, and what sentences call it."""
+
+PROSE = {"exact": "the exact posterior", "mean-field": "mean-field"}
 COLUMNS = {
     "datasets": "Data sets",
     "p_value": "p, uniform ranks of all quantities",
@@ -54,12 +50,12 @@ TITLE = (
 
 def sbc_style(name: str) -> GuideStyle:
     """The style of a method; what is broken on purpose says so in its label."""
-    return BROKEN.get(name) or guide_style(name)
+    return BROKEN[name][0] if name in BROKEN else guide_style(name)
 
 
 def method_words(method: str) -> str:
     """What a method is called in a sentence."""
-    return PROSE.get(method) or labels_of([method])
+    return BROKEN[method][1] if method in BROKEN else PROSE.get(method) or labels_of([method])
 
 
 def p_words(value: float) -> str:
@@ -149,7 +145,7 @@ def sbc_table(study: SbcStudy) -> Table:
                 "distance": judged.distance[0],
             }
             if problem == "linear":
-                values["expected"] = expected_distance(method)
+                values["expected"] = sbc_study.expected_distance(method)
             ends = {"bias": judged.bias[1:], "distance": judged.distance[1:]}
             known = {name: pair for name, pair in ends.items() if np.isfinite(pair).all()}
             table.put(_row(problem, method), values, known)
@@ -192,7 +188,7 @@ STILL = Count(
 
 def sbc_findings(results: Results[Any]) -> list[str]:
     """What the ranks say, the most important first."""
-    study = sbc_study(results.arrays)
+    study = sbc_study.sbc_study(results.arrays)
     judged = judge_study(study)
     return [
         *(_verdict(study, problem, methods) for problem, methods in judged.items()),
@@ -219,10 +215,8 @@ def _how(judged: Judged) -> str:
     kind = "too narrow, " if low > 1 else ("too wide, " if high < 1 else "")
     interval = f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
     shown = " and ".join(name.replace("_", " ") for name in judged.outside)
-    return (
-        f"{p_words(judged.p_value)} by {shown}; {kind}the truth {value:.2f}{interval} SDs from the "
-        f"mean"
-    )
+    words = f"{p_words(judged.p_value)} by {shown}; {kind}the truth {value:.2f}{interval} SDs"
+    return f"{words} from the mean"
 
 
 def _of_the_line(methods: Mapping[str, Judged]) -> Iterator[str]:
@@ -240,8 +234,7 @@ def _of_the_line(methods: Mapping[str, Judged]) -> Iterator[str]:
     if missed:
         yield (
             "The symmetry test of variational SBC (Yao et al. 2018) tells bias, not width: on the "
-            f"line it finds nothing wrong with {listed(missed)}, too narrow as they are about the "
-            "right mean."
+            f"line it finds nothing wrong with {listed(missed)}."
         )
 
 
@@ -250,9 +243,8 @@ def _of_nuts(study: SbcStudy) -> str:
     count, broken = study["linear"]["nuts"].simulations, study["linear"]["half-as-wide"]
     first = {name: getattr(broken, name)[:count] for name in ("ranks", "truth", "mean", "sd")}
     p = replace(broken, **first).p_value
-    which = "all" if count == broken.simulations else "the first"
-    outcome = "found out" if p <= ALPHA else "not found out"
     return (
-        f"NUTS has {which} {count} data sets; on the same of the line, the exact posterior made "
-        f"half as wide is {outcome} ({p_words(p)}). So much, and no more, is tested of NUTS."
+        f"NUTS has {count} data sets; on the same of the line, the exact posterior made half as "
+        f"wide is {'' if p <= ALPHA else 'not '}found out ({p_words(p)}). So much, and no more, is "
+        f"tested of NUTS."
     )
