@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,12 +23,15 @@ from torch import Tensor
 
 from probml_tp.guides.recipes import RECIPES, FitSettings, fit_all
 from probml_tp.harness.config import ExperimentConfig, option
-from probml_tp.harness.experiment import Progress, SavesNetcdf, SavesTensors, Table
+from probml_tp.harness.experiment import Figure, Progress, SavesNetcdf, SavesTensors, Table
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
-from probml_tp.kit.common import Array, derived_seed
+from probml_tp.kit.common import Array, derived_seed, labels_of
+from probml_tp.kit.comparisons import table_panels
 from probml_tp.kit.knobs import knob
+from probml_tp.kit.sentences import Finding, Gap, Range
 from probml_tp.metrics.over_runs import resampled_interval
 from probml_tp.model import BayesianModel
+from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 
 TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
@@ -42,6 +45,11 @@ TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
 LIBRARY = "scikit-learn"
 ROWS = "Model and posterior"
 """What the rows of all tables are."""
+
+CAPTION = (
+    "Means over random splits; bars: t intervals at 95 % with the variance corrected for the "
+    "overlap of the splits. Grey: scikit-learn."
+)
 
 UNUSED = ("laplace-diagonal", "concrete-dropout", "gaussian-dropout", "multi-swag")
 """Guides of neither task, each close to one that is."""
@@ -252,3 +260,60 @@ def put_means(
             found = resampled_interval(values, **sizes)
             known = found.interval if metric != "seconds" else None
             table.put(row, {column: found.mean}, {column: known} if known else None)
+
+
+def row_label(row: str) -> str:
+    """What findings and figures call a row, such as "MLP, linearised Laplace"."""
+    family, method = row.split(" · ")
+    if family == LIBRARY:
+        return method
+    return f"{family.upper() if family == 'mlp' else family}, {labels_of([method])}"
+
+
+row_range = partial(Range, name=row_label)
+"""Over which range rows spread."""
+
+
+def row_style(row: str) -> GuideStyle:
+    """The style of a row's guide, under the row's label; methods of scikit-learn are grey."""
+    family, method = row.split(" · ")
+    style = GuideStyle(LIBRARY, "#7f7f7f", "-", "s") if family == LIBRARY else guide_style(method)
+    return replace(style, label=row_label(row))
+
+
+def table_figure(
+    name: str, title: str, caption: str, table: Table, headings: Mapping[str, str], **options: Any
+) -> Figure:
+    """Draw columns of a table, with :func:`~probml_tp.kit.comparisons.table_panels`' options."""
+    made = table_panels(table, headings, style=row_style, **options)
+    return Figure(name, title, f"{caption} {CAPTION}".strip(), made)
+
+
+def difference_figure(name: str, title: str, table: Table, reference: str) -> Figure:
+    """Draw the differences from a method of scikit-learn."""
+    rival = row_label(reference)
+    caption = f"Differences from {rival} on the same test points; left of 0 is better."
+    zeros = dict.fromkeys(table.columns, 0.0)
+    return table_figure(
+        name, title, caption, table, table.columns, references=zeros, x=f"less {rival}"
+    )
+
+
+def against(reference: str, column: str, on: str) -> Gap:
+    """Who has a lower or higher NLL than a method of scikit-learn beyond chance, on which data."""
+    return Gap(
+        column,
+        f"NLL on {on} against {row_label(reference)} on the same splits, where the corrected "
+        "interval of the difference excludes 0: better: {below}. Worse: {above}.",
+        table=f"Less {LIBRARY}'s",
+        name=row_label,
+    )
+
+
+def split_words(more: str = "") -> Finding:
+    """What intervals over the splits are worth, with more said of how many splits there are."""
+    return lambda results: (
+        "Splits of one data set overlap and are not independent: the intervals are t intervals "
+        "with the corrected variance of Nadeau and Bengio (2003), which more splits do not shrink "
+        f"to nothing ({results.config.splits} splits{more})."
+    )

@@ -22,7 +22,6 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import LogisticRegression
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.tables import figures as shared
 from probml_tp.experiments.tables import kit
 from probml_tp.guides.recipes import FitSettings, SwagPath, guides_for
 from probml_tp.harness.config import option
@@ -212,13 +211,13 @@ def _of(results: Results[Any]) -> dict[str, Table]:
 
 def findings(results: Results[Any]) -> list[str]:
     """What the numbers say, the most important first."""
-    ranges, row_range = [], shared.row_range
+    ranges, row_range = [], kit.row_range
     for on in _of(results):
         words = f"{on.capitalize()}: accuracy runs {{range}}"
         accuracy = row_range("accuracy", words, table=on, write=percent)
         nll = row_range("nll", "NLL {range} nats.", table=on, write="{:.3f}".format)
         ranges.append(together(accuracy, nll, joint=", "))
-    rivals = [shared.against(REFERENCE, name, kit.TABLES[name][1]) for name in results.config.data]
+    rivals = [kit.against(REFERENCE, name, kit.TABLES[name][1]) for name in results.config.data]
     gaps = row_range(
         "gap",
         "The net's mean confidence less accuracy, over the tables, runs {range}.",
@@ -226,7 +225,7 @@ def findings(results: Results[Any]) -> list[str]:
         write=lambda gap: number(gap, "+.3f"),
         reference=MODE,
     )
-    about: list[Finding] = [_ranks, _averaging, gaps, _settings, shared.split_words()]
+    about: list[Finding] = [_ranks, _averaging, gaps, _settings, kit.split_words()]
     return tell([*ranges, *rivals, *about], results)
 
 
@@ -247,8 +246,8 @@ def _ranks(results: Results[Any]) -> str | None:
     if last - first <= ranked.difference:
         apart = "cannot tell even these apart"
     return (
-        f"Ranked by NLL on each table, {shared.row_label(best)} is first on average ({first:.1f}) "
-        f"and {shared.row_label(worst)} last ({last:.1f}) of {len(ranked.mean_ranks)}; with "
+        f"Ranked by NLL on each table, {kit.row_label(best)} is first on average ({first:.1f}) "
+        f"and {kit.row_label(worst)} last ({last:.1f}) of {len(ranked.mean_ranks)}; with "
         f"{ranked.num_blocks} tables the critical difference is {ranked.difference:.1f} ranks: "
         f"Nemenyi's test {apart}."
     )
@@ -269,17 +268,17 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the metrics of each table, differences in NLL, and mean ranks."""
     for name, (on, table) in zip(results.config.data, _of(results).items(), strict=True):
         words = f"{on.capitalize()}: NLL runs {{range}}"
-        nll = shared.row_range("nll", words, table=on, write="{:.3f}".format)
+        nll = kit.row_range("nll", words, table=on, write="{:.3f}".format)
         (title,) = tell([nll], results)
-        yield shared.table_figure(name, title, "", table, CLASSIFICATION_COLUMNS)
+        yield kit.table_figure(name, title, "", table, CLASSIFICATION_COLUMNS)
     less = results.tables[-1]
     cells = {(row, name): less[row, name] for row in less.rows for name in results.config.data}
     row, name = min(cells, key=cells.__getitem__)
     title = (
-        f"Most is gained by {shared.row_label(row)} on {kit.TABLES[name][1]}: "
+        f"Most is gained by {kit.row_label(row)} on {kit.TABLES[name][1]}: "
         f"{number(cells[row, name], '+.3f')} nats against LogisticRegression"
     )
-    yield shared.difference_figure("nll-differences", title, less, REFERENCE)
+    yield kit.difference_figure("nll-differences", title, less, REFERENCE)
     ranked = _ranking([*_of(results).values()])
     if ranked is not None:
         yield _rank_figure(ranked)
@@ -288,8 +287,8 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 @house_style()
 def _rank_figure(ranked: CriticalDifference) -> Figure:
     made, axes = figure(1, 1, height=0.6 + 0.15 * len(ranked.mean_ranks))
-    plot_critical_difference(ranked, ax=axes[0, 0], style=shared.row_style)
-    best = shared.row_label(next(iter(ranked.mean_ranks)))
+    plot_critical_difference(ranked, ax=axes[0, 0], style=kit.row_style)
+    best = kit.row_label(next(iter(ranked.mean_ranks)))
     return Figure(
         "ranks",
         f"{best} has the best mean rank by NLL over {ranked.num_blocks} tables",

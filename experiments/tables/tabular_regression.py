@@ -25,7 +25,6 @@ from sklearn.linear_model import ARDRegression, BayesianRidge
 
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines.kit import predict
-from probml_tp.experiments.tables import figures as shared
 from probml_tp.experiments.tables import kit
 from probml_tp.guides import Exact, fit_evidence
 from probml_tp.guides.recipes import Chains, FitSettings, guides_for
@@ -206,9 +205,9 @@ def _whole(results: Results[Any]) -> Callable[[str], bool]:
 def findings(results: Results[Any]) -> list[str]:
     """What the numbers say, the most important first."""
     whole = _whole(results)
-    few = f"; {shared.row_label(CHAIN)}: the first {results.config.nuts_splits}"
+    few = f"; {kit.row_label(CHAIN)}: the first {results.config.nuts_splits}"
     some = CHAIN in results.main.rows and not whole(CHAIN)
-    errors = partial(shared.row_range, rows=whole, reference=REFERENCE)
+    errors = partial(kit.row_range, rows=whole, reference=REFERENCE)
     same = Gap(
         "nll",
         "The exact posterior with the evidence's noise and prior is the model of BayesianRidge up "
@@ -221,16 +220,16 @@ def findings(results: Results[Any]) -> list[str]:
     findings = (
         errors("rmse", "RMSE runs {range}.", write="{:.1f}".format),
         errors("nll", "NLL runs {range} nats a point.", write="{:.3f}".format),
-        shared.against(REFERENCE, "nll", "diabetes"),
+        kit.against(REFERENCE, "nll", "diabetes"),
         same,
         _held("95 % intervals hold {range} of the test points.", whole, "{:.1f} %".format),
-        shared.split_words(few if some else ""),
+        kit.split_words(few if some else ""),
     )
     return tell(findings, results)
 
 
 def _held(words: str, rows: Callable[[str], bool], write: Callable[[float], str]) -> Range:
-    return shared.row_range("coverage 0.95", words, rows=rows, write=write)
+    return kit.row_range("coverage 0.95", words, rows=rows, write=write)
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -241,12 +240,12 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         table=LESS,
         rows=_whole(results),
         write=lambda value: number(value, "+.3f"),
-        name=shared.row_label,
+        name=kit.row_label,
     )
     held = _held("95 % intervals hold {range}", _whole(results), "{:.0f} %".format)
     lowest, inside = tell((best, held), results)
-    yield shared.difference_figure("differences", lowest, results.tables[0], REFERENCE)
-    yield shared.table_figure(
+    yield kit.difference_figure("differences", lowest, results.tables[0], REFERENCE)
+    yield kit.table_figure(
         "coverage",
         inside,
         "Share of test points inside central predictive intervals; lines: what is promised.",
