@@ -150,15 +150,7 @@ def _line_table(config: Config, update: Update) -> Table:
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
-    """Fit every guide to many data sets and count how often its intervals hold the truth.
-
-    Args:
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        Metrics, findings, and the arrays of the figures.
-    """
+    """Fit every guide to many data sets and count how often its intervals hold the truth."""
     simulated, weights = fits.simulate(config), dict[str, Weights]()
     results = _nothing_yet(config)
     for guide in config.guides:

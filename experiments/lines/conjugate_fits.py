@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from probml_tp.datasets import linear_data
 from probml_tp.empirical import Empirical
-from probml_tp.experiments.lines.kit import require_exact, stored_draws, to_numpy, weight_moments
+from probml_tp.experiments.lines import kit
 from probml_tp.guides import MCDropout
 from probml_tp.guides.recipes import RECIPES, Chains, FitSettings, fit_all, guides_for
 from probml_tp.harness.config import ExperimentConfig, option
@@ -63,7 +63,7 @@ class Config(ExperimentConfig):
     )
     epochs: int = knob("epochs", 300, full=1000)
     rate: float = knob("rate", 0.05, remark="It is the input that is dropped.")
-    num_samples: int = knob("num_samples", 200, minimum=50, remark="Each ArviZ record has as many.")
+    num_samples: int = knob("num_samples", 200, minimum=50, remark=kit.RECORDS)
     warmup: int = knob("warmup", 50, quick=30, full=200)
     draws: int = knob("draws", 120, quick=50, full=400)
     jobs: int | None = knob("jobs", None, quick=1)
@@ -71,7 +71,7 @@ class Config(ExperimentConfig):
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
         super().__post_init__()
-        require_exact(self.guides)
+        kit.require_exact(self.guides)
         if self.fits > self.datasets:
             raise ValueError(
                 f"Option fits must be at most datasets, of which it takes the first; got "
@@ -138,8 +138,8 @@ def simulate_line(config: Config) -> Simulated:
     count, size, n = config.datasets, config.n + config.test_size, config.n
     kind: dict[str, Any] = {"n": size, "noise": config.noise, "dtype": torch.float64}
     made = [linear_data(seed=int(seed), **kind) for seed in seeds]
-    x = np.stack([to_numpy(inputs[:, 0]) for inputs, _ in made])
-    y = np.stack([to_numpy(targets) for _, targets in made])
+    x = np.stack([kit.to_numpy(inputs[:, 0]) for inputs, _ in made])
+    y = np.stack([kit.to_numpy(targets) for _, targets in made])
     return Simulated(np.tile([0.5, -0.3], (count, 1)), x[:, :n], y[:, :n], x[:, n:], y[:, n:])
 
 
@@ -202,11 +202,11 @@ def fit_one(guide: str, config: Config, data: tuple[Tensor, Tensor], seed: int) 
 def _weights_of(posterior: Posterior, num_samples: int) -> tuple[Array, Array, Array | None]:
     """Mean, covariance, and draws where the guide is not normal."""
     if isinstance(posterior.guide, Empirical):
-        draws = stored_draws(posterior)
+        draws = kit.stored_draws(posterior)
     elif isinstance(posterior.guide, MCDropout):
-        draws = to_numpy(posterior.model.layout.ravel(posterior.draws(num_samples)))
+        draws = kit.to_numpy(posterior.model.layout.ravel(posterior.draws(num_samples)))
     else:
-        return *weight_moments(posterior), None
+        return *kit.weight_moments(posterior), None
     return draws.mean(0), np.cov(draws, rowvar=False), draws
 
 
@@ -268,8 +268,8 @@ def fit_stacked(
     how = config.settings(guide, config.seed)
     posterior = fit_all([guide], model, data, how, stage=lambda _: nullcontext(update))[guide]
     normal: Any = posterior.guide
-    loc = to_numpy(normal.loc).reshape(2, count).T
-    variance = np.exp(2 * to_numpy(normal.log_scale)).reshape(2, count).T
+    loc = kit.to_numpy(normal.loc).reshape(2, count).T
+    variance = np.exp(2 * kit.to_numpy(normal.log_scale)).reshape(2, count).T
     covariance = variance[..., None] * np.eye(2)
     return Weights(loc, covariance), posterior.info.total_seconds / count
 

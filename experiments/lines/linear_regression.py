@@ -185,15 +185,7 @@ def _fit_and_judge(
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
-    """Fit every guide to every data set and measure it against the exact posterior.
-
-    Args:
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        Metrics, findings, and the arrays of the figures.
-    """
+    """Fit every guide to every data set and measure it against the exact posterior."""
     sizes = {"line": f"{config.n} points", "hole": f"{2 * config.n_per_side} beside a hole"}
     results = Results(
         experiment=NAME,

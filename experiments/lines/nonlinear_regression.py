@@ -172,15 +172,7 @@ def polynomial_law(posterior: Posterior, *, prefix: str, decades: float = 3.0) -
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
-    """Fit the bases exactly and the net by every guide, and measure both near and far.
-
-    Args:
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        Metrics, findings, and the arrays of the figures.
-    """
+    """Fit the bases exactly and the net by every guide, and measure both near and far."""
     results = Results(
         experiment=NAME,
         title="Nonlinear regression: what is believed where there are no data",

@@ -98,16 +98,10 @@ def split_sizes(name: str, config: TabularConfig) -> dict[str, int]:
 
 
 def make_split(name: str, index: int, config: TabularConfig) -> Split:
-    """Split a table at random, labels in equal shares, and standardise it.
+    """Split a table at random, labels in equal shares.
 
-    Args:
-        name: one of :data:`TABLES`.
-        index: of the split.
-        config: the options.
-
-    Returns:
-        The split: inputs and real targets have mean 0 and standard deviation 1 over the training
-        points; inputs that are constant there become 0.
+    Inputs and real targets get mean 0 and standard deviation 1 over the training points; inputs
+    that are constant there become 0.
     """
     x, y = load_table(name)
     is_labels = y.dtype.kind in "iu"
@@ -200,17 +194,7 @@ class Judged(NamedTuple):
 def run_splits(
     task: Task, names: Sequence[str], config: TabularConfig, progress: Progress
 ) -> Judged:
-    """Fit everything to every split of every table and judge it on the test points.
-
-    Args:
-        task: the kind of the tables.
-        names: of the tables.
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        The numbers, and the posteriors of one split.
-    """
+    """Fit everything to every split of every table and judge it on the test points."""
     judged = Judged({name: [] for name in names}, {}, {})
     cells = [(name, index) for name in names for index in range(config.splits)]
     split = make_split(*cells[0], config)
