@@ -46,7 +46,6 @@ from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
 
 NAME = "nonlinear-regression"
 GUIDES = guides_for("layers", without=("laplace-diagonal",))
-FAR_LOW, FAR_HIGH = -2.0, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +102,8 @@ def mlp_model(config: Config) -> BayesianModel:
         "fc1.*": NormalPrior(config.weight_scale),
         "fc2.*": FanInNormalPrior(config.output_scale, bias_scale=1.0),
     }
-    return mlp_regressor(
-        1,
-        hidden=(config.hidden,),
-        prior=prior,
-        likelihood=config.noise,
-        seed=config.seed,
-        dtype=torch.float64,
-    )
+    kind: Any = {"prior": prior, "likelihood": config.noise, "dtype": torch.float64}
+    return mlp_regressor(1, hidden=(config.hidden,), seed=config.seed, **kind)
 
 
 @dataclass(frozen=True)
@@ -153,10 +146,9 @@ def fit_gaussian_process(data: kit.Data, *, noise: float, steps: int = 100) -> G
 
         optimizer.step(closure)
         evidence = -float(closure().detach())
-        with torch.no_grad():
-            variance, lengthscale = (
-                float(torch.as_tensor(value)) for value in (kernel.variance, kernel.lengthscale)
-            )
+        variance, lengthscale = (
+            float(torch.as_tensor(value)) for value in (kernel.variance, kernel.lengthscale)
+        )
     seconds = time.perf_counter() - start
     return GaussianProcess(gp, variance, lengthscale, noise, evidence, seconds)
 
@@ -174,10 +166,10 @@ def polynomial_law(posterior: Posterior, *, prefix: str, decades: float = 3.0) -
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the bases exactly and the net by every guide, and measure both near and far."""
     results = Results(
-        experiment=NAME,
-        title="Nonlinear regression: what is believed where there are no data",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", columns=kit.COLUMNS),
+        NAME,
+        "Nonlinear regression: what is believed where there are no data",
+        config,
+        Table(MAIN_TABLE, "Posterior", columns=kit.COLUMNS),
         findings=[],
         data_source=f"generated: y = sin(2πx) + x + noise of SD {config.noise:g}; {config.n} "
         f"points on [0, 1]",
@@ -185,23 +177,20 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     kind: dict[str, Any] = {"noise": config.noise, "dtype": torch.float64}
     data = sine_data(n=config.n, seed=config.seed, **kind)
     test = sine_data(n=config.test_size, seed=config.test_seed, **kind)
-    problem = kit.Problem(data, test, kit.even_grid(FAR_LOW, FAR_HIGH, num=301))
+    problem = kit.Problem(data, test, kit.even_grid(-2.0, 3.0, num=301))
     results.arrays |= {"x": kit.to_numpy(data[0][:, 0]), "y": kit.to_numpy(data[1])}
     with progress.stage("bases") as update:
         prior = NormalPrior.from_precision(config.prior_precision)
         for name, basis in bases(config).items():
-            model = linear_regression(basis, prior=prior, likelihood=config.noise)
-            exact = fit(model, Exact, data, seed=config.seed, progress=update)
+            regression = linear_regression(basis, prior=prior, likelihood=config.noise)
+            exact = fit(regression, Exact, data, seed=config.seed, progress=update)
             diverges = name == "polynomial"
             kit.enter(results, name, "exact", problem, exact, diverges=diverges)
             if diverges:
                 results.arrays |= polynomial_law(exact, prefix=LAW)
+    model, how = mlp_model(config), config.settings
     posteriors = fit_all(
-        config.guides,
-        mlp_model(config),
-        data,
-        config.settings,
-        stage=lambda guide: progress.stage(f"mlp: {guide}"),
+        config.guides, model, data, how, stage=lambda guide: progress.stage(f"mlp: {guide}")
     )
     with progress.stage("judge") as update:
         for done, guide in enumerate(config.guides):

@@ -82,15 +82,15 @@ Judgements = Mapping[str, Mapping[str, Judged]]
 def _judge(result: SbcResult, problem: Problem) -> Judged:
     tests = result.uniformity()
     own = [tests[name] for name in problem.quantities]
-    at = result.quantities.index(problem.telling)
-    value, low, high = _ends(squared_distances(result, problem.parameters))
+    squared = _ends(squared_distances(result, problem.parameters))
+    value, low, high = np.sqrt(np.maximum(squared, 0)).tolist()
     return Judged(
         p_value=result.p_value,
         p_telling=tests[problem.telling].p_value,
         outside=tuple(name for name, test in tests.items() if test.p_value <= ALPHA),
         symmetry=min(1.0, len(own) * min(test.symmetry_p_value for test in own)),
-        bias=_ends(result.z_scores[:, at]),
-        distance=(_root(value), _root(low), _root(high)),
+        bias=_ends(result.z_scores[:, result.quantities.index(problem.telling)]),
+        distance=(value, low, high),
     )
 
 
@@ -104,10 +104,6 @@ def squared_distances(result: SbcResult, parameters: int) -> Array:
     draws = result.num_samples
     z = result.z_scores[:, :parameters]
     return np.asarray((z**2 * (draws - 3) / (draws - 1) - 1 / draws).mean(1))
-
-
-def _root(square: float) -> float:
-    return float(np.sqrt(np.maximum(square, 0)))
 
 
 def _ends(values: Array) -> tuple[float, float, float]:
@@ -200,9 +196,8 @@ def sbc_findings(results: Results[Any]) -> list[str]:
 def _verdict(study: SbcStudy, problem: str, methods: Mapping[str, Judged]) -> str:
     wrong = miscalibrated(methods)
     sets = max(result.simulations for result in study[problem].values())
-    passed = [
-        f"{method_words(n)} ({p_words(methods[n].p_value)})" for n in methods if n not in wrong
-    ]
+    said = {n: f"{method_words(n)} ({p_words(one.p_value)})" for n, one in methods.items()}
+    passed = [words for name, words in said.items() if name not in wrong]
     found = [f"{method_words(name)} ({_how(methods[name])})" for name in wrong]
     parts = [f"ranks are uniform, up to chance, for {listed(passed)}"] if passed else []
     parts += [f"miscalibrated are {listed(found)}" if found else "nobody is found miscalibrated"]
