@@ -26,24 +26,10 @@ import torch
 from scipy import stats
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.lines.conjugate_calibration_figures import (
-    FINDINGS,
-    FUNCTION,
-    LEVELS,
-    PLACES,
-    PREDICTIVE,
-    figures,
-)
-from probml_tp.experiments.lines.conjugate_fits import (
-    Config,
-    Simulated,
-    Weights,
-    fit_each,
-    fit_guide,
-    fit_one,
-    simulate,
-    simulate_line,
-)
+from probml_tp.experiments.lines import conjugate_calibration_figures as shown
+from probml_tp.experiments.lines import conjugate_fits as fits
+from probml_tp.experiments.lines.conjugate_calibration_figures import FUNCTION, LEVELS, PREDICTIVE
+from probml_tp.experiments.lines.conjugate_fits import Config, Simulated, Weights
 from probml_tp.experiments.lines.kit import put_mean
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, Update
 from probml_tp.inference.parallel import single_thread
@@ -67,11 +53,6 @@ COLUMNS = {
 """Metric to heading: how often central intervals held the function and a target at a fresh input of
 each data set, with binomial intervals; mean scores over fresh points and data sets, with t
 intervals over data sets."""
-
-DIFFERENCES = {"crps": "CRPS (10⁻³ units of y) ↓", "nll": "NLL (10⁻³ nats/point) ↓"}
-
-
-# -------------------------------------------------------------------------------------- judging
 
 
 def binomial_interval(hits: Array) -> tuple[float, float, float]:
@@ -105,17 +86,14 @@ class _Judged:
 
 def _judge(weights: Weights, simulated: Simulated, noise: float) -> _Judged:
     x, y = simulated.x_test, torch.from_numpy(simulated.y_test).flatten()
-    predictive = weights.predictive(x, noise)
+    predictive, hits = weights.predictive(x, noise), {}
     below = predictive.cdf(y).numpy().reshape(x.shape)[:, 0]
-    hits = {}
     for level in LEVELS:
         tail = (1 - level) / 2
         hits[PREDICTIVE.format(level)] = (below >= tail) & (below <= 1 - tail)
         hits[FUNCTION.format(level)] = held(weights, simulated, x[:, :1], level)[:, 0]
-    scores = {
-        "crps": crps(predictive, y).numpy().reshape(x.shape).mean(1),
-        "nll": -predictive.log_prob(y).numpy().reshape(x.shape).mean(1),
-    }
+    each = {"crps": crps(predictive, y), "nll": -predictive.log_prob(y)}
+    scores = {metric: v.numpy().reshape(x.shape).mean(1) for metric, v in each.items()}
     grid = np.tile(GRID, (len(x), 1))
     return _Judged(hits, scores, held(weights, simulated, grid, 0.95), weights.moments(grid)[1])
 
@@ -128,29 +106,19 @@ def _enter(results: Results[Config], guide: str, one: _Judged, exact: _Judged) -
     for metric, values in one.scores.items():
         put_mean(results.main, guide, metric, values)
         if one is not exact:
-            put_mean(
-                differences, guide, metric, 1000 * values - 1000 * exact.scores[metric][:count]
-            )
+            more = 1000 * values - 1000 * exact.scores[metric][:count]
+            put_mean(differences, guide, metric, more)
     results.main.put(guide, {"datasets": count})
     width = (one.sd / exact.sd[:count]).mean(0)
-    for place in PLACES:
+    for place in shown.PLACES:
         at = int(np.abs(GRID - place).argmin())
         _put_share(places, guide, f"held {place:g}", one.along[:, at])
         places.put(guide, {f"width {place:g}": width[at]})
-    results.arrays |= {
-        f"{guide}.along": one.along.sum(0),
-        f"{guide}.count": np.asarray(count),
-        f"{guide}.width": width,
-    }
+    results.arrays |= {f"{guide}.along": one.along.sum(0), f"{guide}.width": width}
 
 
 def line_coverage(config: Config, simulated: Simulated, x: Array, level: float) -> Array:
-    r"""The probability that the exact posterior's interval holds a fixed line, in closed form.
-
-    Over the noise, given the training inputs: the posterior mean at ``x`` is
-    :math:`\mathcal N(f - \alpha\phi^\top\Sigma w, \beta\phi^\top\Sigma\Phi^\top\Phi\Sigma\phi)`
-    and the half width of the interval :math:`z\sqrt{\phi^\top\Sigma\phi}`.
-    """
+    """The probability that the exact posterior's interval holds a fixed line, in closed form."""
     alpha, beta = config.prior_precision, config.noise**-2
     design = np.stack([simulated.x, np.ones_like(simulated.x)], -1)
     gram = np.einsum("dnp,dnq->dpq", design, design)
@@ -166,8 +134,8 @@ def line_coverage(config: Config, simulated: Simulated, x: Array, level: float) 
 
 def _line_table(config: Config, update: Update) -> Table:
     """The exact posterior's coverage of the labs' line, counted and in closed form."""
-    simulated = simulate_line(config)
-    weights, _ = fit_each("exact", config, simulated, update)
+    simulated = fits.simulate_line(config)
+    weights, _ = fits.fit_each("exact", config, simulated, update)
     table = Table(
         "The labs' line, the same in every data set: how often the exact posterior's intervals "
         "hold it",
@@ -181,24 +149,13 @@ def _line_table(config: Config, update: Update) -> Table:
     return table
 
 
-# -------------------------------------------------------------------------------------- running
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
-    """Fit every guide to many data sets and count how often its intervals hold the truth.
-
-    Args:
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        Metrics, findings, and the arrays of the figures.
-    """
-    simulated, weights = simulate(config), dict[str, Weights]()
+    """Fit every guide to many data sets and count how often its intervals hold the truth."""
+    simulated, weights = fits.simulate(config), dict[str, Weights]()
     results = _nothing_yet(config)
     for guide in config.guides:
         with progress.stage(f"fit {guide}") as update:
-            weights[guide], seconds = fit_guide(guide, config, simulated, update)
+            weights[guide], seconds = fits.fit_guide(guide, config, simulated, update)
         results.main.put(guide, {"seconds": seconds})
     with progress.stage("exact on the labs' line") as update:
         line = _line_table(config, update)
@@ -213,35 +170,36 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     with progress.stage("records for ArviZ"), single_thread():
         data = simulated.data(0)
         for guide in config.guides:
-            posterior = fit_one(guide, config, data, derived_seed(config.seed, f"{guide} 0"))
+            posterior = fits.fit_one(guide, config, data, derived_seed(config.seed, f"{guide} 0"))
             record = posterior.to_inference_data(*data, num_samples=config.num_samples)
             results.posteriors[guide], results.inference_data[guide] = posterior, record
-    results.findings = tell(FINDINGS, results)
+    results.findings = tell(shown.FINDINGS, results)
     return results
 
 
 def _nothing_yet(config: Config) -> Results[Config]:
     """The results with empty tables."""
-    held = {f"held {place:g}": f"Held at x = {place:g} (%)" for place in PLACES}
-    width = {f"width {place:g}": f"Width at x = {place:g} (exact: 1)" for place in PLACES}
+    held = {f"held {place:g}": f"Held at x = {place:g} (%)" for place in shown.PLACES}
+    width = {f"width {place:g}": f"Width at x = {place:g} (exact: 1)" for place in shown.PLACES}
     worse = "Worse than the exact posterior by, on the same data sets (95 % t intervals)"
     at = "The function's 95 % interval in the middle of the data, at their edge, and beyond them"
+    differences = {"crps": "CRPS (10⁻³ units of y) ↓", "nll": "NLL (10⁻³ nats/point) ↓"}
     return Results(
-        experiment=NAME,
-        title="Intervals of a conjugate model: what each guide promises and holds",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", columns=COLUMNS),
-        tables=[
-            Table(worse, "Posterior", columns=DIFFERENCES),
-            Table(at, "Posterior", columns=held | width),
-        ],
+        NAME,
+        "Intervals of a conjugate model: what each guide promises and holds",
+        config,
+        Table(MAIN_TABLE, "Posterior", columns=COLUMNS),
         findings=[],
         data_source=f"generated: {config.datasets:,} data sets of {config.n} points, y = w0 + w1 x "
         f"+ noise of SD {config.noise:g}, w from the prior, x uniform on [0, 2]",
         arrays={"grid": GRID},
+        tables=[
+            Table(worse, "Posterior", columns=differences),
+            Table(at, "Posterior", columns=held | width),
+        ],
     )
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, shown.figures)
 )

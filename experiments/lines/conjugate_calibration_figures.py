@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure as MatplotlibFigure
 from scipy import stats
 
 from probml_tp.experiments.lines.kit import plot_line
-from probml_tp.harness.experiment import Figure, Results, Table
+from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import labels_of, span
+from probml_tp.kit.comparisons import table_panels
 from probml_tp.kit.sentences import Finding
+from probml_tp.plots import style
 from probml_tp.plots.regression import mark_training_range
-from probml_tp.plots.robustness import Panel, interval_panels
-from probml_tp.plots.style import (
-    TRAINING_RANGE_COLOR,
-    figure,
-    guide_style,
-    house_style,
-    number,
-    shared_legend,
-)
+from probml_tp.plots.style import guide_style, house_style, number
 
 LEVELS = (0.5, 0.8, 0.95)
 LEVEL_WORDS = ", ".join(f"{100 * level:g}" for level in LEVELS)
 PREDICTIVE, FUNCTION = "predictive {:g}", "function {:g}"
 PLACES = (1.0, 0.0, 4.0)
 """The mean of the inputs, the lower end of their range, and one width beyond the upper end."""
-
-
-# ------------------------------------------------------------------------------------- findings
 
 
 def _off(results: Results[Any], pattern: str) -> dict[str, list[float]]:
@@ -52,14 +42,14 @@ def _held(results: Results[Any], guide: str, pattern: str) -> str:
 
 
 def _of_exact(results: Results[Any]) -> str:
-    count = results.main["exact", "datasets"]
     off = [level for p in (FUNCTION, PREDICTIVE) for level in _off(results, p).get("exact", [])]
     broken = f"{len(off)} of {2 * len(LEVELS)} promises are" if off else "no promise is"
     return (
-        f"Over {count:,.0f} data sets with weights from the prior the exact posterior's "
-        f"{LEVEL_WORDS} % intervals hold the function in {_held(results, 'exact', FUNCTION)} % of "
-        f"the data sets, and a fresh target in {_held(results, 'exact', PREDICTIVE)} %: {broken} "
-        f"broken beyond chance (binomial tests at 5 % for all {2 * len(LEVELS)} together)."
+        f"Over {results.config.datasets:,.0f} data sets with weights from the prior the exact "
+        f"posterior's {LEVEL_WORDS} % intervals hold the function in "
+        f"{_held(results, 'exact', FUNCTION)} % of them, and a fresh target in "
+        f"{_held(results, 'exact', PREDICTIVE)} %: {broken} broken beyond chance (binomial tests "
+        f"at 5 % for all {2 * len(LEVELS)} together)."
     )
 
 
@@ -98,18 +88,13 @@ def _of_mean_field(results: Results[Any]) -> str | None:
         return None
     row, parts = results.tables[1].row("mean-field"), []
     for place in PLACES:
-        width = row[f"width {place:g}"]
+        width, held = row[f"width {place:g}"], row[f"held {place:g}"]
         word = "too wide" if width > 1 else "too narrow"
-        parts.append(
-            f"{word} at x = {place:g} ({width:.2f} times the exact width, "
-            f"{row[f'held {place:g}']:.0f} % held)"
-        )
+        parts.append(f"{word} at x = {place:g} ({width:.2f} times the exact, {held:.0f} % held)")
     return (
         f"Mean-field's 95 % interval of the function is {', '.join(parts)}: amid the data, at "
-        f"their edge, and beyond them. A mean-field normal leaves out the correlation of slope and "
-        f"intercept and keeps each precision, so that its variance of the function is right on "
-        f"average over the training inputs (up to the prior's share) but not at each: in coverage "
-        f"averaged over inputs like those of training most of the error cancels."
+        f"their edge, and beyond them. It keeps each precision but not the correlation, so that "
+        f"its variance of the function is right on average over the training inputs, not at each."
     )
 
 
@@ -133,9 +118,7 @@ def _of_the_line(results: Results[Any]) -> str:
     return (
         f"For weights that stay the same, the labs' line, nothing is promised: there the exact "
         f"posterior's intervals hold the function in {values} % of the data sets, by the closed "
-        f"form in {expected} %. With {results.config.n} points the data outweigh the prior, so "
-        f"that the shrinkage towards zero is small beside the spread, and the two kinds of "
-        f"coverage nearly agree."
+        f"form in {expected} %."
     )
 
 
@@ -148,10 +131,9 @@ def _of_the_sizes(results: Results[Any]) -> str:
     )
     if not few:
         return text
-    chains = f"; the quantiles of NUTS come from {results.config.draws} draws a data set"
     return (
         f"{text} {labels_of(few)} were fitted to the first {results.config.fits} data sets only, "
-        f"so that their intervals are wide{chains if 'nuts' in few else ''}."
+        f"so that their intervals are wide."
     )
 
 
@@ -163,25 +145,20 @@ FINDINGS = (
     _about(
         "map",
         PREDICTIVE,
-        "MAP is one function: its interval for the function has no width and holds nothing. Its "
-        "{levels} % intervals for targets hold {held} %, as most of the predictive variance is "
-        "noise here.",
+        "MAP is one function, whose interval has no width and holds nothing; its {levels} % "
+        "intervals for targets hold {held} %, as most of the predictive variance is noise here.",
     ),
     _about(
         "mc-dropout",
         FUNCTION,
-        "Dropout in a linear regression drops inputs, as there are no hidden units: with one "
-        "input its posterior is two lines, a constant with probability {config.rate:g} and a "
-        "slope otherwise. That is no approximation of a posterior, and it does not contract with "
-        "more data. Its {levels} % intervals hold the function in {held} % of the data sets.",
+        "Dropout in a linear regression drops the input, as there are no hidden units: its "
+        "posterior is two lines, a constant with probability {config.rate:g} and a slope "
+        "otherwise, and its {levels} % intervals hold the function in {held} % of the data sets.",
     ),
     _costs,
     _of_the_line,
     _of_the_sizes,
 )
-
-
-# -------------------------------------------------------------------------------------- figures
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -192,61 +169,43 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield _scores(results)
 
 
-def _panels(table: Table, columns: Mapping[str, tuple[str, float]], x: str) -> MatplotlibFigure:
-    """Metrics of all guides with their intervals, by heading and the value to mark."""
-    styles = {guide: guide_style(guide) for guide in table.rows}
-    panels = []
-    for metric, (heading, reference) in columns.items():
-        values, ends = table.column(metric), table.ends(metric)
-        rows = {styles[g].label: (v, *ends.get(g, (np.nan, np.nan))) for g, v in values.items()}
-        panels.append(Panel(heading, rows, reference=reference))
-    made = interval_panels(panels, families={s.label: s for s in styles.values()}, x=x)
-    made.legends.clear()
-    return made
-
-
 def _coverage(results: Results[Any], pattern: str, what: str) -> Figure:
     off = _off(results, pattern)
-    title = (
-        f"The {what}'s intervals keep their promises for all guides, as far as the data sets tell"
-        if not off
-        else f"The {what}'s intervals break their promises for {labels_of(off)}"
-    )
-    caption = (
+    title = f"The {what}'s intervals break their promises for {labels_of(off)}"
+    if not off:
+        title = f"The {what}'s intervals keep their promises for all guides, up to chance"
+    promised = {pattern.format(level): 100 * level for level in LEVELS}
+    headings = {m: f"{level:g} % interval holds the {what}" for m, level in promised.items()}
+    return Figure(
+        f"{what}-coverage",
+        title,
         f"Share of data sets, weights drawn from the prior, whose central interval holds the "
-        f"{what} at a fresh input from the training range; bars: 95 % binomial intervals; lines: "
-        f"what is promised."
+        f"{what} at a fresh input from the training range. Bars: 95 % binomial intervals; lines: "
+        f"what is promised.",
+        table_panels(results.main, headings, references=promised, x="data sets (%)"),
     )
-    columns = {
-        pattern.format(level): (f"{100 * level:g} % interval holds the {what}", 100 * level)
-        for level in LEVELS
-    }
-    made = _panels(results.main, columns, "data sets (%)")
-    return Figure(f"{what}-coverage", title, caption, made)
 
 
 @house_style()
 def _along(results: Results[Any]) -> Figure:
     arrays, grid = results.arrays, results.arrays["grid"]
-    made, axes = figure(1, 2, height=3.2)
-    for guide in results.main.rows:
-        style, count = guide_style(guide), int(arrays[f"{guide}.count"])
-        share = arrays[f"{guide}.along"]
-        plot_line(grid, 100 * share / count, style, ax=axes[0, 0])
+    made, ((left, right),) = style.figure(1, 2, height=3.2)
+    for guide, datasets in results.main.column("datasets").items():
+        look, count, held = guide_style(guide), int(datasets), arrays[f"{guide}.along"]
+        plot_line(grid, 100 * held / count, look, ax=left)
         if count == results.config.datasets:
-            ends = [stats.binomtest(int(k), count).proportion_ci() for k in share]
-            low, high = (100 * np.array([getattr(end, e) for end in ends]) for e in ("low", "high"))
-            axes[0, 0].fill_between(grid, low, high, color=style.color, alpha=0.12, lw=0)
-        plot_line(grid, arrays[f"{guide}.width"], style, ax=axes[0, 1])
-    axes[0, 0].axhline(95, color=TRAINING_RANGE_COLOR, lw=1.0)
-    axes[0, 1].axhline(1, color=TRAINING_RANGE_COLOR, lw=1.0)
-    axes[0, 0].set_ylabel("95 % interval holds the function\n(% of data sets)")
-    axes[0, 1].set_ylabel("SD of the function (exact: 1)")
-    axes[0, 1].set_ylim(0, min(4.0, 1.05 * axes[0, 1].get_ylim()[1]))
-    for ax in axes[0]:
+            ends = [stats.binomtest(int(k), count).proportion_ci() for k in held]
+            low, high = 100 * np.array(ends).T
+            left.fill_between(grid, low, high, color=look.color, alpha=0.12, lw=0)
+        plot_line(grid, arrays[f"{guide}.width"], look, ax=right)
+    left.set_ylabel("95 % interval holds the function\n(% of data sets)")
+    right.set_ylabel("SD of the function (exact: 1)")
+    right.set_ylim(0, min(4.0, 1.05 * right.get_ylim()[1]))
+    for ax, promised in ((left, 95), (right, 1)):
+        ax.axhline(promised, color=style.TRAINING_RANGE_COLOR, lw=1.0)
         mark_training_range(np.linspace(0, 2, 21), ax=ax)
         ax.set_xlabel("x")
-    shared_legend(made, axes[0])
+    style.shared_legend(made, [left, right])
     title = "Coverage of the function's 95 % interval along x"
     if "mean-field" in results.main.rows:
         row = results.tables[1].row("mean-field")
@@ -255,23 +214,25 @@ def _along(results: Results[Any]) -> Figure:
             f"Mean-field's 95 % interval holds the function in {shares[0]} amid the data, "
             f"{shares[1]} at their edge and {shares[2]} beyond"
         )
-    caption = (
-        "Left: share of data sets whose 95 % interval holds the function at x; bands: pointwise "
+    return Figure(
+        "coverage-along-x",
+        title,
+        "Left: share of data sets whose 95 % interval holds the function at x, with pointwise "
         "binomial intervals of the guides fitted to all data sets. Right: standard deviation of "
         "the function, mean ratio to the exact one. Grey: the range of the training inputs, and "
-        "what is promised."
+        "what is promised.",
+        made,
     )
-    return Figure("coverage-along-x", title, caption, made)
 
 
 def _scores(results: Results[Any]) -> Figure:
     table = results.tables[0]
-    columns = {metric: (heading, 0.0) for metric, heading in table.columns.items()}
-    crps = table.column("crps")
-    title = f"{guide_style(max(crps, key=crps.__getitem__)).label} loses most against the exact "
-    caption = (
+    crps, zeros = table.column("crps"), dict.fromkeys(table.columns, 0.0)
+    return Figure(
+        "scores",
+        f"{guide_style(max(crps, key=crps.__getitem__)).label} loses most against the exact "
+        f"posterior",
         "Mean over data sets of the difference from the exact posterior's score on the same fresh "
-        "points; bars: 95 % t intervals over data sets."
+        "points; bars: 95 % t intervals over data sets.",
+        table_panels(table, table.columns, references=zeros, x="difference from Exact"),
     )
-    made = _panels(table, columns, "difference from Exact")
-    return Figure("scores", f"{title}posterior", caption, made)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from probml_tp.datasets import linear_data
 from probml_tp.empirical import Empirical
-from probml_tp.experiments.lines.kit import require_exact, stored_draws, to_numpy, weight_moments
+from probml_tp.experiments.lines import kit
 from probml_tp.guides import MCDropout
 from probml_tp.guides.recipes import RECIPES, Chains, FitSettings, fit_all, guides_for
 from probml_tp.harness.config import ExperimentConfig, option
@@ -33,7 +33,7 @@ from probml_tp.priors import NormalPrior
 PLAIN = guides_for("conjugate", without=("ensemble", "laplace-diagonal"))
 GUIDES = tuple(guide for guide in RECIPES if guide in {*PLAIN, "mc-dropout"})
 FEW = {"nuts", "correlated", "dropout"}
-"""What takes long: fitted to the first few data sets only."""
+SLOW = "NUTS, correlated normals and dropout: the first of the others'"
 
 STACKED = "factorised"
 """What is fitted to all data sets at once."""
@@ -46,13 +46,7 @@ class Config(ExperimentConfig):
     datasets: int = option(
         200, "Data sets of the guides that are fitted fast.", quick=30, full=1000, minimum=2
     )
-    fits: int = option(
-        12,
-        "Data sets of NUTS, correlated normals and dropout: the first of the others'.",
-        quick=3,
-        full=200,
-        minimum=2,
-    )
+    fits: int = option(12, f"Data sets of {SLOW}.", quick=3, full=200, minimum=2)
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
     n: int = knob("n", 25, remark="In a data set.")
     noise: float = knob("noise", 0.2, minimum=0.01)
@@ -63,7 +57,7 @@ class Config(ExperimentConfig):
     )
     epochs: int = knob("epochs", 300, full=1000)
     rate: float = knob("rate", 0.05, remark="It is the input that is dropped.")
-    num_samples: int = knob("num_samples", 200, minimum=50, remark="Each ArviZ record has as many.")
+    num_samples: int = knob("num_samples", 200, minimum=50, remark=kit.RECORDS)
     warmup: int = knob("warmup", 50, quick=30, full=200)
     draws: int = knob("draws", 120, quick=50, full=400)
     jobs: int | None = knob("jobs", None, quick=1)
@@ -71,7 +65,7 @@ class Config(ExperimentConfig):
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
         super().__post_init__()
-        require_exact(self.guides)
+        kit.require_exact(self.guides)
         if self.fits > self.datasets:
             raise ValueError(
                 f"Option fits must be at most datasets, of which it takes the first; got "
@@ -98,9 +92,6 @@ class Config(ExperimentConfig):
         )
 
 
-# ----------------------------------------------------------------------------------------- data
-
-
 @dataclass(frozen=True)
 class Simulated:
     """Data sets and what is true of each; ``D`` data sets, ``M`` fresh points each."""
@@ -115,7 +106,7 @@ class Simulated:
         """The first ``count`` data sets."""
         return Simulated(*(part[:count] for part in vars(self).values()))
 
-    def data(self, index: int) -> tuple[Tensor, Tensor]:
+    def data(self, index: int) -> kit.Data:
         """The training data of one data set, as ``(n, 1)`` and ``(n,)``."""
         return torch.from_numpy(self.x[index])[:, None], torch.from_numpy(self.y[index])
 
@@ -125,28 +116,29 @@ class Simulated:
         return np.asarray(slope * x + intercept)
 
 
+def _simulated(config: Config, weights: Array, x: Array, y: Array) -> Simulated:
+    """Data sets of known weights, the last points of each fresh."""
+    n = config.n
+    return Simulated(weights, x[:, :n], y[:, :n], x[:, n:], y[:, n:])
+
+
 def simulate(config: Config) -> Simulated:
     """Draw weights from the prior, and training and fresh data given them."""
     rng = np.random.default_rng(derived_seed(config.seed, "data sets"))
-    count, size, n = config.datasets, config.n + config.test_size, config.n
+    count, size = config.datasets, config.n + config.test_size
     weights = rng.normal(0, config.prior_precision**-0.5, (count, 2))
     x = rng.uniform(0, 2, (count, size))
     y = weights[:, :1] * x + weights[:, 1:] + rng.normal(0, config.noise, (count, size))
-    return Simulated(weights, x[:, :n], y[:, :n], x[:, n:], y[:, n:])
+    return _simulated(config, weights, x, y)
 
 
 def simulate_line(config: Config) -> Simulated:
     """Draw data sets from the labs' line, which stays the same."""
     seeds = np.random.SeedSequence([config.seed, 2]).generate_state(config.datasets)
-    count, size, n = config.datasets, config.n + config.test_size, config.n
-    kind: dict[str, Any] = {"n": size, "noise": config.noise, "dtype": torch.float64}
+    kind: Any = {"n": config.n + config.test_size, "noise": config.noise, "dtype": torch.float64}
     made = [linear_data(seed=int(seed), **kind) for seed in seeds]
-    x = np.stack([to_numpy(inputs[:, 0]) for inputs, _ in made])
-    y = np.stack([to_numpy(targets) for _, targets in made])
-    return Simulated(np.tile([0.5, -0.3], (count, 1)), x[:, :n], y[:, :n], x[:, n:], y[:, n:])
-
-
-# -------------------------------------------------------------------------------------- fitting
+    x, y = (np.stack([kit.to_numpy(part).ravel() for part in p]) for p in zip(*made, strict=True))
+    return _simulated(config, np.tile([0.5, -0.3], (len(x), 1)), x, y)
 
 
 @dataclass(frozen=True)
@@ -176,15 +168,12 @@ class Weights:
     def predictive(self, x: Array, noise: float) -> RegressionPredictive:
         """The predictive distribution at inputs ``(D, M)``, flattened to ``(D M,)``."""
         mean, sd = (torch.from_numpy(part).flatten() for part in self.moments(x))
-        variance = torch.full_like(mean, noise**2)
+        moments = mean, sd.square(), torch.full_like(mean, noise**2)
         if self.draws is None:
-            return RegressionPredictive(0, None, mean, sd.square(), variance)
+            return RegressionPredictive(0, None, *moments)
         means = torch.from_numpy(_lines(self.draws, x)).flatten(1)
-        scales, outputs = torch.full_like(means, noise), means.unsqueeze(-1)
-        return RegressionPredictive(
-            len(means), outputs, mean, sd.square(), variance,
-            component_means=means, component_scales=scales,
-        )  # fmt: skip
+        mixture: Any = {"component_means": means, "component_scales": torch.full_like(means, noise)}
+        return RegressionPredictive(len(means), means.unsqueeze(-1), *moments, **mixture)
 
 
 def _lines(draws: Array, x: Array) -> Array:
@@ -200,7 +189,7 @@ def linear_model(config: Config) -> BayesianModel:
     )
 
 
-def fit_one(guide: str, config: Config, data: tuple[Tensor, Tensor], seed: int) -> Posterior:
+def fit_one(guide: str, config: Config, data: kit.Data, seed: int) -> Posterior:
     """Fit one guide to one data set, from a mode of its own."""
     return fit_all([guide], linear_model(config), data, config.settings(guide, seed))[guide]
 
@@ -208,22 +197,22 @@ def fit_one(guide: str, config: Config, data: tuple[Tensor, Tensor], seed: int) 
 def _weights_of(posterior: Posterior, num_samples: int) -> tuple[Array, Array, Array | None]:
     """Mean, covariance, and draws where the guide is not normal."""
     if isinstance(posterior.guide, Empirical):
-        draws = stored_draws(posterior)
+        draws = kit.stored_draws(posterior)
     elif isinstance(posterior.guide, MCDropout):
-        draws = to_numpy(posterior.model.layout.ravel(posterior.draws(num_samples)))
+        draws = kit.to_numpy(posterior.model.layout.ravel(posterior.draws(num_samples)))
     else:
-        return *weight_moments(posterior), None
+        return *kit.weight_moments(posterior), None
     return draws.mean(0), np.cov(draws, rowvar=False), draws
 
 
 @single_thread()
 def _fit_and_read(
-    guide: str, config: Config, data: tuple[Tensor, Tensor], index: int
-) -> tuple[int, float, tuple[Array, Array, Array | None]]:
-    """One fit, in whatever process."""
+    guide: str, config: Config, data: kit.Data, index: int
+) -> tuple[float, tuple[Array, Array, Array | None]]:
+    """The seconds of one fit, in whatever process, and its weights."""
     start = time.perf_counter()
     posterior = fit_one(guide, config, data, derived_seed(config.seed, f"{guide} {index}"))
-    return index, time.perf_counter() - start, _weights_of(posterior, config.num_samples)
+    return time.perf_counter() - start, _weights_of(posterior, config.num_samples)
 
 
 def fit_each(
@@ -237,8 +226,8 @@ def fit_each(
         update(len(found), count, f"data set {len(found)}")
 
     tasks = (partial(_fit_and_read, guide, config, simulated.data(i), i) for i in range(count))
-    run_tasks(tasks, jobs=number_of_jobs(config.jobs, count), done=done)
-    _, seconds, parts = zip(*sorted(found, key=lambda one: one[0]), strict=True)
+    run_tasks(tasks, jobs=number_of_jobs(config.jobs, count), done=done, order="given")
+    seconds, parts = zip(*found, strict=True)
     means, covariances, draws = zip(*parts, strict=True)
     stacked = None if draws[0] is None else np.stack(draws, axis=1)
     return Weights(np.stack(means), np.stack(covariances), stacked), float(np.mean(seconds))
@@ -263,9 +252,8 @@ def fit_stacked(
 ) -> tuple[Weights, float]:
     """Fit a factorised normal to all data sets at once.
 
-    The posterior of all lines is the product of those of each, a factorised normal is a product
-    anyway, and Adam's steps are taken number by number: each data set gets the fit that it would
-    get alone, with other random numbers.
+    The posterior of all lines is the product of those of each, and Adam's steps are taken number by
+    number: each data set gets the fit that it would get alone, with other random numbers.
     """
     count = len(simulated.x)
     prior = NormalPrior.from_precision(config.prior_precision)
@@ -274,8 +262,8 @@ def fit_stacked(
     how = config.settings(guide, config.seed)
     posterior = fit_all([guide], model, data, how, stage=lambda _: nullcontext(update))[guide]
     normal: Any = posterior.guide
-    loc = to_numpy(normal.loc).reshape(2, count).T
-    variance = np.exp(2 * to_numpy(normal.log_scale)).reshape(2, count).T
+    loc = kit.to_numpy(normal.loc).reshape(2, count).T
+    variance = np.exp(2 * kit.to_numpy(normal.log_scale)).reshape(2, count).T
     covariance = variance[..., None] * np.eye(2)
     return Weights(loc, covariance), posterior.info.total_seconds / count
 

@@ -1,16 +1,14 @@
 r"""Which model to choose: the evidence, PSIS-LOO and held-out data on the same regressions.
 
 For :math:`y = \Phi w + \varepsilon`, :math:`w \sim \mathcal N(0, \alpha^{-1}I)`,
-:math:`\varepsilon \sim \mathcal N(0, \beta^{-1}I)` all that is asked is in closed form. With
+:math:`\varepsilon \sim \mathcal N(0, \beta^{-1}I)` all is in closed form. With
 :math:`C = \beta^{-1}I + \alpha^{-1}\Phi\Phi^\top`
 
 .. math:: \log p(y \mid \alpha, \beta) = -\tfrac12\big(n\log 2\pi + \log\det C + y^\top C^{-1}y\big)
 
-(Bishop 2006, eq. 3.86, there with the determinant lemma), and the predictive of a point left out is
-normal with mean :math:`y_i - [C^{-1}y]_i / [C^{-1}]_{ii}` and variance :math:`1/[C^{-1}]_{ii}`
-(Rasmussen & Williams 2006, eqs. 5.10-5.12). PSIS-LOO is ArviZ's, from draws of the exact posterior.
-Every criterion is written as nats a point, lower is better: the evidence as
-:math:`-\log p(y)/n`, the others as mean negative log predictive densities.
+(Bishop 2006, eq. 3.86), and the predictive of a point left out is normal with mean
+:math:`y_i - [C^{-1}y]_i / [C^{-1}]_{ii}` and variance :math:`1/[C^{-1}]_{ii}` (Rasmussen & Williams
+2006, eqs. 5.10-5.12). Every criterion is in nats a point, lower is better.
 """
 
 from __future__ import annotations
@@ -64,8 +62,7 @@ class ConjugateRegression:
     def _eigenvalues(self, alpha: Any, beta: Any, *, size: int) -> tuple[Array, Array]:
         """Squared singular values padded to ``size``, and alpha, beta that go with them."""
         s = self._svd[1]
-        squares = np.zeros(size)
-        squares[: len(s)] = s**2
+        squares = np.pad(s**2, (0, size - len(s)))
         return squares, np.stack(np.broadcast_arrays(alpha, beta))[..., None]
 
     def log_evidence(self, alpha: Any, beta: Any) -> Array:
@@ -90,8 +87,7 @@ class ConjugateRegression:
         u, s, v = self._svd
         squares, (a, b) = self._eigenvalues(alpha, beta, size=len(v))
         precision = a + b * squares
-        mean = np.zeros(len(v))
-        mean[: len(s)] = beta * s * (u.T @ self.y)[: len(s)]
+        mean = np.pad(beta * s * (u.T @ self.y)[: len(s)], (0, len(v) - len(s)))
         return mean / precision, precision**-0.5
 
     def log_predictive(self, features: Array, y: Array, alpha: float, beta: float) -> Array:
@@ -161,12 +157,11 @@ def plane(basis: Basis, data: Data, test: Data, *, alphas: Array, betas: Array) 
     """The criteria that need no draws, over alphas and betas."""
     regression = ConjugateRegression.of(basis, data)
     features, y = to_numpy(basis(test[0])), to_numpy(test[1])
-    pairs = [[(a, b) for a in alphas] for b in betas]
-    evidence = regression.log_evidence(alphas[None, :], betas[:, None])
-    fresh = [[regression.log_predictive(features, y, *at).mean() for at in row] for row in pairs]
-    loo = [[regression.log_loo(*at).mean() for at in row] for row in pairs]
-    return {
-        "evidence": -evidence / len(regression.y),
-        "loo": -np.array(loo),
-        "held-out": -np.array(fresh),
+    pairs = [(alpha, beta) for beta in betas for alpha in alphas]
+    densities = {
+        "evidence": [regression.log_evidence(*at) / len(regression.y) for at in pairs],
+        "loo": [regression.log_loo(*at).mean() for at in pairs],
+        "held-out": [regression.log_predictive(features, y, *at).mean() for at in pairs],
     }
+    shape = len(betas), len(alphas)
+    return {name: -np.reshape(values, shape) for name, values in densities.items()}

@@ -31,6 +31,7 @@ from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
 
 Data = tuple[Tensor, Tensor]
+RECORDS = "Each ArviZ record has as many."
 
 COLUMNS = {
     "rmse": "RMSE (units of y) ↓",
@@ -59,9 +60,7 @@ class RegressionConfig(ExperimentConfig):
 
     noise: float = knob("noise", 0.2, minimum=0.01)
     test_size: int = knob("test_size", 1000, quick=300, full=10_000, minimum=10)
-    num_samples: int = knob(
-        "num_samples", 500, quick=200, minimum=50, remark="Each ArviZ record has as many."
-    )
+    num_samples: int = knob("num_samples", 500, quick=200, minimum=50, remark=RECORDS)
     chains: int = knob("chains", 2, full=4)
     warmup: int = knob("warmup", 200, quick=50, full=1000)
     draws: int = knob("draws", 400, quick=100, full=1000)
@@ -92,14 +91,7 @@ class RegressionConfig(ExperimentConfig):
 
 
 def require_exact(guides: Sequence[str]) -> None:
-    """Check that the exact posterior is there to compare with.
-
-    Args:
-        guides: those asked for.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Refuse guides without the exact posterior, which the others are compared with."""
     if "exact" not in guides:
         raise ValueError(
             f"Option guides must include exact, which the others are compared with; "
@@ -117,15 +109,9 @@ class Problem:
 
 
 def predict(posterior: Posterior, x: Tensor, *, num_samples: int) -> RegressionPredictive:
-    """The predictive distribution, in closed form where the guide has it, else by draws.
+    """The predictive distribution at inputs ``(N, 1)``, in closed form where the guide has it.
 
-    Args:
-        posterior: of a regression model.
-        x: inputs ``(N, 1)``.
-        num_samples: draws, where there is no closed form; their outputs are kept.
-
-    Returns:
-        A distribution that knows its quantiles.
+    Of others the outputs of ``num_samples`` draws are kept, so that quantiles are known.
     """
     predictive: RegressionPredictive = posterior.predict(x, num_samples=num_samples)
     if predictive.num_samples:
@@ -146,19 +132,16 @@ def enter(
 ) -> None:
     """Enter a posterior, or what predicts, into the results.
 
-    Its metrics are those of the row ``"<group> · <name>"``; itself, its record and the arrays of
-    its band go by ``"<group>-<name>"``.
-
     Args:
         results: where to; their config says how many draws to take.
-        group: the data or the model.
+        group: the data or the model; metrics are those of the row ``"<group> · <name>"``, all else
+            goes by ``"<group>-<name>"``.
         name: the guide.
         problem: the data and the grid; the range of the training data tells inside from far out.
         posterior: of the guide, if it is one.
         predictor: from inputs to predictions; :func:`predict` of the posterior by default.
         own: further metrics.
-        diverges: whether nothing is to be said of predictions far out, where the number would be
-            that of the grid's end.
+        diverges: whether a number far out would be that of the grid's end, and is left out.
     """
     key, train, num_samples = f"{group}-{name}", problem.train, results.config.num_samples
     values = dict(own or {})
@@ -186,14 +169,7 @@ def enter(
 
 
 def put_mean(table: Table, row: str, metric: str, values: Array) -> None:
-    """Enter a mean with its t interval.
-
-    Args:
-        table: where to.
-        row: which row of it.
-        metric: which metric.
-        values: of each run or data set; one alone has no interval.
-    """
+    """Enter the mean of each run or data set's value into a row, with its t interval."""
     found = mean_interval(values)
     ends = {} if found.interval is None else {metric: found.interval}
     table.put(row, {metric: found.mean}, ends)
@@ -228,14 +204,7 @@ def even_grid(low: float, high: float, *, num: int) -> Tensor:
 
 
 def weight_moments(posterior: Posterior) -> tuple[Array, Array]:
-    """Mean ``(P,)`` and covariance ``(P, P)`` of the weights.
-
-    Args:
-        posterior: of a model whose sites are all on the real line.
-
-    Returns:
-        The moments: in closed form where the guide has them, else those of the stored draws.
-    """
+    """Mean ``(P,)`` and covariance ``(P, P)`` of unconstrained weights; of draws, if stored."""
     guide = posterior.guide
     if isinstance(guide, StructuredNormal):
         return to_numpy(guide.loc), to_numpy(guide.covariance())
@@ -251,17 +220,7 @@ def weight_moments(posterior: Posterior) -> tuple[Array, Array]:
 
 
 def stored_draws(posterior: Posterior) -> Array:
-    """All draws of a posterior that is known by draws, such as a Markov chain's, ``(S, P)``.
-
-    Args:
-        posterior: the posterior.
-
-    Returns:
-        The draws of the flat vector of weights, chain after chain.
-
-    Raises:
-        ValueError: its guide stores no draws.
-    """
+    """All draws ``(S, P)`` of a posterior that is known by draws, chain after chain."""
     if not isinstance(posterior.guide, Empirical):
         raise ValueError(
             f"stored draws need a posterior known by its draws; got the {posterior.name} guide. "

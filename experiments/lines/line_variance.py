@@ -55,9 +55,26 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 HOLE_TITLE = "Posterior variance with and without a hole (exact posterior; f without noise)"
 
-ALPHAS = tuple(10.0**-k for k in range(9))
-RANDOM_DESIGNS = 1000
-AT = (0.0, 2.0, 6.0, 12.0)
+LIMIT_TITLE = "The limit α → 0 at β = 1 (exact posterior)"
+HOLE_COLUMNS = {
+    "n": "n",
+    "squares": "S = Σ(x − mean)²",
+    "det": "det Φᵀ Φ",
+    "det_closed": "n Σx² − (Σx)²",
+    "det_covariance": "det Σ",
+    "var_intercept": "Var w₀",
+    "var_slope": "Var w₁",
+    **{f"var_at_{at}": f"Var f({at})" for at in (0, 2, 6, 12)},
+}
+LIMIT_COLUMNS = {
+    "var_intercept": "Var w₀",
+    "covariance": "Cov(w₀, w₁)",
+    "var_slope": "Var w₁ = growth of Var f per (units of x)²",
+    "distance": "Relative distance to the limit",
+    "vertex": "Var f is least at x =",
+    "off_mean": "Off the mean of x by",
+    "least": "Least Var f",
+}
 EDGE = 3.0
 """The hole's data lie between -3 and 3, with nothing between -1 and 1."""
 
@@ -87,116 +104,47 @@ def variance_at(x: Array, covariance: Array) -> Array:
     return np.asarray(np.einsum("np,pq,nq->n", phi, covariance, phi))
 
 
-# ------------------------------------------------------------------------------ hole or none
-
-
 def compare_designs(results: Results[Any], *, line: Array, hole: Array, noise: float) -> None:
     """Enter posterior variances with and without a hole in the data."""
-    config = results.config
-    rng = np.random.default_rng(derived_seed(config.seed, HOLE))
+    rng = np.random.default_rng(derived_seed(results.config.seed, HOLE))
     n, arrays = len(hole), results.arrays
-    designs = {
-        "line": line,
-        "hole": hole,
-        "spread": rng.uniform(-EDGE, EDGE, n),
-        "filled": np.concatenate([hole, rng.uniform(-1, 1, n // 2)]),
-    }
-    table = Table(
-        HOLE_TITLE,
-        "Inputs",
-        columns={
-            "n": "n",
-            "squares": "S = Σ(x − mean)²",
-            "det": "det Φᵀ Φ",
-            "det_closed": "n Σx² − (Σx)²",
-            "det_covariance": "det Σ",
-            "var_intercept": "Var w₀",
-            "var_slope": "Var w₁",
-            **{f"var_at_{at:g}": f"Var f({at:g})" for at in AT},
-        },
-    )
-    for name, x in designs.items():
-        covariance = exact_covariance(x, prior=config.prior, noise=noise)
+    spread, inside = rng.uniform(-EDGE, EDGE, n), rng.uniform(-1, 1, n // 2)
+    filled = np.concatenate([hole, inside])
+    table = Table(HOLE_TITLE, "Inputs", columns=HOLE_COLUMNS)
+    for name, x in {"line": line, "hole": hole, "spread": spread, "filled": filled}.items():
+        covariance = exact_covariance(x, prior=results.config.prior, noise=noise)
         arrays |= {f"{HOLE}.{name}.x": x, f"{HOLE}.{name}.covariance": covariance}
-        table.put(DESIGNS[name], _hole_row(x, covariance))
+        table.put(DESIGNS[name], dict(zip(HOLE_COLUMNS, _hole_row(x, covariance), strict=True)))
     results.tables.append(table)
-    spread = rng.uniform(-EDGE, EDGE, (RANDOM_DESIGNS, n))
-    sides = np.where(np.arange(n) < n // 2, -1, 1)
-    apart = sides * rng.uniform(1, EDGE, (RANDOM_DESIGNS, n))
-    arrays |= {f"{HOLE}.random.spread": n * spread.var(1), f"{HOLE}.random.hole": n * apart.var(1)}
+    wide = rng.uniform(-EDGE, EDGE, (1000, n))
+    apart = np.where(np.arange(n) < n // 2, -1, 1) * rng.uniform(1, EDGE, (1000, n))
+    arrays |= {f"{HOLE}.random.spread": n * wide.var(1), f"{HOLE}.random.hole": n * apart.var(1)}
 
 
-def _hole_row(x: Array, covariance: Array) -> dict[str, float]:
-    phi = np.stack([np.ones_like(x), x], axis=1)
-    variances = variance_at(np.asarray(AT), covariance)
-    return {
-        "n": len(x),
-        "squares": len(x) * x.var(),
-        "det": np.linalg.det(phi.T @ phi),
-        "det_closed": len(x) * (x**2).sum() - x.sum() ** 2,
-        "det_covariance": np.linalg.det(covariance),
-        "var_intercept": covariance[0, 0],
-        "var_slope": covariance[1, 1],
-        **{f"var_at_{at:g}": value for at, value in zip(AT, variances, strict=True)},
-    }
-
-
-# ------------------------------------------------------------------------ the limit of alpha
+def _hole_row(x: Array, covariance: Array) -> list[float]:
+    phi, n = np.stack([np.ones_like(x), x], axis=1), len(x)
+    dets = np.linalg.det(phi.T @ phi), n * (x**2).sum() - x.sum() ** 2, np.linalg.det(covariance)
+    along = variance_at(np.array([0.0, 2.0, 6.0, 12.0]), covariance)
+    return [n, n * x.var(), *dets, *np.diag(covariance), *along]
 
 
 def flatten_prior(results: Results[Any], x: Array) -> None:
     r"""Enter the exact covariance at :math:`\beta = 1` for ever flatter priors, and a flat one."""
-    priors: dict[float, Prior] = {alpha: NormalPrior.from_precision(alpha) for alpha in ALPHAS}
-    priors[0.0] = FlatPrior()
-    limit = limit_covariance(x)
-    table = Table(
-        "The limit α → 0 at β = 1 (exact posterior)",
-        "Prior",
-        columns={
-            "var_intercept": "Var w₀",
-            "covariance": "Cov(w₀, w₁)",
-            "var_slope": "Var w₁ = growth of Var f per (units of x)²",
-            "distance": "Relative distance to the limit",
-            "vertex": "Var f is least at x =",
-            "off_mean": "Off the mean of x by",
-            "least": "Least Var f",
-        },
-    )
-    found = []
-    for alpha, prior in priors.items():
-        found.append(exact_covariance(x, prior=prior, noise=1.0))
-        name = f"normal, α = {alpha:.0e}" if alpha else "flat"
-        table.put(name, _limit_row(found[-1], limit, x.mean()))
-    table.put("closed form of the limit", _limit_row(limit, limit, x.mean()))
+    alphas = [10.0**-k for k in range(9)]
+    priors: list[Prior] = [*map(NormalPrior.from_precision, alphas), FlatPrior()]
+    found, limit = [exact_covariance(x, prior=p, noise=1.0) for p in priors], limit_covariance(x)
+    names = [*(f"normal, α = {alpha:.0e}" for alpha in alphas), "flat", "closed form of the limit"]
+    table = Table(LIMIT_TITLE, "Prior", columns=LIMIT_COLUMNS)
+    for name, covariance in zip(names, [*found, limit], strict=True):
+        vertex = -covariance[0, 1] / covariance[1, 1]
+        distance = np.linalg.norm(covariance - limit) / np.linalg.norm(limit)
+        least = covariance[0, 0] + vertex * covariance[0, 1]
+        own = [*covariance[0], covariance[1, 1], distance, vertex, abs(vertex - x.mean()), least]
+        table.put(name, dict(zip(LIMIT_COLUMNS, own, strict=True)))
     results.tables.append(table)
-    values = {"x": x, "alpha": np.array(list(priors)), "covariance": np.stack(found)}
-    results.arrays |= {f"{LIMIT}.{name}": value for name, value in values.items()}
+    parts = {"x": x, "alpha": np.array([*alphas, 0.0]), "covariance": np.stack(found)}
+    results.arrays |= {f"{LIMIT}.{name}": part for name, part in parts.items()}
     results.arrays[f"{LIMIT}.limit"] = limit
-
-
-def _limit_row(covariance: Array, limit: Array, mean: float) -> dict[str, float]:
-    vertex = -covariance[0, 1] / covariance[1, 1]
-    return {
-        "var_intercept": covariance[0, 0],
-        "covariance": covariance[0, 1],
-        "var_slope": covariance[1, 1],
-        "distance": np.linalg.norm(covariance - limit) / np.linalg.norm(limit),
-        "vertex": vertex,
-        "off_mean": abs(vertex - mean),
-        "least": covariance[0, 0] + vertex * covariance[0, 1],
-    }
-
-
-# ------------------------------------------------------------------------------------ findings
-
-
-def _flattened(arrays: dict[str, Array]) -> list[Array]:
-    return [arrays[f"{LIMIT}.{name}"] for name in ("x", "alpha", "covariance", "limit")]
-
-
-def _distance(found: Array, limit: Array) -> Array:
-    """Of covariances from their limit, relative, in the Frobenius norm."""
-    return np.asarray(np.linalg.norm(found - limit, axis=(1, 2)) / np.linalg.norm(limit))
 
 
 def _more(more: dict[str, float], less: dict[str, float], metric: str) -> str:
@@ -221,14 +169,12 @@ def _hole(results: Results[Any]) -> str | None:
     error = ratio * math.hypot(*(s.std(ddof=1) / s.mean() / math.sqrt(len(s)) for s in random))
     return (
         f"A hole in the data makes a line {'surer' if surer else 'less sure'} at equal number and "
-        f"range of points: {n:.0f} points beside the hole have det ΦᵀΦ = n Σx² − (Σx)² = "
-        f"n Σ(x − mean)² {hole['squares'] / spread['squares']:.2f} times that of "
-        f"{spread['n']:.0f} points all over [−3, 3], so det Σ is "
+        f"range of points: det ΦᵀΦ = n Σ(x − mean)² is {hole['squares'] / spread['squares']:.2f} "
+        f"times that of {n:.0f} points all over [−3, 3], det Σ "
         f"{_more(hole, spread, 'det_covariance')} and the variance of the slope "
         f"{_more(hole, spread, 'var_slope')}; over {len(random[0]):,} pairs of random inputs the "
-        f"means have the ratio {ratio:.3f} ± {error:.3f} (standard error; in expectation "
-        f"(13 n − 1)/(9 (n − 1)) = {(13 * n - 1) / (9 * (n - 1)):.3f}), and in "
-        f"{100 * float((random[0] > random[1]).mean()):.1f} % it is larger with the hole."
+        f"ratio is {ratio:.3f} ± {error:.3f} (in expectation (13 n − 1)/(9 (n − 1)) = "
+        f"{(13 * n - 1) / (9 * (n - 1)):.3f})."
     )
 
 
@@ -238,121 +184,107 @@ def _labs(results: Results[Any]) -> str | None:
     line, hole, filled = (rows[name] for name in ("line", "hole", "filled"))
     widths = [np.ptp(results.arrays[f"{HOLE}.{name}.x"]) for name in ("line", "hole")]
     return (
-        f"The labs' two data sets differ in more than the hole: n = {line['n']:.0f} on a range of "
-        f"{widths[0]:.1f} against n = {hole['n']:.0f} on {widths[1]:.1f}, det ΦᵀΦ "
-        f"{line['det']:.0f} against {hole['det']:.0f}, variance of the slope "
-        f"{line['var_slope']:.4f} against {hole['var_slope']:.4f}. Points added in the hole, "
-        f"{filled['n'] - hole['n']:.0f} of them, can only help: variance of the intercept "
-        f"{_more(filled, hole, 'var_intercept')}, of the slope "
-        f"{_more(filled, hole, 'var_slope')}; it is moving points there from outside that costs."
+        f"The labs' two data sets differ in more than the hole: {line['n']:.0f} points on a range "
+        f"of {widths[0]:.1f} against {hole['n']:.0f} on {widths[1]:.1f}, variance of the slope "
+        f"{line['var_slope']:.4f} against {hole['var_slope']:.4f}. Points added in the hole only "
+        f"help (variance of the intercept {_more(filled, hole, 'var_intercept')}); it is moving "
+        f"points there from outside that costs."
     )
 
 
 def _limit(results: Results[Any]) -> str:
-    x, alpha, found, limit = _flattened(results.arrays)
-    distance = _distance(found, limit)
+    x, distance = results.arrays[f"{LIMIT}.x"], _distances(results)
     n, mean, squares = len(x), float(x.mean()), float(len(x) * x.var())
-    growth = 1 + n * (10 - mean) ** 2 / squares
+    first, last, flat = (order_of_magnitude(distance[place]) for place in (0, -2, -1))
     return (
         f"As α → 0 at β = 1 the exact covariance tends to the closed form: from a relative "
-        f"distance of {order_of_magnitude(distance[0])} at α = {alpha[0]:g} to "
-        f"{order_of_magnitude(distance[-2])} at α = {alpha[-2]:.0e}, and "
-        f"{order_of_magnitude(distance[-1])} with a flat prior. There the variance of the function "
-        f"is 1/n + (x − mean)²/Σ(x − mean)²: least at the mean of x, {number(mean, '.3f')}, where "
-        f"it is 1/{n} = {1 / n:.3f}, and from there it grows by {1 / squares:.4f} for each squared "
-        f"unit of x, to {growth:,.0f} times that at x = 10."
+        f"distance of {first} at α = 1 to {last} at α = 1e-08, and {flat} with a flat prior. There "
+        f"the variance of the function is least at the mean of x, {number(mean, '.3f')}, where it "
+        f"is 1/{n} = {1 / n:.3f}, and grows by {1 / squares:.4f} for each squared unit of x."
     )
+
+
+def _distances(results: Results[Any]) -> Array:
+    """How far the covariances are from their limit, the flat prior's last."""
+    table = table_of(results, LIMIT_TITLE)
+    return np.array([*table.column("distance").values()][:-1] if table else [])
 
 
 LINE_FINDINGS = (_hole, _labs, _limit)
 """What decides the variance of the line."""
 
 
-# ------------------------------------------------------------------------------------- figures
-
-
 def line_figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the two comparisons, those that were made."""
     if rows := _rows(results):
         yield _hole_figure(results.arrays, rows)
-    yield _limit_figure(results.arrays)
+    yield _limit_figure(results)
 
 
 @house_style()
 def _hole_figure(arrays: dict[str, Array], rows: dict[str, dict[str, float]]) -> Figure:
     made, ((left, right),) = style.figure(1, 2, height=3.5)
-    x = np.linspace(-6, 6, 241)
+    x, n = np.linspace(-6, 6, 241), round(rows["hole"]["n"])
+    along = {name: variance_at(x, arrays[f"{HOLE}.{name}.covariance"]) for name in DESIGNS}
     for name, label in DESIGNS.items():
-        shown, variance = (
-            f"{label} (n = {rows[name]['n']:.0f})",
-            arrays[f"{HOLE}.{name}.covariance"],
-        )
-        left.plot(x, variance_at(x, variance), label=shown, **LOOKS[name])
+        left.plot(x, along[name], label=f"{label} (n = {rows[name]['n']:.0f})", **LOOKS[name])
     mark_training_range(arrays[f"{HOLE}.hole.x"], ax=left)
-    top = float(variance_at(x, arrays[f"{HOLE}.spread.covariance"]).max())
-    left.set(xlabel="x", ylabel="Var f (units of y²)", ylim=(0, 1.3 * top), xlim=(-6, 6))
-    left.set_title("Epistemic variance along x")
-    n = round(rows["hole"]["n"])
+    left.set(xlabel="x", ylabel="Var f (units of y²)", xlim=(-6, 6))
+    left.set(ylim=(0, 1.3 * along["spread"].max()), title="Epistemic variance along x")
     samples = {name: n * arrays[f"{HOLE}.random.{name}"] for name in ("hole", "spread")}
     both = np.concatenate(list(samples.values()))
-    bins = np.linspace(both.min(), both.max(), 45)
     for name, values in samples.items():
-        right.hist(values, bins=list(bins), color=LOOKS[name]["color"], alpha=0.5)
+        bins = list(np.linspace(both.min(), both.max(), 45))
+        right.hist(values, bins=bins, color=LOOKS[name]["color"], alpha=0.5)
     right.set(xlabel="det ΦᵀΦ = n Σx² − (Σx)²", ylabel="random inputs per bin")
-    right.set_title(f"{len(values):,} random inputs of {n} points each")
+    right.set_title(f"{len(both) // 2:,} random inputs of {n} points each")
     style.shared_legend(made, [left], columns=2)
     return Figure(
         "hole-or-none",
         f"At equal n and range the hole makes det Σ "
         f"{_more(rows['hole'], rows['spread'], 'det_covariance')}, since det ΦᵀΦ grows with the "
         f"points' distance from their mean",
-        "Left, the exact posterior's epistemic variance for the labs' inputs with a hole (grey "
-        "bars), for as many over the same range without, for the hole's with half as many more "
-        "put in it, and for the labs' line on [0, 2], which leaves the panel. Right, "
-        "the determinant for random inputs of equal number, with the hole and without.",
+        "Left, the exact posterior's epistemic variance for four sets of inputs (grey bars: those "
+        "beside the hole). Right, the determinant for random inputs of equal number, with the hole "
+        "and without.",
         made,
     )
 
 
 @house_style()
-def _limit_figure(arrays: dict[str, Array]) -> Figure:
-    x, alpha, found, limit = _flattened(arrays)
+def _limit_figure(results: Results[Any]) -> Figure:
+    x, alpha, found, limit = (
+        results.arrays[f"{LIMIT}.{name}"] for name in ("x", "alpha", "covariance", "limit")
+    )
+    distance = _distances(results)
     made, ((left, right),) = style.figure(1, 2, height=3.6)
-    _draw_limit(x, alpha, found, limit, left)
-    distance = _distance(found, limit)
+    _draw_limit(x, found, limit, left)
     right.loglog(alpha[:-1], distance[:-1], "o", color="#0072B2", label="exact posterior")
     first = alpha[:-1] * np.linalg.norm(limit @ limit) / np.linalg.norm(limit)
     right.loglog(alpha[:-1], first, ":", color=style.DATA_COLOR, label="first order: α‖Σ²‖/‖Σ‖")
     right.set(xlabel="prior precision α", ylabel="relative distance to the limit")
     right.set_title("Distance of the covariance")
     style.shared_legend(made, [left, right], columns=4)
-    n, mean, squares = len(x), float(x.mean()), float(len(x) * x.var())
     return Figure(
         "flat-prior-limit",
-        f"Without a prior Var f is least at the mean of x, {number(mean, '.2f')}, where it is "
-        f"1/n = {1 / n:.3f}, and grows by {1 / squares:.3f} (x − mean)²",
+        f"Without a prior Var f is least at the mean of x, {number(x.mean(), '.2f')}, where it is "
+        f"1/n = {1 / len(x):.3f}, and grows by {1 / (len(x) * x.var()):.3f} (x − mean)²",
         "Left, the variance of the function at β = 1 for ever flatter priors, with the closed form "
-        "of the limit dotted and its least value marked. Right, how far the exact "
-        "covariance is from the limit, in the Frobenius norm; "
-        f"with a flat prior the distance is {order_of_magnitude(distance[-1])}.",
+        "of the limit dotted. Right, how far the exact covariance is from the limit, in the "
+        f"Frobenius norm; with a flat prior it is {order_of_magnitude(distance[-1])}.",
         made,
     )
 
 
-def _draw_limit(x: Array, alpha: Array, found: Array, limit: Array, ax: Axes) -> None:
+def _draw_limit(x: Array, found: Array, limit: Array, ax: Axes) -> None:
     mean, half = float(x.mean()), 1.5 * float(np.ptp(x))
     grid = np.linspace(mean - half, mean + half, 201)
-    shades = ("#9ecae1", "#6baed6", "#3182bd")
-    for place, shade in zip((0, 1, 2), shades, strict=True):
-        look: dict[str, Any] = {"color": shade, "label": f"α = {alpha[place]:g}"}
-        ax.plot(grid, variance_at(grid, found[place]), **look)
-    ax.plot(grid, variance_at(grid, found[-1]), color="#000000", label="flat prior")
-    ax.plot(
-        grid, variance_at(grid, limit), ":", color="#E69F00", linewidth=2.6,
-        label="closed form of the limit",
-    )  # fmt: skip
+    looks = {"α = 1": "#9ecae1", "α = 0.1": "#6baed6", "α = 0.01": "#3182bd", "flat prior": "black"}
+    for (label, color), covariance in zip(looks.items(), found[[0, 1, 2, -1]], strict=True):
+        ax.plot(grid, variance_at(grid, covariance), color=color, label=label)
+    look: dict[str, Any] = {"color": "#E69F00", "linewidth": 2.6}
+    ax.plot(grid, variance_at(grid, limit), ":", label="closed form of the limit", **look)
     ax.plot(mean, 1 / len(x), "^", color=style.DATA_COLOR, zorder=5, label="mean of x, 1/n")
     mark_training_range(x, ax=ax)
     ax.set(xlabel="x", ylabel="Var f (units of y²) at β = 1", ylim=(0, None))
-    ax.set_xlim(grid[0], grid[-1])
-    ax.set_title("Variance of the function along x")
+    ax.set(xlim=(grid[0], grid[-1]), title="Variance of the function along x")

@@ -29,13 +29,7 @@ from probml_tp.datasets import linear_data, linear_data_with_hole
 from probml_tp.empirical import Empirical
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines import kit
-from probml_tp.experiments.lines.line_variance import (
-    HOLE,
-    LIMIT,
-    compare_designs,
-    flatten_prior,
-    line_moments,
-)
+from probml_tp.experiments.lines import line_variance as line
 from probml_tp.experiments.lines.linear_regression_figures import FINDINGS, SEQUENCE, figures
 from probml_tp.guides.recipes import FitSettings, fit_all, guides_for
 from probml_tp.harness.config import option
@@ -93,10 +87,7 @@ class Config(kit.RegressionConfig):
 
     @property
     def settings(self) -> FitSettings:
-        """How the guides are fitted.
-
-        A correlated normal starts a tenth as wide as the posterior: it has some way to go.
-        """
+        """How the guides are fitted."""
         return FitSettings(
             epochs=self.epochs,
             rounds=3,
@@ -121,28 +112,20 @@ def _problem(name: str, config: Config) -> kit.Problem:
     return kit.Problem(train, test, kit.even_grid(-12, 12, num=241))
 
 
-# ------------------------------------------------------------------------- measuring posteriors
-
-
 def linear_predictive(posterior: Posterior, x: Tensor) -> RegressionPredictive:
     r"""The predictive distribution of a regression that is linear in its weights.
 
-    For weights with mean ``m`` and covariance ``C``, the function at ``x`` has mean
-    :math:`\phi(x)^\top m` and variance :math:`\phi(x)^\top C\phi(x)`, and is normal where the guide
-    is: no draws are needed. A Markov chain is taken as it is, with all its draws.
+    The function at ``x`` has mean :math:`\phi(x)^\top m` and variance
+    :math:`\phi(x)^\top C\phi(x)`; a Markov chain is taken as it is, with all its draws.
     """
     if isinstance(posterior.guide, Empirical):
         return kit.predict(posterior, x, num_samples=len(kit.stored_draws(posterior)))
     mean, covariance = map(torch.from_numpy, kit.weight_moments(posterior))
     phi = LinearBasis()(x)
     noise = cast("Gaussian", posterior.model.likelihood).scale
-    return RegressionPredictive(
-        num_samples=0,
-        outputs=None,
-        mean=phi @ mean,
-        epistemic_variance=torch.einsum("np,pq,nq->n", phi, covariance, phi),
-        aleatoric_variance=noise.double().square().expand(len(x)),
-    )
+    epistemic = torch.einsum("np,pq,nq->n", phi, covariance, phi)
+    aleatoric = noise.double().square().expand(len(x))
+    return RegressionPredictive(0, None, phi @ mean, epistemic, aleatoric)
 
 
 def _distances(moments: Moments, exact: Moments) -> dict[str, float]:
@@ -160,12 +143,9 @@ def _fit_and_judge(
     """Fit every guide to one data set, and enter them into the results."""
     config, (x, y) = results.config, problem.train
     model = linear_regression(LinearBasis(), prior=config.prior, likelihood=config.noise_scale)
+    how, data = config.settings, problem.train
     posteriors = fit_all(
-        config.guides,
-        model,
-        problem.train,
-        config.settings,
-        stage=lambda guide: progress.stage(f"{name}: {guide}"),
+        config.guides, model, data, how, stage=lambda guide: progress.stage(f"{name}: {guide}")
     )
     results.arrays |= {f"{name}.x": kit.to_numpy(x[:, 0]), f"{name}.y": kit.to_numpy(y)}
     exact = kit.weight_moments(posteriors["exact"])
@@ -187,25 +167,14 @@ def _fit_and_judge(
                 results.arrays[f"{key}.monte_carlo_error"] = error.to_numpy() / exact_sd
 
 
-# ------------------------------------------------------------------------------------- running
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
-    """Fit every guide to every data set and measure it against the exact posterior.
-
-    Args:
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        Metrics, findings, and the arrays of the figures.
-    """
+    """Fit every guide to every data set and measure it against the exact posterior."""
     sizes = {"line": f"{config.n} points", "hole": f"{2 * config.n_per_side} beside a hole"}
     results = Results(
-        experiment=NAME,
-        title="Bayesian linear regression: every guide against the exact posterior",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", columns=kit.COLUMNS),
+        NAME,
+        "Bayesian linear regression: every guide against the exact posterior",
+        config,
+        Table(MAIN_TABLE, "Posterior", columns=kit.COLUMNS),
         findings=[],
         data_source=f"generated: y = −0.3 + 0.5 x + noise of SD {config.noise:g}; "
         f"{' and '.join(sizes[name] for name in config.data)}",
@@ -215,11 +184,11 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     with progress.stage(SEQUENCE):
         results.arrays |= _sequence(first, config)
     if "hole" in config.data:
-        with progress.stage(HOLE):
+        with progress.stage(line.HOLE):
             inputs = {name: kit.to_numpy(p.train[0][:, 0]) for name, p in problems.items()}
-            compare_designs(results, **inputs, noise=config.noise_scale)
-    with progress.stage(LIMIT):
-        flatten_prior(results, kit.to_numpy(first[0][:, 0]))
+            line.compare_designs(results, **inputs, noise=config.noise_scale)
+    with progress.stage(line.LIMIT):
+        line.flatten_prior(results, kit.to_numpy(first[0][:, 0]))
     for name in config.data:
         _fit_and_judge(name, problems[name], results, progress)
     results.findings = tell(FINDINGS, results)
@@ -233,22 +202,17 @@ def _sequence(data: kit.Data, config: Config) -> dict[str, Array]:
     reach = min(max(2.5 / math.sqrt(config.prior_precision), 0.8), 3.0)
     grid = np.linspace(-reach, reach, 161)
     points = np.stack(np.meshgrid(grid, grid), axis=-1)
+    known: Any = {"prior": config.prior, "noise": config.noise_scale}
     densities, deviations = [], []
     for count in counts:
         mean, covariance = np.zeros(2), np.eye(2) / config.prior_precision
         if count:
-            mean, covariance = line_moments(
-                x[:count], y[:count], prior=config.prior, noise=config.noise_scale
-            )
+            mean, covariance = line.line_moments(x[:count], y[:count], **known)
         z = points - mean
         densities.append(-0.5 * np.einsum("hgi,ij,hgj->hg", z, np.linalg.inv(covariance), z))
         deviations.append(np.sqrt(np.diag(covariance)))
-    return {
-        f"{SEQUENCE}.counts": np.asarray(counts),
-        f"{SEQUENCE}.grid": grid,
-        f"{SEQUENCE}.log_density": np.stack(densities),
-        f"{SEQUENCE}.sd": np.stack(deviations),
-    }
+    found = {"counts": counts, "grid": grid, "log_density": densities, "sd": deviations}
+    return {f"{SEQUENCE}.{name}": np.asarray(value) for name, value in found.items()}
 
 
 EXPERIMENT = with_posterior_checks(

@@ -10,25 +10,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit, plot_line
+from probml_tp.experiments.lines import kit
 from probml_tp.experiments.lines.line_variance import LINE_FINDINGS, line_figures, variance_at
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array
 from probml_tp.kit.sentences import Range
 from probml_tp.plots import regression as draw
-from probml_tp.plots.style import (
-    figure,
-    guide_style,
-    house_style,
-    number,
-    order_of_magnitude,
-    shared_legend,
-)
+from probml_tp.plots import style
+from probml_tp.plots.style import guide_style, house_style, number
 
 SEQUENCE = "point by point"
 """The stage of the posterior after more and more points, and the prefix of its arrays."""
-
-TRUE_WEIGHTS = (-0.3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -42,10 +34,6 @@ class _View:
     def title(self) -> str:
         return {"line": "Line", "hole": "Line with a hole"}[self.name]
 
-    @property
-    def guides(self) -> tuple[str, ...]:
-        return tuple(self.results.config.guides)
-
     def array(self, name: str) -> Array:
         return self.results.arrays[f"{self.name}{name}"]
 
@@ -53,41 +41,30 @@ class _View:
         return self.results.main[f"{self.name} · {guide}", metric]
 
     def band(self, guide: str) -> draw.Band:
-        return band_of(self.results, f"{self.name}-{guide}")
+        return kit.band_of(self.results, f"{self.name}-{guide}")
 
     def moments(self, guide: str) -> tuple[Array, Array]:
         return self.array(f"-{guide}.weight_mean"), self.array(f"-{guide}.weight_covariance")
 
     @property
-    def vertex(self) -> float:
-        r""":math:`x_0 = -\Sigma_{01}/\Sigma_{11}`, where the exact variance is smallest."""
-        covariance = self.moments("exact")[1]
-        return float(-covariance[0, 1] / covariance[1, 1])
-
-    @property
-    def correlation(self) -> float:
+    def correlation(self) -> str:
         """The exact posterior's correlation of the two weights."""
         covariance = self.moments("exact")[1]
-        return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
+        return number(covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1]), "+.2f")
 
-    def epistemic_sd(self, *x: float) -> list[float]:
+    def epistemic_sd(self, *x: float) -> Array:
         """The exact posterior's epistemic standard deviation at each ``x``."""
-        variances = variance_at(np.array(x), self.moments("exact")[1])
-        return [float(variance**0.5) for variance in variances]
+        return np.sqrt(variance_at(np.array(x), self.moments("exact")[1]))
 
     def around(self, times: float) -> tuple[float, float]:
         """An interval about the middle of the training range, so many times as wide."""
-        low, high = self.array(".x").min(), self.array(".x").max()
-        middle, half = (low + high) / 2, times * (high - low) / 2
-        grid = self.band("exact").x
+        x, grid = self.array(".x"), self.band("exact").x
+        middle, half = (x.min() + x.max()) / 2, times * np.ptp(x) / 2
         return float(max(middle - half, grid[0])), float(min(middle + half, grid[-1]))
 
 
 def _views(results: Results[Any]) -> list[_View]:
     return [_View(name, results) for name in results.config.data]
-
-
-# ------------------------------------------------------------------------------------ findings
 
 
 def _each(results: Results[Any], say: Callable[[_View], str]) -> str:
@@ -110,10 +87,10 @@ def _factorised(results: Results[Any]) -> str | None:
     if "mean-field" not in results.config.guides:
         return None
     off = _each(results, lambda view: f"{view.metric('mean-field', 'sd_distance'):.0f} %")
-    correlations = " and ".join(number(view.correlation, "+.2f") for view in _views(results))
     return (
-        f"Mean-field misses the exact SDs by {off}; the two weights correlate by {correlations} "
-        f"there, and a factorised posterior has no way to say so."
+        f"Mean-field misses the exact SDs by {off}; the two weights correlate by "
+        f"{' and '.join(view.correlation for view in _views(results))} there, and a factorised "
+        f"posterior has no way to say so."
     )
 
 
@@ -125,10 +102,10 @@ def _parabola(results: Results[Any]) -> str:
 
 
 def _vertex(view: _View) -> str:
-    edge = float(view.band("exact").x[-1])
-    least, most = view.epistemic_sd(view.vertex, edge)
-    vertex, mean = (number(x, ".2f") for x in (view.vertex, float(view.array(".x").mean())))
-    growth = (most / least) ** 2
+    covariance, edge = view.moments("exact")[1], float(view.band("exact").x[-1])
+    least = -covariance[0, 1] / covariance[1, 1]
+    vertex, mean = (number(x, ".2f") for x in (least, view.array(".x").mean()))
+    growth = np.divide(*view.epistemic_sd(edge, least)) ** 2
     return f"x = {vertex} (mean of x {mean}) and {growth:,.0f} times that at x = {edge:g}"
 
 
@@ -151,34 +128,25 @@ def _far(results: Results[Any]) -> str | None:
         return None
 
     def shares(view: _View) -> str:
-        far = {guide: view.metric(guide, "epistemic_far") for guide in others}
+        far = {g: 100 * view.metric(g, "epistemic_far") for g in others}
         exact = view.metric("exact", "epistemic_far")
-        return ", ".join(
-            f"{guide_style(guide).label} {100 * sd / exact:.0f} %" for guide, sd in far.items()
-        )
+        return ", ".join(f"{guide_style(g).label} {sd / exact:.0f} %" for g, sd in far.items())
 
     return f"Far from the data the guides keep of the exact epistemic SD: {_each(results, shares)}."
 
 
-def _not_here(results: Results[Any]) -> str:
-    return NOT_HERE
-
-
 NOT_HERE = (
-    "Not among the guides are those that would tell nothing here. Dropout drops the hidden units "
-    "of a net, and a regression on basis functions has none. The posterior has one mode, so that "
-    "every member of an ensemble would be the MAP estimate. The one layer is the last layer, and "
-    "its Kronecker factors are the whole curvature: both kinds of Laplace would be the full one, "
-    "the exact posterior."
+    "Not among the guides are those that would tell nothing here: there are no hidden units to "
+    "drop, every member of an ensemble would be the MAP estimate of the one mode, and the other "
+    "kinds of Laplace would be the full one, the exact posterior."
 )
-
 FINDINGS = (
     Range(
         "mean_distance",
         "Laplace finds the exact posterior, which is the normal that it assumes: its means are "
         "off by {high} exact SDs.",
         rows=lambda row: row.endswith("· laplace"),
-        write=order_of_magnitude,
+        write=style.order_of_magnitude,
     ),
     _chains,
     _factorised,
@@ -194,11 +162,8 @@ FINDINGS = (
         name=str,
     ),
     *LINE_FINDINGS,
-    _not_here,
+    lambda _: NOT_HERE,
 )
-
-
-# ------------------------------------------------------------------------------------- figures
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -213,7 +178,7 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 @house_style()
 def _bands_figure(results: Results[Any]) -> Figure:
     views, guides = _views(results), results.config.guides
-    made, axes = figure(len(views), len(guides), sharey="row")
+    made, axes = style.figure(len(views), len(guides), sharey="row")
     for row, view in zip(axes, views, strict=True):
         shown, exact = view.around(6), view.band("exact")
         seen = (exact.x >= shown[0]) & (exact.x <= shown[1])
@@ -222,14 +187,13 @@ def _bands_figure(results: Results[Any]) -> Figure:
             _fit_panel(view, guide, ax)
             ax.set(xlim=shown, ylim=height)
         row[0].set_ylabel(f"{view.title}\ny")
-    for ax, guide in zip(axes[0], guides, strict=True):
+    for ax, below, guide in zip(axes[0], axes[-1], guides, strict=True):
         ax.set_title(guide_style(guide).label.replace(", ", ",\n"), fontsize=8.5)
-    for ax in axes[-1]:
-        ax.set_xlabel("x")
+        below.set_xlabel("x")
     draw.band_legend(made)
     return Figure(
         "predictive-bands",
-        as_title(_far(results) or _parabola(results)),
+        kit.as_title(_far(results) or _parabola(results)),
         "Predictive mean with 95 % intervals: dark for the function alone, light for a new "
         "observation. Inside the training range all guides look alike; they part outside.",
         made,
@@ -237,22 +201,22 @@ def _bands_figure(results: Results[Any]) -> Figure:
 
 
 def _fit_panel(view: _View, guide: str, ax: Axes) -> None:
-    plot_fit(view.band(guide), view.array(".x"), view.array(".y"), ax=ax, guide=guide)
+    kit.plot_fit(view.band(guide), view.array(".x"), view.array(".y"), ax=ax, guide=guide)
 
 
 @house_style()
 def _variance_figure(results: Results[Any]) -> Figure:
     views = _views(results)
-    made, axes = figure(len(views), 3, height=2.7 * len(views) + 0.7)
+    made, axes = style.figure(len(views), 3, height=2.7 * len(views) + 0.7)
     for view, (fit, wide, near) in zip(views, axes, strict=True):
         _fit_panel(view, "exact", fit)
         fit.set(xlabel="x", ylabel=f"{view.title}\ny")
         draw.plot_variance_parts(view.band("exact"), ax=wide)
-        for guide in view.guides:
-            band, style = view.band(guide), guide_style(guide)
+        for guide in results.config.guides:
+            band, look = view.band(guide), guide_style(guide)
             if guide in ("mean-field", "map"):
-                plot_line(band.x, band.variance, style, ax=wide)
-            plot_line(band.x, band.epistemic_variance, style, ax=near)
+                kit.plot_line(band.x, band.variance, look, ax=wide)
+            kit.plot_line(band.x, band.epistemic_variance, look, ax=near)
         wide.set(xlabel="x", ylabel="predictive variance (units of y²)")
         x, shown = view.array(".x"), view.around(2)
         near.plot(x.mean(), 0, "^", color="#333333", clip_on=False, zorder=5, label="mean of x")
@@ -262,14 +226,13 @@ def _variance_figure(results: Results[Any]) -> Figure:
             draw.mark_training_range(x, ax=ax)
     for ax, title in zip(axes[0], ("Exact posterior", "Variance", "Epistemic, near"), strict=True):
         ax.set_title(title)
-    shared_legend(made, axes[0], columns=5)
+    style.shared_legend(made, axes[0], columns=5)
     return Figure(
         "variance-along-x",
-        as_title(_parabola(results)),
-        "Left, the fit of the exact posterior with 95 % intervals: dark for the function, light "
-        "for a new observation. Middle, its predictive variance in its two parts, with the total "
-        "of other guides as lines. Right, the epistemic part alone about the training range "
-        "(grey bar): its vertex lies at the mean of x, wherever the points are.",
+        kit.as_title(_parabola(results)),
+        "Left, the exact posterior with 95 % intervals; middle, its predictive variance in two "
+        "parts, with the total of other guides as lines. Right, the epistemic part alone about the "
+        "training range (grey bar): its vertex lies at the mean of x, wherever the points are.",
         made,
     )
 
@@ -279,20 +242,19 @@ def _sequence_figure(results: Results[Any]) -> Figure:
     counts, grid, densities, sd = (
         results.arrays[f"{SEQUENCE}.{name}"] for name in ("counts", "grid", "log_density", "sd")
     )
-    made, axes = figure(1, len(counts), height=2.5, sharex=True, sharey=True)
+    made, axes = style.figure(1, len(counts), height=2.5, sharex=True, sharey=True)
     for ax, count, density in zip(axes[0], counts, densities, strict=True):
         draw.plot_weight_density(grid, grid, density, ax=ax)
-        ax.plot(*TRUE_WEIGHTS, "+", color="#D55E00", markersize=9, label="true weights")
+        ax.plot(-0.3, 0.5, "+", color="#D55E00", markersize=9, label="true weights")
         ax.set(title=f"{count} points" if count != 1 else "1 point", xlabel="w₀")
     axes[0, 0].set_ylabel("w₁")
-    shared_legend(made, axes.flat)
+    style.shared_legend(made, axes.flat)
     return Figure(
         "posterior-sequence",
         f"{counts[-1]} points shrink the SDs of intercept and slope from {sd[0, 0]:.2f} to "
         f"{sd[-1, 0]:.2f} and {sd[-1, 1]:.2f}",
-        "The exact posterior of the intercept w₀ and the slope w₁ after more and more points; "
-        "each panel is shaded by its share of the panel's maximum. One point fixes a line of "
-        "weights, two begin to fix both.",
+        "The exact posterior of the intercept w₀ and the slope w₁ after more and more points. One "
+        "point fixes a line of weights, two begin to fix both.",
         made,
     )
 
@@ -300,23 +262,22 @@ def _sequence_figure(results: Results[Any]) -> Figure:
 @house_style()
 def _weights_figure(results: Results[Any]) -> Figure:
     views = _views(results)
-    made, axes = figure(len(views), 3)
+    made, axes = style.figure(len(views), 3)
     for row, view in zip(axes, views, strict=True):
         for weight in range(2):
             _marginals(view, weight, row[weight])
-        for guide in view.guides:
+        for guide in results.config.guides:
             draw.plot_ellipse(*view.moments(guide), ax=row[2], style=guide_style(guide))
-        row[2].set(xlabel="intercept w₀", ylabel="slope w₁")
-        row[2].set_title(f"correlation {number(view.correlation, '+.2f')}")
+        title = f"correlation {view.correlation}"
+        row[2].set(xlabel="intercept w₀", ylabel="slope w₁", title=title)
         row[0].set_ylabel(f"{view.title}\nposterior density")
-    shared_legend(made, axes[0, :1])
+    style.shared_legend(made, axes[0, :1])
     return Figure(
         "posterior-of-weights",
-        as_title(_factorised(results) or _parabola(results)),
-        "Marginal densities of both weights (NUTS as a histogram, MAP as a line at its point), and "
-        "the ellipse that holds 95 % of the normal with the guide's moments; the narrowest leave "
-        "the panel at the top. A factorised "
-        "posterior cannot tilt: where the exact one does, it shrinks to fit inside.",
+        kit.as_title(_factorised(results) or _parabola(results)),
+        "Marginal densities of both weights (NUTS as a histogram, MAP as a line; the narrowest "
+        "leave the panel), and the 95 % ellipse of the normal with the guide's moments. Where the "
+        "exact posterior is tilted, a factorised one shrinks to fit inside.",
         made,
     )
 
@@ -325,12 +286,12 @@ def _marginals(view: _View, weight: int, ax: Axes) -> None:
     mean, covariance = view.moments("exact")
     centre, sd = mean[weight], math.sqrt(covariance[weight, weight])
     x = np.linspace(centre - 4.5 * sd, centre + 4.5 * sd, 400)
-    for guide in view.guides:
-        style, (m, c) = guide_style(guide), view.moments(guide)
+    for guide in view.results.config.guides:
+        look, (m, c) = guide_style(guide), view.moments(guide)
         if guide == "nuts":
-            draw.plot_sample_density(view.array("-nuts.weights")[:, weight], ax=ax, style=style)
+            draw.plot_sample_density(view.array("-nuts.weights")[:, weight], ax=ax, style=look)
         else:
-            draw.plot_normal_density(m[weight], math.sqrt(c[weight, weight]), x, ax=ax, style=style)
+            draw.plot_normal_density(m[weight], math.sqrt(c[weight, weight]), x, ax=ax, style=look)
     peak = 1 / (sd * math.sqrt(2 * math.pi))
     name = ("intercept w₀", "slope w₁")[weight]
     ax.set(xlabel=name, xlim=(x[0], x[-1]), ylim=(0, 3 * peak))

@@ -14,15 +14,8 @@ from matplotlib.colors import BoundaryNorm
 from scipy.stats import spearmanr
 
 from probml_tp.datasets import sine_data
-from probml_tp.experiments.lines.evidence_curves import (
-    CRITERIA,
-    Candidate,
-    ConjugateRegression,
-    Judged,
-    judge,
-    plane,
-    type_two,
-)
+from probml_tp.experiments.lines import evidence_curves as curves
+from probml_tp.experiments.lines.evidence_curves import CRITERIA, Candidate
 from probml_tp.experiments.lines.kit import Data, RegressionConfig, put_mean
 from probml_tp.harness.config import option
 from probml_tp.harness.experiment import Figure, Results, Table, Update
@@ -46,17 +39,17 @@ FAMILIES = {
     "alpha": "prior precision α",
     "beta": "noise precision β",
 }
-CRITERION_LABELS = {
-    "evidence": "Evidence",
-    "psis-loo": "PSIS-LOO",
-    "loo": "Exact LOO",
-    "held-out": "Held-out NLL",
-}
+DASHES = (0, (6, 1, 1, 1))
 LOOKS: dict[str, dict[str, Any]] = {
-    "evidence": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
-    "psis-loo": {"color": "#D55E00", "linestyle": (0, (4, 2)), "marker": "s"},
-    "loo": {"color": "#009E73", "linestyle": (0, (1, 1)), "marker": "^"},
-    "held-out": {"color": "#333333", "linestyle": (0, (6, 1, 1, 1)), "marker": "D"},
+    "evidence": {"label": "Evidence", "color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "psis-loo": {"label": "PSIS-LOO", "color": "#D55E00", "linestyle": (0, (4, 2)), "marker": "s"},
+    "loo": {"label": "Exact LOO", "color": "#009E73", "linestyle": (0, (1, 1)), "marker": "^"},
+    "held-out": {
+        "label": "Held-out NLL",
+        "color": "#333333",
+        "linestyle": (0, (6, 1, 1, 1)),
+        "marker": "D",
+    },
 }
 
 
@@ -101,12 +94,14 @@ def compare_choices(
     config: ChoiceConfig, test: Data, update: Update
 ) -> tuple[dict[str, Array], list[Table]]:
     """Judge every candidate on every training set."""
-    found: dict[str, list[Judged]] = {name: [] for name in config.families()}
+    families = config.families()
+    found: dict[str, list[curves.Judged]] = {name: [] for name in families}
     for which in range(config.training_sets):
-        for name, candidates in config.families().items():
+        data, seed = config.data(which), config.seed + which
+        for name, candidates in families.items():
             update(which, config.training_sets, name)
-            data, seed = config.data(which), config.seed + which
-            found[name].append(judge(candidates, data, test, draws=config.num_samples, seed=seed))
+            judged = curves.judge(candidates, data, test, draws=config.num_samples, seed=seed)
+            found[name].append(judged)
     arrays: dict[str, Array] = {}
     for name, runs in found.items():
         arrays[f"{CHOICE}.{name}.values"] = runs[0].values
@@ -118,18 +113,14 @@ def compare_choices(
 
 def _plane(config: ChoiceConfig, test: Data) -> dict[str, Array]:
     basis, data = bumps(config.bumps), config.data(0)
-    alphas, betas = np.logspace(-4, 2, 25), np.logspace(0.5, 2.5, 25)
-    values = plane(basis, data, test, alphas=alphas, betas=betas)
-    start = config.prior_precision, config.noise**-2
-    best = type_two(ConjugateRegression.of(basis, data), start=start)
-    arrays = {"alphas": alphas, "betas": betas, "type-two": np.array(best), **values}
+    axes = {"alphas": np.logspace(-4, 2, 25), "betas": np.logspace(0.5, 2.5, 25)}
+    regression = curves.ConjugateRegression.of(basis, data)
+    best = curves.type_two(regression, start=(config.prior_precision, config.noise**-2))
+    arrays = axes | curves.plane(basis, data, test, **axes) | {"type-two": np.array(best)}
     return {f"{CHOICE}.plane.{name}": value for name, value in arrays.items()}
 
 
-# -------------------------------------------------------------------------------------- tables
-
-
-def _compare_table(judged: Judged) -> Table:
+def _compare_table(judged: curves.Judged) -> Table:
     """ArviZ's comparison of polynomials, beside the criteria in closed form."""
     names = [f"degree {int(value)}" for value in judged.values]
     with warnings.catch_warnings():  # ArviZ sorts a pandas table in place
@@ -150,10 +141,8 @@ def _compare_table(judged: Judged) -> Table:
     table = Table("Polynomials by ArviZ's compare and in closed form", "Model", columns=columns)
     theirs = {"elpd": "elpd_loo", "diff": "elpd_diff"}
     n = len(judged.loo[0].pareto_k)
-    for name, k_hat, (evidence, _, loo, held_out) in zip(
-        names, judged.k_hat, judged.criteria.T, strict=True
-    ):
-        own = {"k_hat": k_hat, "loo": -n * loo, "evidence": -n * evidence, "held_out": held_out}
+    for name, k_hat, one in zip(names, judged.k_hat, judged.criteria.T, strict=True):
+        own = {"k_hat": k_hat, "loo": -n * one[2], "evidence": -n * one[0], "held_out": one[3]}
         of_arviz = {m: compared.loc[name][theirs.get(m, m)] for m in columns if m not in own}
         table.put(name, of_arviz | own)
     return table
@@ -183,26 +172,17 @@ def _choice_table(arrays: Mapping[str, Array]) -> Table:
         values, criteria = (arrays[f"{CHOICE}.{family}.{n}"] for n in ("values", "criteria"))
         cost, rank = choices(criteria)
         for place, criterion in enumerate(CRITERIA):
-            name = f"{label} · {CRITERION_LABELS[criterion]}"
+            name = f"{label} · {LOOKS[criterion]['label']}"
             chosen = int(criteria[0, place].argmin())
             table.put(name, {"choice": values[chosen], "held_out": criteria[0, -1, chosen]})
-            if criterion == "held-out":
-                continue
-            put_mean(table, name, "cost", cost[:, place])
-            put_mean(table, name, "rank", rank[:, place])
+            if criterion != "held-out":
+                put_mean(table, name, "cost", cost[:, place])
+                put_mean(table, name, "rank", rank[:, place])
     return table
-
-
-# ------------------------------------------------------------------------------------ findings
 
 
 def _array(results: Results[Any], name: str) -> Array:
     return results.arrays[f"{CHOICE}.{name}"]
-
-
-def _chosen(results: Results[Any], family: str) -> list[float]:
-    values, criteria = _array(results, f"{family}.values"), _array(results, f"{family}.criteria")
-    return [float(values[one.argmin()]) for one in criteria[0]]
 
 
 def _agreement(results: Results[Any]) -> str:
@@ -225,9 +205,8 @@ def _order(results: Results[Any]) -> str:
     for family, label in FAMILIES.items():
         rank = choices(_array(results, f"{family}.criteria"))[1]
         found = paired_seeds(rank[:, 1], rank[:, 0])
-        ends = [number(end, "+.2f") for end in found.interval or ()]
-        interval = f" [{', '.join(ends)}]" if ends else ""
-        better.append(f"{label} {number(found.mean, '+.2f')}{interval}")
+        ends = ", ".join(number(end, "+.2f") for end in found.interval or ())
+        better.append(f"{label} {number(found.mean, '+.2f')}{f' [{ends}]' if ends else ''}")
     return (
         "The rank correlation of PSIS-LOO with the held-out NLL, less that of the evidence on the "
         f"same training sets: {'; '.join(better)}."
@@ -240,28 +219,25 @@ def _psis(results: Results[Any]) -> str:
         for name in ("criteria", "k_hat")
     )
     off, bad = np.abs(criteria[:, 1] - criteria[:, 2]), k_hat > 0.7
-    worst = {
-        what: f"{float(off[which].max()):.3f}" if which.any() else "none"
-        for what, which in (("good", ~bad), ("bad", bad))
-    }
+    worst = [f"{off[which].max():.3f}" if which.any() else "none" for which in (~bad, bad)]
     return (
         f"PSIS-LOO from {results.config.num_samples} draws is off the exact LOO by at most "
-        f"{worst['good']} nats a point where no Pareto k-hat is above 0.7, and {worst['bad']} "
-        f"where one is: {int(bad.sum())} of {bad.size} fits."
+        f"{worst[0]} nats a point where no Pareto k-hat is above 0.7, and {worst[1]} where one is: "
+        f"{int(bad.sum())} of {bad.size} fits."
     )
 
 
 def _type_two(results: Results[Any]) -> str:
     alpha, beta = _array(results, "plane.type-two")
-    plane = {name: _array(results, f"plane.{name}") for name in ("evidence", "loo", "held-out")}
-    at = {name: np.unravel_index(values.argmin(), values.shape) for name, values in plane.items()}
-    held_out = plane["held-out"]
-    cost = {name: float(held_out[where] - held_out.min()) for name, where in at.items()}
+    evidence, loo, fresh = (
+        _array(results, f"plane.{name}") for name in ("evidence", "loo", "held-out")
+    )
+    cost = [fresh.flat[values.argmin()] - fresh.min() for values in (evidence, loo)]
     return (
         f"Type-II maximum likelihood for {results.config.bumps} bumps finds α = {alpha:.2f} and a "
         f"noise SD of {beta**-0.5:.3f} ({results.config.noise:g} in truth); on the grid of α and "
-        f"β the choice by evidence costs {cost['evidence']:.3f} nats a point of held-out NLL, by "
-        f"exact LOO {cost['loo']:.3f}."
+        f"β the choice by evidence costs {cost[0]:.3f} nats a point of held-out NLL, by exact LOO "
+        f"{cost[1]:.3f}."
     )
 
 
@@ -291,9 +267,6 @@ CHOICE_FINDINGS = (
 """Whether the criteria agree, and what their choices cost."""
 
 
-# ------------------------------------------------------------------------------------- figures
-
-
 @house_style()
 def choice_figure(results: Results[Any]) -> Figure:
     """Every criterion over every family, on the first training set."""
@@ -301,33 +274,33 @@ def choice_figure(results: Results[Any]) -> Figure:
     for ax, family in zip(axes.flat, FAMILIES, strict=True):
         _family_panel(results, family, ax)
     shared_legend(made, [axes[0, 0]], columns=4)
-    cost = choices(_array(results, "degree.criteria"))[0].mean(0)
-    evidence, psis, _, held_out = _chosen(results, "degree")
+    degrees, criteria = (_array(results, f"degree.{name}") for name in ("values", "criteria"))
+    evidence, psis, _, held_out = degrees[criteria[0].argmin(-1)]
+    cost = choices(criteria)[0].mean(0)
     return Figure(
         "model-choice",
         f"Among polynomials the evidence chooses degree {evidence:g}, PSIS-LOO {psis:g}, held-out "
         f"data {held_out:g}; their choices cost {cost[0]:.3f} and {cost[1]:.3f} nats a point over "
         f"training sets",
-        "Each criterion as nats a point above its own least value, which is marked by a large "
-        "symbol: lower is better. The evidence is −log p(y)/n, PSIS-LOO and exact LOO are means of "
-        "negative log densities of points left out, and the NLL is that of fresh points. α and β "
-        "are chosen for the Gaussian basis.",
+        "Each criterion as nats a point above its own least value (large symbol): −log p(y)/n, "
+        "mean negative log densities of points left out, and of fresh points; lower is better. α "
+        "and β are chosen for the Gaussian basis.",
         made,
     )
 
 
 def _family_panel(results: Results[Any], family: str, ax: Axes) -> None:
     values, criteria = _array(results, f"{family}.values"), _array(results, f"{family}.criteria")
-    for name, one in zip(CRITERIA, criteria[0], strict=True):
-        look, above = LOOKS[name], one - one.min()
-        ax.plot(values, above + 1e-3, markersize=3.5, label=CRITERION_LABELS[name], **look)
-        best = int(one.argmin())
-        ax.plot(values[best], 1e-3, look["marker"], color=look["color"], markersize=9, alpha=0.6)
+    for look, one in zip(LOOKS.values(), criteria[0], strict=True):
+        ax.plot(values, one - one.min() + 1e-3, markersize=3.5, **look)
+        best = values[one.argmin()]
+        ax.plot(best, 1e-3, look["marker"], color=look["color"], markersize=9, alpha=0.6)
+    unit = ""
     if family in ("alpha", "beta"):
         ax.set_xscale("log")
     if family == "beta":
         ax.axvline(results.config.noise**-2, color="#8a8f98", linewidth=1, linestyle=":")
-    unit = {"beta": " (1/units of y²; dotted: the truth)"}.get(family, "")
+        unit = " (1/units of y²; dotted: the truth)"
     ax.set(xlabel=f"{FAMILIES[family]}{unit}", ylabel="above the least (nats/point)")
     ax.set(yscale="log", ylim=(7e-4, None))
 
@@ -335,23 +308,21 @@ def _family_panel(results: Results[Any], family: str, ax: Axes) -> None:
 @house_style()
 def plane_figure(results: Results[Any]) -> Figure:
     """Evidence, exact LOO and held-out NLL over alpha and beta."""
-    names = ("evidence", "loo", "held-out")
     made, axes = figure(1, 3, height=3.3, sharex=True, sharey=True)
-    alphas, betas = _array(results, "plane.alphas"), _array(results, "plane.betas")
-    best = _array(results, "plane.type-two")
+    alphas, betas, best = (
+        _array(results, f"plane.{name}") for name in ("alphas", "betas", "type-two")
+    )
     levels = [0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
-    shades = BoundaryNorm(levels, ncolors=256, extend="max")
-    for ax, name in zip(axes[0], names, strict=True):
+    norm = BoundaryNorm(levels, ncolors=256, extend="max")
+    shades: Any = {"levels": levels, "cmap": "Blues_r", "norm": norm, "extend": "max"}
+    for ax, name in zip(axes[0], ("evidence", "loo", "held-out"), strict=True):
         values = _array(results, f"plane.{name}")
-        above = values - values.min()
-        shown = ax.contourf(
-            alphas, betas, above, levels=levels, cmap="Blues_r", norm=shades, extend="max"
-        )
+        shown = ax.contourf(alphas, betas, values - values.min(), **shades)
         row, column = np.unravel_index(values.argmin(), values.shape)
         ax.plot(alphas[column], betas[row], "o", color="#D55E00", label="least on the grid")
         ax.plot(*best, "P", color="#000000", markersize=8, label="type-II maximum likelihood")
         ax.axhline(results.config.noise**-2, color="#8a8f98", linestyle=":", label="true β")
-        ax.set(xscale="log", yscale="log", xlabel="prior precision α", title=CRITERION_LABELS[name])
+        ax.set(xscale="log", yscale="log", xlabel="prior precision α", title=LOOKS[name]["label"])
     axes[0, 0].set_ylabel("noise precision β (1/units of y²)")
     made.colorbar(shown, ax=list(axes[0]), label="above the least (nats/point)")
     shared_legend(made, [axes[0, 0]], columns=3)
@@ -359,7 +330,6 @@ def plane_figure(results: Results[Any]) -> Figure:
         "evidence-plane",
         _type_two(results).split(";")[0],
         "The criteria for the Gaussian basis over both precisions, as nats a point above the least "
-        "value. The cross is the maximum of the evidence, the dots the least value "
-        "of each criterion on the grid.",
+        "value, which a dot marks; the cross is the maximum of the evidence.",
         made,
     )

@@ -11,16 +11,22 @@ the ensembles, which start at random.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
+from pyro.contrib.gp.kernels import RBF
+from pyro.contrib.gp.models import GPRegression
+from pyro.infer import Trace_ELBO
+from torch import Tensor
 
 from probml_tp.datasets import sine_data
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines import kit
-from probml_tp.experiments.lines.far_field import fit_gaussian_process, polynomial_law
 from probml_tp.experiments.lines.model_choice import CHOICE, ChoiceConfig, bumps, compare_choices
 from probml_tp.experiments.lines.nonlinear_regression_figures import FINDINGS, GP, LAW, figures
 from probml_tp.guides import Exact
@@ -28,16 +34,18 @@ from probml_tp.guides.recipes import FitSettings, fit_all, guides_for
 from probml_tp.harness.config import option
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table
 from probml_tp.inference import fit
+from probml_tp.kit.common import Array
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.kit.sentences import tell
 from probml_tp.model import BayesianModel
 from probml_tp.models import Basis, PolynomialBasis, linear_regression, mlp_regressor
+from probml_tp.posterior import Posterior
+from probml_tp.predictions.predictive import RegressionPredictive
 from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
 
 NAME = "nonlinear-regression"
 GUIDES = guides_for("layers", without=("laplace-diagonal",))
-FAR_LOW, FAR_HIGH = -2.0, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +89,7 @@ class Config(ChoiceConfig):
 
 def bases(config: Config) -> dict[str, Basis]:
     """The two bases, by the name of their rows."""
-    return {
-        "polynomial": PolynomialBasis(degree=config.degree),
-        "gaussian": bumps(config.bumps),
-    }
+    return {"polynomial": PolynomialBasis(degree=config.degree), "gaussian": bumps(config.bumps)}
 
 
 def mlp_model(config: Config) -> BayesianModel:
@@ -97,31 +102,74 @@ def mlp_model(config: Config) -> BayesianModel:
         "fc1.*": NormalPrior(config.weight_scale),
         "fc2.*": FanInNormalPrior(config.output_scale, bias_scale=1.0),
     }
-    return mlp_regressor(
-        1,
-        hidden=(config.hidden,),
-        prior=prior,
-        likelihood=config.noise,
-        seed=config.seed,
-        dtype=torch.float64,
-    )
+    kind: Any = {"prior": prior, "likelihood": config.noise, "dtype": torch.float64}
+    return mlp_regressor(1, hidden=(config.hidden,), seed=config.seed, **kind)
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """A Gaussian process with its hyperparameters, and the data it is conditioned on."""
+
+    regression: GPRegression
+    variance: float
+    lengthscale: float
+    noise: float
+    log_evidence: float
+    seconds: float
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> RegressionPredictive:
+        """The predictive distribution, in closed form."""
+        with pyro.get_param_store().scope():
+            mean, variance = self.regression(x)
+        noise = torch.full_like(mean, self.noise**2)
+        return RegressionPredictive(0, None, mean, variance.clamp(min=0), noise)
+
+
+def fit_gaussian_process(data: kit.Data, *, noise: float, steps: int = 100) -> GaussianProcess:
+    """Fit the variance and the length scale of an RBF kernel by the evidence, the noise known."""
+    start = time.perf_counter()
+    x, y = data
+    kernel = RBF(1, variance=y.var(), lengthscale=x.std())
+    with pyro.get_param_store().scope():
+        gp = GPRegression(x, y, kernel, noise=y.new_tensor(noise**2), jitter=1e-10)
+        gp.noise_unconstrained.requires_grad_(False)
+        loss: Callable[[object, object], Tensor] = Trace_ELBO().differentiable_loss
+        free = [parameter for parameter in gp.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.LBFGS(free, max_iter=steps, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss(gp.model, gp.guide)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        evidence = -float(closure().detach())
+        variance, lengthscale = (
+            float(torch.as_tensor(value)) for value in (kernel.variance, kernel.lengthscale)
+        )
+    seconds = time.perf_counter() - start
+    return GaussianProcess(gp, variance, lengthscale, noise, evidence, seconds)
+
+
+def polynomial_law(posterior: Posterior, *, prefix: str, decades: float = 3.0) -> dict[str, Array]:
+    r"""The epistemic variance of a polynomial far out, beside its limit."""
+    x = torch.logspace(0, decades, 81, dtype=torch.float64)
+    variance = posterior.predict(x[:, None]).epistemic_variance
+    covariance = kit.weight_moments(posterior)[1]
+    limit = covariance[-1, -1] * kit.to_numpy(x) ** (2 * len(covariance) - 2)
+    values = {"x": kit.to_numpy(x), "variance": kit.to_numpy(variance), "limit": limit}
+    return {f"{prefix}.{name}": value for name, value in values.items()}
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
-    """Fit the bases exactly and the net by every guide, and measure both near and far.
-
-    Args:
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        Metrics, findings, and the arrays of the figures.
-    """
+    """Fit the bases exactly and the net by every guide, and measure both near and far."""
     results = Results(
-        experiment=NAME,
-        title="Nonlinear regression: what is believed where there are no data",
-        config=config,
-        main=Table(MAIN_TABLE, "Posterior", columns=kit.COLUMNS),
+        NAME,
+        "Nonlinear regression: what is believed where there are no data",
+        config,
+        Table(MAIN_TABLE, "Posterior", columns=kit.COLUMNS),
         findings=[],
         data_source=f"generated: y = sin(2πx) + x + noise of SD {config.noise:g}; {config.n} "
         f"points on [0, 1]",
@@ -129,23 +177,20 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     kind: dict[str, Any] = {"noise": config.noise, "dtype": torch.float64}
     data = sine_data(n=config.n, seed=config.seed, **kind)
     test = sine_data(n=config.test_size, seed=config.test_seed, **kind)
-    problem = kit.Problem(data, test, kit.even_grid(FAR_LOW, FAR_HIGH, num=301))
+    problem = kit.Problem(data, test, kit.even_grid(-2.0, 3.0, num=301))
     results.arrays |= {"x": kit.to_numpy(data[0][:, 0]), "y": kit.to_numpy(data[1])}
     with progress.stage("bases") as update:
         prior = NormalPrior.from_precision(config.prior_precision)
         for name, basis in bases(config).items():
-            model = linear_regression(basis, prior=prior, likelihood=config.noise)
-            exact = fit(model, Exact, data, seed=config.seed, progress=update)
+            regression = linear_regression(basis, prior=prior, likelihood=config.noise)
+            exact = fit(regression, Exact, data, seed=config.seed, progress=update)
             diverges = name == "polynomial"
             kit.enter(results, name, "exact", problem, exact, diverges=diverges)
             if diverges:
                 results.arrays |= polynomial_law(exact, prefix=LAW)
+    model, how = mlp_model(config), config.settings
     posteriors = fit_all(
-        config.guides,
-        mlp_model(config),
-        data,
-        config.settings,
-        stage=lambda guide: progress.stage(f"mlp: {guide}"),
+        config.guides, model, data, how, stage=lambda guide: progress.stage(f"mlp: {guide}")
     )
     with progress.stage("judge") as update:
         for done, guide in enumerate(config.guides):

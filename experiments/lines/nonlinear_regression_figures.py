@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from probml_tp.experiments.lines.kit import as_title, band_of, plot_fit, plot_line
+from probml_tp.experiments.lines import kit
 from probml_tp.experiments.lines.model_choice import CHOICE_FINDINGS, choice_figure, plane_figure
 from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
+from probml_tp.kit.common import Array
 from probml_tp.kit.sentences import Chains, Range
 from probml_tp.plots import regression as draw
 from probml_tp.plots import style
-from probml_tp.plots.style import GuideStyle, guide_style, house_style, number, order_of_magnitude
+from probml_tp.plots.style import GuideStyle, guide_style, house_style, number
 
 BASES = {
     "polynomial": GuideStyle("Polynomial basis", guide_style("exact").color, "-", "o"),
@@ -32,9 +33,6 @@ NEAR = (-1.0, 2.0)
 """The labs' prediction range; the arrays reach farther."""
 
 
-# ------------------------------------------------------------------------------------ findings
-
-
 def doubtful_range(
     band: draw.Band, noise: float, *, share: float = 0.01
 ) -> tuple[float, float] | None:
@@ -44,17 +42,14 @@ def doubtful_range(
 
 
 def _bases_far(results: Results[Any]) -> str:
-    noise = results.config.noise
-    doubtful = doubtful_range(band_of(results, "gaussian-exact"), noise)
-    where = "everywhere"
-    if doubtful is not None:
-        where = f"outside of [{', '.join(number(end, '.2f') for end in doubtful)}]"
-    polynomial = band_of(results, "polynomial-exact")
-    times = order_of_magnitude(polynomial.variance[-1] / noise**2)
+    noise, polynomial = results.config.noise, kit.band_of(results, "polynomial-exact")
+    doubtful = doubtful_range(kit.band_of(results, "gaussian-exact"), noise)
+    ends = ", ".join(number(end, ".2f") for end in doubtful or ())
+    times = style.order_of_magnitude(polynomial.variance[-1] / noise**2)
     return (
-        f"Where it knows nothing the Gaussian basis is as sure as its noise: {where} the "
-        f"predictive variance is within 1 % of σ² = {noise**2:g}; the polynomial's is {times} "
-        f"times σ² at x = {polynomial.x[-1]:g}."
+        f"Where it knows nothing the Gaussian basis is as sure as its noise: "
+        f"{f'outside of [{ends}]' if ends else 'everywhere'} the predictive variance is within 1 % "
+        f"of σ² = {noise**2:g}; the polynomial's is {times} times σ² at x = {polynomial.x[-1]:g}."
     )
 
 
@@ -63,37 +58,40 @@ def _hyperparameters(results: Results[Any]) -> tuple[float, float]:
     return float(variance), float(lengthscale)
 
 
+def _far_out(results: Results[Any]) -> list[Array]:
+    """The polynomial far out: inputs, variance, and its limit."""
+    return [results.arrays[f"{LAW}.{name}"] for name in ("x", "variance", "limit")]
+
+
 def _slope(results: Results[Any]) -> float:
     """The slope of the polynomial's variance on logarithmic axes, over the last decade."""
-    x, variance = (results.arrays[f"{LAW}.{name}"] for name in ("x", "variance"))
+    x, variance, _ = _far_out(results)
     last = x >= x[-1] / 10.0001
     return float(np.polyfit(np.log(x[last]), np.log(variance[last]), 1)[0])
 
 
 def _law(results: Results[Any]) -> str:
     """How the two bases approach their limits."""
-    noise, band = results.config.noise, band_of(results, "gaussian-exact")
-    ends = band.epistemic_variance[[0, -1]].max() / noise**2
-    x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
+    band, degree = kit.band_of(results, "gaussian-exact"), results.config.degree
+    ends = band.epistemic_variance[[0, -1]].max() / results.config.noise**2
+    x, variance, limit = _far_out(results)
     reached = x[np.abs(variance / limit - 1) < 0.05]
     within = "beyond what is drawn"
     if len(reached):
         within = f"from x = {float(reached[0]):,.0f} on within 5 % of its leading term"
     return (
         f"At the ends of the range, two widths of the data away, the Gaussian basis is off its "
-        f"limit σ² = 1/β by a share of {order_of_magnitude(ends)}; the polynomial of degree "
-        f"{results.config.degree} diverges with the slope {_slope(results):.2f} on logarithmic "
-        f"axes, its limit being 2d = {2 * results.config.degree}, and is {within}."
+        f"limit σ² = 1/β by a share of {style.order_of_magnitude(ends)}; the polynomial of degree "
+        f"{degree} diverges with the slope {_slope(results):.2f} on logarithmic axes, its limit "
+        f"being 2d = {2 * degree}, and is {within}."
     )
 
 
 def _net_far(results: Results[Any]) -> str | None:
     """How much less the guides of the net know far out than amid the data."""
-    grown = {
-        guide: results.main[f"mlp · {guide}", "epistemic_far"] / inside
-        for guide in results.config.guides
-        if (inside := results.main[f"mlp · {guide}", "epistemic_inside"])
-    }
+    far, inside = (results.main.column(f"epistemic_{where}") for where in ("far", "inside"))
+    rows = {guide: f"mlp · {guide}" for guide in results.config.guides}
+    grown = {guide: far[row] / inside[row] for guide, row in rows.items() if inside[row]}
     if not grown:
         return None
     parts = _descending(grown, ".1f")
@@ -107,21 +105,19 @@ def _descending(values: Mapping[str, float], spec: str) -> str:
 
 def _return(results: Results[Any]) -> str:
     """What cures the overconfidence of the Gaussian basis far away."""
-    variance, lengthscale = _hyperparameters(results)
-    band = band_of(results, GP)
+    (variance, lengthscale), band = _hyperparameters(results), kit.band_of(results, GP)
     x, off = results.arrays["x"], np.abs(band.epistemic_variance / variance - 1)
     distance = np.maximum(x.min() - band.x, band.x - x.max())
     away = float(distance[(distance > 0) & (off > 0.01)].max()) / lengthscale
     sd = results.main.column("epistemic_far")
-    far = sd["gp · rbf"]
-    shares = {guide: sd[f"mlp · {guide}"] / far for guide in results.config.guides}
+    shares = {guide: sd[f"mlp · {guide}"] / sd["gp · rbf"] for guide in results.config.guides}
     return (
         f"What cures the overconfidence of the Gaussian basis is a prior over functions that does "
-        f"not die out: the Gaussian process, fitted by its evidence to a length scale of "
-        f"{lengthscale:.2f} and a prior SD of {variance**0.5:.2f}, is back within "
-        f"1 % of its prior variance {away:.1f} length scales beyond the data. Of its epistemic SD "
-        f"far out the net has, by guide: {_descending(shares, '.2f')}; the Gaussian basis has "
-        f"{number(sd['gaussian · exact'] / far, '.0e')}."
+        f"not die out: the Gaussian process (length scale {lengthscale:.2f}, prior SD "
+        f"{variance**0.5:.2f}, by its evidence) is back within 1 % of its prior variance "
+        f"{away:.1f} length scales beyond the data. Of its epistemic SD far out the net has, by "
+        f"guide: {_descending(shares, '.2f')}; the Gaussian basis has "
+        f"{number(sd['gaussian · exact'] / sd['gp · rbf'], '.0e')}."
     )
 
 
@@ -132,8 +128,7 @@ def _laplace(results: Results[Any]) -> str | None:
     drawn, linear = (results.main[f"mlp · {guide}", "rmse"] for guide in guides)
     return (
         f"One Laplace posterior, two predictions: drawing weights for the net itself gives an RMSE "
-        f"of {drawn:.2f}, for the net linearised at the mode {linear:.2f}; within the width of the "
-        f"posterior the net is not linear."
+        f"of {drawn:.2f}, for the net linearised at the mode {linear:.2f}."
     )
 
 
@@ -162,14 +157,11 @@ FINDINGS = (
 )
 
 
-# ------------------------------------------------------------------------------------- figures
-
-
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the figures, from the results alone."""
     yield _bases_figure(results)
     yield _net_figure(results)
-    yield _far_figure(results, as_title(_net_far(results) or _bases_far(results)))
+    yield _far_figure(results)
     yield _law_figure(results)
     yield choice_figure(results)
     yield plane_figure(results)
@@ -178,21 +170,22 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 @house_style()
 def _bases_figure(results: Results[Any]) -> Figure:
     made, axes = style.figure(2, 2, height=5.4, sharex=True, sharey="row")
+    noise = results.config.noise
     for (above, below), (name, basis) in zip(axes.T, BASES.items(), strict=True):
         band = _panel(results, f"{name}-exact", "exact", above)
         above.set_title(basis.label)
         draw.plot_variance_parts(band, ax=below)
-        draw.mark_limit(results.config.noise**2, "limit σ²", ax=below)
+        draw.mark_limit(noise**2, "limit σ²", ax=below)
         draw.mark_training_range(results.arrays["x"], ax=below)
-        below.set(xlim=NEAR, ylim=(0, 8 * results.config.noise**2), xlabel="x")
+        below.set(xlim=NEAR, ylim=(0, 8 * noise**2), xlabel="x")
     axes[0, 0].set_ylabel("y")
     axes[1, 0].set_ylabel("predictive variance (units of y²)")
     axes[1, 1].legend(loc="upper right")
     draw.band_legend(made)
     return Figure(
         "bases",
-        as_title(_bases_far(results)),
-        "The exact posterior of two bases. Above, the predictive mean with 95 % intervals; below, "
+        kit.as_title(_bases_far(results)),
+        "The exact posterior of two bases: above, the predictive mean with 95 % intervals; below, "
         "the predictive variance in its two parts. Outside the training range the Gaussian bumps "
         "vanish and take the epistemic variance with them; the polynomial leaves the panel.",
         made,
@@ -201,8 +194,8 @@ def _bases_figure(results: Results[Any]) -> Figure:
 
 def _panel(results: Results[Any], row: str, guide: str, ax: Axes) -> draw.Band:
     """One panel of bands on the labs' prediction range."""
-    band = band_of(results, row)
-    plot_fit(band, results.arrays["x"], results.arrays["y"], ax=ax, guide=guide)
+    band = kit.band_of(results, row)
+    kit.plot_fit(band, results.arrays["x"], results.arrays["y"], ax=ax, guide=guide)
     ax.set(xlim=NEAR, ylim=(-5, 6))
     return band
 
@@ -213,55 +206,47 @@ def _net_figure(results: Results[Any]) -> Figure:
     made, axes, used = style.panels(len(guides), most=5, height=2.0, sharex=True, sharey=True)
     for ax, guide in zip(used, guides, strict=True):
         _panel(results, f"mlp-{guide}", guide, ax)
-        nll = results.main[f"mlp · {guide}", "nll"]
-        ax.set_title(f"{guide_style(guide).label}\nNLL {number(nll, '.2f')}", fontsize=9)
+        nll = number(results.main[f"mlp · {guide}", "nll"], ".2f")
+        ax.set_title(f"{guide_style(guide).label}\nNLL {nll}", fontsize=9)
     style.label_outside(axes, len(guides), x="x", y="y")
     draw.band_legend(made)
     return Figure(
         "net-by-guide",
-        as_title(SPREAD(results)),
+        kit.as_title(SPREAD(results)),
         "The same net, prior and data under every guide: predictive mean with 95 % intervals, dark "
-        "for the function alone, light for a new observation; NLL in nats per fresh point of the "
-        "training range.",
+        "for the function alone, light for a new observation; NLL in nats per fresh point.",
         made,
     )
 
 
-def _total(results: Results[Any], row: str, look: GuideStyle, ax: Axes) -> None:
-    band = band_of(results, row)
-    plot_line(band.x, band.variance, look, ax=ax)
-
-
 @house_style()
-def _far_figure(results: Results[Any], title: str) -> Figure:
+def _far_figure(results: Results[Any]) -> Figure:
     """Total predictive variance of all models on the wide range."""
     made, axes = style.figure(1, 2, height=3.9, sharey=True)
-    left, right = axes[0]
-    for name, basis in BASES.items():
-        _total(results, f"{name}-exact", basis, left)
-    for guide in one_of_each_family(results.config.guides):
-        _total(results, f"mlp-{guide}", guide_style(guide), right)
+    shown = one_of_each_family(results.config.guides)
+    nets = {f"mlp-{guide}": guide_style(guide) for guide in shown}
+    bases = {f"{name}-exact": basis for name, basis in BASES.items()}
     limit = results.config.noise**2
     prior = _hyperparameters(results)[0] + limit
-    for ax in axes[0]:
-        _total(results, GP, GP_STYLE, ax)
+    for ax, models in zip(axes[0], (bases, nets), strict=True):
+        for row, look in {**models, GP: GP_STYLE}.items():
+            band = kit.band_of(results, row)
+            kit.plot_line(band.x, band.variance, look, ax=ax)
         draw.mark_limit(limit, "limit σ²", ax=ax)
-        look: dict[str, Any] = {"color": GP_STYLE.color, "linestyle": ":", "linewidth": 1.2}
-        ax.axhline(prior, label="prior of the process + σ²", **look)
-        ax.set(xlabel="x", xlim=band_of(results, GP).x[[0, -1]])
-        ax.set(yscale="log", ylim=(limit / 2, 1e5 * limit))
+        dotted: dict[str, Any] = {"color": GP_STYLE.color, "linestyle": ":", "linewidth": 1.2}
+        ax.axhline(prior, label="prior of the process + σ²", **dotted)
+        ax.set(xlabel="x", xlim=band.x[[0, -1]], yscale="log", ylim=(limit / 2, 1e5 * limit))
         draw.mark_training_range(results.arrays["x"], ax=ax)
-    left.set(title="Two bases", ylabel="predictive variance (units of y²)")
-    right.set_title(f"Net with {results.config.hidden} tanh units")
+    axes[0, 0].set(title="Two bases", ylabel="predictive variance (units of y²)")
+    axes[0, 1].set_title(f"Net with {results.config.hidden} tanh units")
     style.shared_legend(made, axes.flat, columns=5)
     return Figure(
         "far-field",
-        title,
-        "Total predictive variance on a range five times that of the training data (grey bar), on "
-        "a logarithmic axis. The dark dotted line is the variance of the noise: a model that "
-        "reaches it far out claims to know the function there. The Gaussian process returns to "
-        "the variance of its prior, the other dotted line. Of many guides one of each family is "
-        "drawn; the table has all.",
+        kit.as_title(_net_far(results) or _bases_far(results)),
+        "Total predictive variance on a range five times that of the training data (grey bar), of "
+        "the bases and one guide of each family. A model that reaches the dark dotted line, the "
+        "variance of the noise, claims to know the function there; the Gaussian process returns to "
+        "the variance of its prior, the other dotted line.",
         made,
     )
 
@@ -271,16 +256,16 @@ def _law_figure(results: Results[Any]) -> Figure:
     """How the bases approach their limits, and the Gaussian process its prior."""
     made, ((left, right),) = style.figure(1, 2, height=3.6)
     noise, prior = results.config.noise, _hyperparameters(results)[0]
-    gaussian, process = (band_of(results, row) for row in ("gaussian-exact", GP))
-    grid, basis = process.x, BASES["gaussian"]
-    own = gaussian.epistemic_variance / noise**2 + 1e-17
-    plot_line(grid, own, basis, ax=left, label=f"{basis.label} to σ²")
-    own = np.abs(process.epistemic_variance / prior - 1) + 1e-17
-    plot_line(grid, own, GP_STYLE, ax=left, label=f"{GP_STYLE.label} to its prior")
+    gaussian, process = (kit.band_of(results, row) for row in ("gaussian-exact", GP))
+    off = gaussian.epistemic_variance / noise**2, np.abs(process.epistemic_variance / prior - 1)
+    for share, look, to in zip(
+        off, (BASES["gaussian"], GP_STYLE), ("σ²", "its prior"), strict=True
+    ):
+        kit.plot_line(process.x, share + 1e-17, look, ax=left, label=f"{look.label} to {to}")
     draw.mark_training_range(results.arrays["x"], ax=left)
     left.set(xlabel="x", ylabel="relative distance to the limit", ylim=(1e-16, 30), yscale="log")
-    left.set(xlim=(grid[0], grid[-1]), title="Models with a finite limit")
-    x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
+    left.set(xlim=process.x[[0, -1]], title="Models with a finite limit")
+    x, variance, limit = _far_out(results)
     right.loglog(x, variance, color=BASES["polynomial"].color, label=BASES["polynomial"].label)
     right.loglog(x, limit, ":", color=style.DATA_COLOR, label=r"limit $\Sigma_{dd}\,x^{2d}$")
     right.set(xlabel="x", ylabel="Var f (units of y²)", title="Polynomial: no limit but a law")
@@ -291,7 +276,7 @@ def _law_figure(results: Results[Any]) -> Figure:
         f"{_slope(results):.2f}, 2d = {2 * results.config.degree}",
         "Left, how far the predictive variance of the Gaussian basis is from that of the noise, "
         "and the epistemic variance of the Gaussian process from that of its prior, as a share of "
-        "the limit; below 10⁻¹⁶ rounding hides it. Right, the epistemic variance of the "
-        "polynomial basis far out, on logarithmic axes, beside its leading term.",
+        "the limit. Right, the epistemic variance of the polynomial basis far out, beside its "
+        "leading term.",
         made,
     )

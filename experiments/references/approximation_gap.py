@@ -1,11 +1,9 @@
 """How far each posterior is from the truth, whether it matters, and which one to use.
 
 Four problems, from a line to small nets, each with data on two sides of a gap. Every approximation
-is held against the exact posterior or converged chains: in its predictions, where the data are,
-between and far from them; in its weights, where these are identified; by what needs no reference
-(k-hat, bounds on the evidence, leave-one-out); and by its cost. What follows from stated limits is
-a recommendation for each problem. On the two simplest problems simulation-based calibration tells
-which inference is right on average over the prior.
+is held against the exact posterior or converged chains, in its predictions and its weights, by what
+needs no reference, and by its cost; what follows from stated limits is a recommendation for each
+problem. On the two simplest simulation-based calibration tells which inference is right on average.
 """
 
 from __future__ import annotations
@@ -22,22 +20,9 @@ from probml_tp.experiments.references.sbc_study import SbcSize, run_sbc, sbc_arr
 from probml_tp.gap import UnconvergedReferenceError
 from probml_tp.gap.page import TITLE, overview, page_arrays, page_figures
 from probml_tp.gap.study import Comparison, GapStudy, study_gap
-from probml_tp.gap.tables import (
-    evidence_table,
-    limits_table,
-    predictions_table,
-    weights_table,
-)
-from probml_tp.harness.experiment import (
-    MAIN_TABLE,
-    Experiment,
-    ExperimentConfig,
-    Figure,
-    Progress,
-    Results,
-    Table,
-    option,
-)
+from probml_tp.gap.tables import evidence_table, limits_table, predictions_table, weights_table
+from probml_tp.harness.config import ExperimentConfig, option
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Figure, Progress, Results, Table
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 
@@ -79,11 +64,7 @@ class Config(ExperimentConfig):
     @property
     def sbc(self) -> SbcSize:
         """How much of simulation-based calibration is run."""
-        return SbcSize(
-            simulations=self.simulations,
-            nuts_simulations=self.nuts_simulations,
-            num_samples=self.rank_draws,
-        )
+        return SbcSize(self.simulations, self.nuts_simulations, self.rank_draws)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
@@ -100,32 +81,28 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         with progress.stage(f"fit and compare {name}") as update:
             try:
                 study = study_gap(problem, comparison=comparison, seed=config.seed, update=update)
+                studies.append(study)
             except UnconvergedReferenceError as error:
                 refused[problem.title] = str(error)
-            else:
-                studies.append(study)
     if not studies:
         raise UnconvergedReferenceError(" ".join(refused.values()))
     calibration = run_sbc(config.sbc, jobs=config.jobs, seed=config.seed, progress=progress)
+    points = (f"{s.problem.title}: {len(s.problem.data[0])} points" for s in studies)
     results = Results(
-        experiment=NAME,
-        title=TITLE,
-        config=config,
-        main=limits_table(studies, MAIN_TABLE),
+        NAME,
+        TITLE,
+        config,
+        limits_table(studies, MAIN_TABLE),
         findings=[],
-        data_source="; ".join(
-            f"{s.problem.title}: {len(s.problem.data[0])} points" for s in studies
-        ),
+        data_source="; ".join(points),
         arrays=page_arrays(studies) | sbc_arrays(calibration),
         tables=[*_tables(studies), sbc_table(calibration)],
     )
     for study in studies:
-        for guide, posterior in study.posteriors.items():
-            key = f"{study.problem.name}-{guide}"
-            results.posteriors[key] = posterior
-            if guide == "nuts":
-                record = to_inference_data(posterior, *study.problem.data)
-                results.inference_data[key] = record
+        name, data = study.problem.name, study.problem.data
+        results.posteriors |= {f"{name}-{guide}": p for guide, p in study.posteriors.items()}
+        if nuts := study.posteriors.get("nuts"):
+            results.inference_data[f"{name}-nuts"] = to_inference_data(nuts, *data)
     left_out = [f"{title} is left out. {reason}" for title, reason in refused.items()]
     results.findings = [*overview(studies), *left_out, *sbc_findings(results)]
     return results
@@ -146,7 +123,5 @@ def figures(results: Results[Config]) -> Iterator[Figure]:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME, summary=EXPERIMENTS.summary(NAME), config=Config, run=run, figures=figures
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

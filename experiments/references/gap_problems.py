@@ -1,10 +1,8 @@
-r"""Four small problems whose reference posterior is known: exactly, or by chains that agree.
+"""Four small problems whose reference posterior is known: exactly, or by chains that agree.
 
-A line, two blobs, two moons and a sine, each with a gap in its data. Every problem is looked at in
-three regions: ``data``, fresh inputs such as those of training; ``between``, inside the gap, where
-no training point lies; and ``far``, well outside the data. The nets are small so that chains
-converge in their functions within seconds: ten units, and data that leave their posterior wide
-compared with its narrowest direction, which is what the step size of the chains follows.
+Every problem has a gap in its data, and is looked at in three regions: ``data``, fresh inputs such
+as those of training; ``between``, inside the gap; and ``far``, well outside the data. The nets are
+so small that chains converge in their functions within seconds.
 """
 
 from __future__ import annotations
@@ -25,12 +23,8 @@ from probml_tp.models import LinearBasis, linear_regression, logistic_regression
 from probml_tp.models.mlp import mlp_classifier, mlp_regressor
 from probml_tp.priors import FanInNormalPrior, NormalPrior
 
-REGIONS: Mapping[str, str] = {
-    "data": "where the data are",
-    "between": "in the gap between them",
-    "far": "far outside",
-}
-"""Where posteriors are compared: name to words."""
+REGIONS = ("data", "between", "far")
+"""Where posteriors are compared."""
 
 NET_GUIDES = guides_for(
     "layers",
@@ -42,7 +36,6 @@ NET_GUIDES = guides_for(
 POINTS = 24
 """In each region."""
 
-MOONS_CENTRE = (0.5, 0.25)
 Data = tuple[Tensor, Tensor]
 
 
@@ -104,7 +97,7 @@ def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProb
         data=_away_from(gap, 0.1, two_moons(n=60, seed=seed, **made)),
         where=two_moons(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
         between=gap,
-        far=torch.from_numpy(ring(MOONS_CENTRE, radius=6.0, points=POINTS)),
+        far=torch.from_numpy(ring((0.5, 0.25), radius=6.0, points=POINTS)),
         guides=NET_GUIDES,
         how=how,
     )
@@ -139,13 +132,8 @@ PROBLEMS: Mapping[str, Callable[..., GapProblem]] = {
     "moons": moons_problem,
     "sine": sine_problem,
 }
-"""Name to what makes the problem, of ``epochs``, ``draws``, ``warmup`` and ``seed``."""
-
 DRAWS: Mapping[str, int] = {"linear": 400, "logistic": 500, "moons": 350, "sine": 600}
 """Draws of a chain, after 200 of warm-up, enough for references of seeds 0 to 4."""
-
-
-# ------------------------------------------------------------------- fits, chains and places
 
 
 def _problem(

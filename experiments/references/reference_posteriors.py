@@ -7,7 +7,7 @@ form, by quadrature or of two samplers that agree; see :mod:`probml_tp.diagnosti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,27 +15,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from probml_tp.diagnostics import StepLeft, moment_errors, reference_posterior, step_left
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.references.moment_panels import moments_figure
 from probml_tp.guides.recipes import Chains, FitSettings, Stage, fit_all, guides_for
-from probml_tp.harness.config import option
-from probml_tp.harness.experiment import (
-    MAIN_TABLE,
-    Experiment,
-    ExperimentConfig,
-    Figure,
-    Progress,
-    Results,
-    Table,
-)
-from probml_tp.kit.common import HALF_WIDTH, labels_of
+from probml_tp.harness.config import ExperimentConfig, option
+from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Figure, Progress, Results, Table
+from probml_tp.kit.common import HALF_WIDTH, Array, labels_of
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.kit.sentences import BestWorst, Finding, tell, together
 from probml_tp.models import CLASSICS, Classic
-from probml_tp.plots.style import guide_style
+from probml_tp.plots.style import figure, guide_style, house_style, shared_legend
 from probml_tp.posterior import Posterior
 
 NAME = "reference-posteriors"
@@ -48,9 +40,8 @@ HARD = ("eight-schools-centered", "funnel")
 """Where NUTS fails by the geometry: a dense metric, adapted to it, only makes it slow."""
 WITHOUT_MODE = ("rats", "eight-schools-centered")
 WHY = (
-    ", for there is no mode to expand around (the joint density grows without bound where the "
-    "members of a group coincide and its scale goes to 0; the point where the search for a "
-    "mode stopped has no meaning)"
+    ", for there is no mode to expand around: the joint density grows without bound where the "
+    "members of a group coincide and its scale goes to 0"
 )
 ERROR = "Largest error of a mean, in true standard deviations"
 NARROWEST = "Smallest standard deviation over the true one"
@@ -101,9 +92,6 @@ class Config(ExperimentConfig):
     target_accept: float = knob("target_accept", 0.9)
 
 
-# --------------------------------------------------------------------------------------- the fits
-
-
 def _how(name: str, config: Config) -> FitSettings:
     """The settings of the fits of one posterior."""
     start = STARTS[name]
@@ -141,19 +129,16 @@ def _fits(
     return {guide: found[guide] for guide in GUIDES if guide in found and guide in guides}
 
 
-# ------------------------------------------------------------------------------------ the numbers
-
-
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit every guide to every posterior, and hold its moments against the known ones."""
     results = Results(
-        experiment=NAME,
-        title="Posteriors with known answers",
-        config=config,
-        main=Table(MAIN_TABLE, ERROR),
-        tables=[Table(title, "Posterior") for title in (NARROWEST, WIDEST, LEFT)],
+        NAME,
+        "Posteriors with known answers",
+        config,
+        Table(MAIN_TABLE, ERROR),
         findings=[],
         data_source="; ".join(f"{name}: {CLASSICS[name]().source}" for name in config.posteriors),
+        tables=[Table(title, "Posterior") for title in (NARROWEST, WIDEST, LEFT)],
     )
     said: list[str] = []
     left: dict[str, StepLeft] = {}
@@ -165,12 +150,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
                 key = f"{name}-{guide}"
                 results.posteriors[key] = posterior
                 results.inference_data[key] = posterior.to_inference_data(*classic.data)
-                errors = moment_errors(
-                    posterior,
-                    reference_posterior(name),
-                    quantities=classic.quantities,
-                    num_samples=config.num_samples,
-                )
+                asked: Any = {"quantities": classic.quantities, "num_samples": config.num_samples}
+                errors = moment_errors(posterior, reference_posterior(name), **asked)
                 _put(results, name, guide, errors)
                 if posterior.guide.is_variational_normal:
                     step = step_left(posterior, classic.data, seed=config.seed)
@@ -198,7 +179,7 @@ def _put(results: Results[Any], name: str, guide: str, errors: pd.DataFrame) -> 
         (widest, "sd_ratio", errors["sd_ratio"].idxmax()),
     ):
         _put_one(table, name, guide, abs(errors[column][at]), errors[f"{column}_se"][at])
-    for column in errors.columns:
+    for column in ("mean_error", "sd_ratio"):
         results.arrays[f"{name}.{guide}.{column}"] = errors[column].to_numpy()
 
 
@@ -207,9 +188,6 @@ def _put_one(table: Table, name: str, guide: str, value: float, se: float) -> No
     if np.isfinite(value):
         ends = max(0.0, value - HALF_WIDTH * se), value + HALF_WIDTH * se
         table.put(name, {guide: value}, {guide: ends} if se > 0 else None)
-
-
-# -------------------------------------------------------------------------------------- findings
 
 
 def _overall(guide: str) -> Finding:
@@ -234,14 +212,13 @@ def _settled(left: dict[str, StepLeft]) -> Iterator[str]:
         yield (
             f"{fit} has not settled: a Newton step would still move a mean or a log standard "
             f"deviation by {step.value:.2f} of its own standard deviations (standard error "
-            f"{step.se:.2f}). Its errors are those of a short fit, not of its kind."
+            f"{step.se:.2f})."
         )
     if left and not moving:
         most = max(left, key=lambda fit: left[fit].value)
         yield (
             f"All {len(left)} variational fits have settled, to {left[most].value:.2f} of their "
-            f"own standard deviations at most ({most}). That is a stationary point of the evidence "
-            f"lower bound, not always its highest."
+            f"own standard deviations at most ({most})."
         )
 
 
@@ -256,29 +233,47 @@ def _divergences(name: str, nuts: Posterior, errors: pd.DataFrame) -> list[str]:
     return [text] if count or off else []
 
 
-# --------------------------------------------------------------------------------------- figures
-
-
-def figures(results: Results[Config]) -> Iterator[Figure]:
-    """Draw the errors of every quantity."""
-    config = results.config
-    yield Figure(
-        "moment-errors",
-        _title(results),
-        "A point is a scalar quantity of a posterior. Left: the error of its mean in units of its "
-        "true standard deviation. Right: its standard deviation over the true one, on a log axis; "
-        "left of 1 is overconfident. Values past the axis stand at its edge. Wrong by known "
-        "reasons: MAP has no spread and is left out on the right; independent normals are too "
-        "narrow where parameters are correlated.",
-        moments_figure(results.arrays, posteriors=config.posteriors, guides=config.guides),
+@house_style()
+def figures(results: Results[Config]) -> list[Figure]:
+    """Draw errors of means on the left, ratios of standard deviations on the right."""
+    names, guides = results.config.posteriors, results.config.guides
+    made, ((left, right),) = figure(1, 2, height=1.35 + 0.55 * len(names), sharey=True)
+    left.set(xlabel="Error of the mean (true standard deviations)", xlim=(-3, 3))
+    right.set(xlabel="Standard deviation over the true one", xscale="log", xlim=(0.1, 10))
+    for ax, column, truth in ((left, "mean_error", 0), (right, "sd_ratio", 1)):
+        for place, name in enumerate(names):
+            own = {g: results.arrays.get(f"{name}.{g}.{column}") for g in guides}
+            _dots({g: v for g, v in own.items() if v is not None and v.any()}, place, guides, ax)
+        ax.axvline(truth, color="black", linewidth=1)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(visible=False, axis="y")
+        ax.tick_params(axis="y", length=0)
+    shared_legend(made, (left, right))
+    caption = (
+        "A point is a scalar quantity of a posterior: left, the error of its mean in units of its "
+        "true standard deviation; right, its standard deviation over the true one, where left of 1 "
+        "is overconfident. Values past the axis stand at its edge; MAP has no spread."
     )
+    return [Figure("moment-errors", _title(results), caption, made)]
+
+
+def _dots(values: Mapping[str, Array], place: int, guides: tuple[str, ...], ax: Axes) -> None:
+    """A dot for each quantity of a posterior, guides one below the other."""
+    if place:
+        ax.axhline(place - 0.5, color="#c9ccd1", linewidth=0.7)
+    for guide, value in values.items():
+        look, shift = guide_style(guide), (guides.index(guide) + 0.5) / len(guides) - 0.5
+        ax.plot(
+            np.clip(value, *ax.get_xlim()), np.full(len(value), place + 0.72 * shift),
+            look.marker, color=look.color, label=look.label, markersize=4, alpha=0.75,
+            markeredgewidth=0, clip_on=False,
+        )  # fmt: skip
 
 
 def _title(results: Results[Config]) -> str:
-    narrow = {
-        guide: float(np.median([*results.tables[0].column(guide).values()]))
-        for guide in results.tables[0].columns
-    }
+    columns = {guide: results.tables[0].column(guide) for guide in results.tables[0].columns}
+    narrow = {guide: float(np.median([*column.values()])) for guide, column in columns.items()}
     said = [f"{labels_of([guide])} {value:.2f}" for guide, value in narrow.items() if value]
     if not said:
         return "How far the means are from the true ones"
@@ -286,7 +281,5 @@ def _title(results: Results[Config]) -> str:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME, summary=EXPERIMENTS.summary(NAME), config=Config, run=run, figures=figures
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -13,32 +13,16 @@ from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.sbc.ranks import uniform_p_value
 from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
 from probml_tp.experiments.references import sbc_judging as judging
-from probml_tp.experiments.references.sbc_study import (
-    PROBLEMS,
-    SbcStudy,
-    expected_distance,
-    sbc_study,
-)
+from probml_tp.experiments.references import sbc_study
+from probml_tp.experiments.references.sbc_study import PROBLEMS, SbcStudy
 from probml_tp.harness.experiment import Figure
 from probml_tp.kit.common import Array, listed
+from probml_tp.plots import style as house
 from probml_tp.plots.robustness import Panel, interval_panels
-from probml_tp.plots.style import (
-    TRAINING_RANGE_COLOR,
-    GuideStyle,
-    figure,
-    house_style,
-    panels,
-    shared_legend,
-)
+from probml_tp.plots.style import TRAINING_RANGE_COLOR, GuideStyle, house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-LEVEL = 0.95
-MOST_BINS = 20
-IN_A_BIN = 4
-"""Bins of a histogram hold so many uniform ranks at least, if there are enough."""
 
 SHORT = {"half-as-wide": "Half as wide", "prior": "Prior alone"}
 """Names of what is broken on purpose, for titles of panels."""
@@ -49,13 +33,8 @@ SHOWN = {
 }
 """The quantities that have a panel."""
 
-RANK = "Rank of the truth (share of draws)"
 
-
-# ----------------------------------------------------------------------------------------- panels
-
-
-def rank_bins(num_samples: int, *, most: int = MOST_BINS) -> int:
+def rank_bins(num_samples: int, *, most: int = 20) -> int:
     """The number of bins of equal width that ranks from 0 to ``num_samples`` are counted in."""
     return max(bins for bins in range(1, most + 1) if (num_samples + 1) % bins == 0)
 
@@ -63,11 +42,7 @@ def rank_bins(num_samples: int, *, most: int = MOST_BINS) -> int:
 def plot_rank_histogram(
     result: SbcResult, quantity: str, *, ax: Axes, style: GuideStyle, bins: int | None = None
 ) -> Axes:
-    """Draw how many ranks fall into each bin, over the interval of one bin of uniform ranks.
-
-    The interval is binomial and pointwise: of 20 bins one is expected outside its 95 % interval.
-    :func:`plot_ecdf_difference` has bounds that hold at once.
-    """
+    """Draw how many ranks fall into each bin, over the 95 % interval of uniform ones."""
     places = result.num_samples + 1
     bins = rank_bins(result.num_samples) if bins is None else bins
     if bins < 1 or places % bins:
@@ -78,9 +53,9 @@ def plot_rank_histogram(
         )
     before = ax.get_ylim()[1]  # of axes that share theirs: what is there already has to fit
     counts = np.bincount(result.ranks_of(quantity), minlength=places).reshape(bins, -1).sum(1)
-    lower, upper = stats.binom.interval(LEVEL, result.simulations, 1 / bins)
-    label = f"{100 * LEVEL:g} % of uniform ranks, each bin"
-    ax.axhspan(lower, upper, color=TRAINING_RANGE_COLOR, alpha=0.28, linewidth=0, label=label)
+    lower, upper = stats.binom.interval(0.95, result.simulations, 1 / bins)
+    look: Any = {"color": TRAINING_RANGE_COLOR, "alpha": 0.28, "linewidth": 0}
+    ax.axhspan(lower, upper, label="95 % of uniform ranks, each bin", **look)
     ax.axhline(result.simulations / bins, color=TRAINING_RANGE_COLOR, linewidth=1.0)
     edges = np.linspace(0, 1, bins + 1)
     ax.stairs(counts, edges, fill=True, color=style.color, alpha=0.55, label=style.label)
@@ -88,18 +63,8 @@ def plot_rank_histogram(
     return ax
 
 
-def plot_ecdf_difference(
-    results: Mapping[str, SbcResult],
-    quantity: str,
-    *,
-    ax: Axes,
-    style: Callable[[str], GuideStyle] = judging.sbc_style,
-) -> Axes:
-    """Draw the ECDF of the ranks less that of uniform ones, over its simultaneous band.
-
-    A posterior that is too narrow rises above the band, then falls below it; one that is too wide
-    does the opposite; one that lies below the truth stays below the band.
-    """
+def plot_ecdf_difference(results: Mapping[str, SbcResult], quantity: str, *, ax: Axes) -> Axes:
+    """Draw the ECDF of the ranks less that of uniform ones, over its simultaneous band."""
     sizes = {name: (r.simulations, r.num_samples) for name, r in results.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(
@@ -107,25 +72,20 @@ def plot_ecdf_difference(
             f"got {sizes or 'none'}. Run them alike, or draw them in panels of their own."
         )
     first = next(iter(results.values()))
-    label = f"{100 * LEVEL:g} % of uniform ranks, everywhere"
-    band: tuple[Array, Array] = first.ecdf_band(level=LEVEL)
-    ax.fill_between(
-        first.grid, *band, color=TRAINING_RANGE_COLOR, alpha=0.28, linewidth=0, label=label
-    )
+    look: Any = {"color": TRAINING_RANGE_COLOR, "alpha": 0.28, "linewidth": 0}
+    label = "95 % of uniform ranks, everywhere"
+    ax.fill_between(first.grid, *first.ecdf_band(level=0.95), label=label, **look)
     ax.axhline(0, color=TRAINING_RANGE_COLOR, linewidth=1.0)
     for name, result in results.items():
-        s, difference = style(name), result.ecdf_difference(quantity)
+        s, difference = judging.sbc_style(name), result.ecdf_difference(quantity)
         ax.plot(result.grid, difference, color=s.color, linestyle=s.linestyle, label=s.label)
     ax.set_xlim(0, 1)
     return ax
 
 
-# ---------------------------------------------------------------------------------------- figures
-
-
 def sbc_figures(arrays: Mapping[str, Array]) -> Iterator[Figure]:
     """Draw a study."""
-    study = sbc_study(arrays)
+    study = sbc_study.sbc_study(arrays)
     judged = judging.judge_study(study)
     for problem, methods in study.items():
         yield _ecdf_figure(problem, methods, judging.miscalibrated(judged[problem]))
@@ -137,40 +97,33 @@ def _short(method: str) -> str:
     return SHORT.get(method, judging.sbc_style(method).label)
 
 
-def _ecdf_figure(problem: str, methods: Mapping[str, SbcResult], wrong: list[str]) -> Figure:
-    verdict = "no method's ranks are found not to be uniform"
-    if wrong:
-        verdict = f"ranks are not uniform for {listed(map(judging.method_words, wrong))}"
-    others = ", ".join(q for q in PROBLEMS[problem].quantities if q not in SHOWN[problem])
-    also = f" Ranked as well, without a panel: {others}." if others else ""
-    return Figure(
-        f"sbc-{problem}",
-        f"{PROBLEMS[problem].title}: {verdict}.",
-        "The ECDF of the truth's rank among posterior draws, less that of uniform ranks. First "
-        "above the band and then below it: too narrow; below it everywhere: the posterior lies "
-        f"below the truth. NUTS, fitted to the first {methods['nuts'].simulations} data sets only, "
-        "has a row of its own with a wider band. Titles name who leaves the 95 % band of a panel, "
-        "which one of 20 right methods does in each; the figure's title is by the test of all "
-        f"quantities together.{also}",
-        _ecdf_panels(problem, methods),
-    )
-
-
 @house_style()
-def _ecdf_panels(problem: str, methods: Mapping[str, SbcResult]) -> MatplotlibFigure:
+def _ecdf_figure(problem: str, methods: Mapping[str, SbcResult], wrong: list[str]) -> Figure:
     nuts = {"nuts": methods["nuts"]}
     others = {name: result for name, result in methods.items() if name not in nuts}
-    made, axes = figure(2, len(SHOWN[problem]), height=6.2, sharex=True)
+    shown = SHOWN[problem]
+    made, axes = house.figure(2, len(shown), height=6.2, sharex=True)
     for results, line in zip((others, nuts), axes, strict=True):
-        for quantity, ax in zip(SHOWN[problem], line, strict=True):
+        for quantity, ax in zip(shown, line, strict=True):
             plot_ecdf_difference(results, quantity, ax=ax)
             ax.set_title(_outside(results, quantity))
         count = next(iter(results.values())).simulations
         line[0].set_ylabel(f"ECDF − uniform\n({count:,} data sets)")
     for ax in axes[-1]:
-        ax.set_xlabel(RANK)
-    shared_legend(made, axes.flat, columns=min(len(methods) + 1, 4))
-    return made
+        ax.set_xlabel("Rank of the truth (share of draws)")
+    house.shared_legend(made, axes.flat, columns=min(len(methods) + 1, 4))
+    verdict = "no method's ranks are found not to be uniform"
+    if wrong:
+        verdict = f"ranks are not uniform for {listed(map(judging.method_words, wrong))}"
+    return Figure(
+        f"sbc-{problem}",
+        f"{PROBLEMS[problem].title}: {verdict}.",
+        "The ECDF of the truth's rank among posterior draws, less that of uniform ranks: first "
+        "above the band and then below it where the posterior is too narrow, below it everywhere "
+        "where it lies below the truth. Titles name who leaves the 95 % band of a panel, which one "
+        "of 20 right methods does; the figure's title is by the test of all quantities together.",
+        made,
+    )
 
 
 def _outside(results: Mapping[str, SbcResult], quantity: str) -> str:
@@ -184,7 +137,18 @@ def _outside(results: Mapping[str, SbcResult], quantity: str) -> str:
     return f"{quantity.replace('_', ' ').capitalize()}\n{verdict}"
 
 
+@house_style()
 def _histogram_figure(study: SbcStudy, judged: judging.Judgements) -> Figure:
+    each = [(p, name, r) for p, methods in study.items() for name, r in methods.items()]
+    made, _, used = house.panels(len(each), most=3, height=2.0, sharex=True)
+    for (problem, method, result), ax in zip(each, used, strict=True):
+        telling = PROBLEMS[problem].telling
+        most = min(20, max(4, result.simulations // 4))  # so that bins hold at least four
+        bins = rank_bins(result.num_samples, most=most)
+        plot_rank_histogram(result, telling, ax=ax, style=judging.sbc_style(method), bins=bins)
+        ax.set(title=f"{_short(method)}, {telling}", ylabel="Data sets")
+        ax.set_xlabel("Rank of the truth (share)" if ax in used[-3:] else "")
+    house.shared_legend(made, used, columns=3)
     telling = listed(f"the {PROBLEMS[p].telling} ({PROBLEMS[p].title.lower()})" for p in study)
     crooked = [
         f"{judging.method_words(name)} ({problem}, {judging.p_words(one.p_telling)})"
@@ -196,26 +160,11 @@ def _histogram_figure(study: SbcStudy, judged: judging.Judgements) -> Figure:
     return Figure(
         "sbc-ranks",
         f"Rank histograms of {telling}: {verdict}.",
-        "How often the truth had a rank among the posterior draws. A U: too narrow; a slope: "
+        "How often the truth had a rank among the posterior draws: a U is too narrow, a slope "
         "biased. Each bin of uniform ranks is within the grey range with probability 95 %; "
         "p-values are of the simultaneous test of this one quantity.",
-        _histograms(study),
+        made,
     )
-
-
-@house_style()
-def _histograms(study: SbcStudy) -> MatplotlibFigure:
-    each = [(p, name, r) for p, methods in study.items() for name, r in methods.items()]
-    made, _, used = panels(len(each), most=3, height=2.0, sharex=True)
-    for (problem, method, result), ax in zip(each, used, strict=True):
-        telling = PROBLEMS[problem].telling
-        most = min(MOST_BINS, max(4, result.simulations // IN_A_BIN))
-        bins = rank_bins(result.num_samples, most=most)
-        plot_rank_histogram(result, telling, ax=ax, style=judging.sbc_style(method), bins=bins)
-        ax.set(title=f"{_short(method)}, {telling}", ylabel="Data sets")
-        ax.set_xlabel("Rank of the truth (share)" if ax in used[-3:] else "")
-    shared_legend(made, used, columns=3)
-    return made
 
 
 def _distance_figure(judged: judging.Judgements) -> Figure:
@@ -235,24 +184,26 @@ def _distance_figure(judged: judging.Judgements) -> Figure:
             f"Too narrow: {listed(narrow)}; the truth is up to {max(narrow.values()):.2f} of the "
             f"posterior's SDs from its mean, where a right posterior has 1."
         )
-    distance = Panel(
-        "Truth from the mean, RMS (SDs)",
-        {name: one.distance for name, (_, _, one) in each.items()},
-        reference=1.0,
-        published={n: expected_distance(m) for n, (p, m, _) in each.items() if p == "linear"},
-    )
-    bias = Panel(
-        "Mean z-score, slope or steepness (SDs)",
-        {name: one.bias for name, (_, _, one) in each.items()},
-        reference=0.0,
-    )
+    known = {n: sbc_study.expected_distance(m) for n, (p, m, _) in each.items() if p == "linear"}
+    panels = [
+        Panel(
+            "Truth from the mean, RMS (SDs)",
+            {name: one.distance for name, (_, _, one) in each.items()},
+            reference=1.0,
+            published=known,
+        ),
+        Panel(
+            "Mean z-score, slope or steepness (SDs)",
+            {name: one.bias for name, (_, _, one) in each.items()},
+            reference=0.0,
+        ),
+    ]
     families = {name: judging.sbc_style(method) for name, (_, method, _) in each.items()}
     return Figure(
         "sbc-distance",
         title,
         "Left: root mean square of the distance between truth and posterior mean, in the "
-        "posterior's standard deviations, over parameters and data sets; diamonds: in closed "
-        "form. Right: the mean of mean less truth, for the slope of the line and the "
-        "steepness of the boundary. Bars: 95 % t intervals over data sets.",
-        interval_panels([distance, bias], families=families, published="In closed form"),
+        "posterior's standard deviations; diamonds: in closed form. Right: the mean of mean less "
+        "truth, for the slope or steepness. Bars: 95 % t intervals over data sets.",
+        interval_panels(panels, families=families, published="In closed form"),
     )

@@ -10,13 +10,8 @@ import numpy as np
 
 from probml_tp.diagnostics import SbcResult
 from probml_tp.diagnostics.sbc.run import LOG_LIKELIHOOD
-from probml_tp.experiments.references.sbc_study import (
-    PROBLEMS,
-    Problem,
-    SbcStudy,
-    expected_distance,
-    sbc_study,
-)
+from probml_tp.experiments.references import sbc_study
+from probml_tp.experiments.references.sbc_study import PROBLEMS, Problem, SbcStudy
 from probml_tp.harness.experiment import Results, Table
 from probml_tp.kit.common import Array, labels_of, listed
 from probml_tp.kit.sentences import Count, Gap, tell
@@ -24,18 +19,19 @@ from probml_tp.metrics.over_runs import mean_interval
 from probml_tp.plots.style import GuideStyle, guide_style, number
 
 ALPHA = 0.05
-BROKEN: Mapping[str, GuideStyle] = {
-    "half-as-wide": GuideStyle(
-        "Exact, half as wide (deliberately broken)", "#AA3377", (0, (3, 1)), "h"
+BROKEN: Mapping[str, tuple[GuideStyle, str]] = {
+    "half-as-wide": (
+        GuideStyle("Exact, half as wide (deliberately broken)", "#AA3377", (0, (3, 1)), "h"),
+        "the exact posterior made half as wide",
     ),
-    "prior": GuideStyle("Prior, data ignored (deliberately broken)", "#E69F00", (0, (1, 1)), "X"),
+    "prior": (
+        GuideStyle("Prior, data ignored (deliberately broken)", "#E69F00", (0, (1, 1)), "X"),
+        "the prior in the posterior's place",
+    ),
 }
-PROSE = {
-    "exact": "the exact posterior",
-    "mean-field": "mean-field",
-    "half-as-wide": "the exact posterior made half as wide",
-    "prior": "the prior in the posterior's place",
-}
+"""What is wrong on purpose: its style, which says so, and what sentences call it."""
+
+PROSE = {"exact": "the exact posterior", "mean-field": "mean-field"}
 COLUMNS = {
     "datasets": "Data sets",
     "p_value": "p, uniform ranks of all quantities",
@@ -54,20 +50,17 @@ TITLE = (
 
 def sbc_style(name: str) -> GuideStyle:
     """The style of a method; what is broken on purpose says so in its label."""
-    return BROKEN.get(name) or guide_style(name)
+    return BROKEN[name][0] if name in BROKEN else guide_style(name)
 
 
 def method_words(method: str) -> str:
     """What a method is called in a sentence."""
-    return PROSE.get(method) or labels_of([method])
+    return BROKEN[method][1] if method in BROKEN else PROSE.get(method) or labels_of([method])
 
 
 def p_words(value: float) -> str:
     """Write a p-value."""
     return f"p = {value:.2g}" if value >= 1e-3 else "p < 0.001"
-
-
-# -------------------------------------------------------------------------------------- judging
 
 
 @dataclass(frozen=True)
@@ -89,15 +82,15 @@ Judgements = Mapping[str, Mapping[str, Judged]]
 def _judge(result: SbcResult, problem: Problem) -> Judged:
     tests = result.uniformity()
     own = [tests[name] for name in problem.quantities]
-    at = result.quantities.index(problem.telling)
-    value, low, high = _ends(squared_distances(result, problem.parameters))
+    squared = _ends(squared_distances(result, problem.parameters))
+    value, low, high = np.sqrt(np.maximum(squared, 0)).tolist()
     return Judged(
         p_value=result.p_value,
         p_telling=tests[problem.telling].p_value,
         outside=tuple(name for name, test in tests.items() if test.p_value <= ALPHA),
         symmetry=min(1.0, len(own) * min(test.symmetry_p_value for test in own)),
-        bias=_ends(result.z_scores[:, at]),
-        distance=(_root(value), _root(low), _root(high)),
+        bias=_ends(result.z_scores[:, result.quantities.index(problem.telling)]),
+        distance=(value, low, high),
     )
 
 
@@ -111,10 +104,6 @@ def squared_distances(result: SbcResult, parameters: int) -> Array:
     draws = result.num_samples
     z = result.z_scores[:, :parameters]
     return np.asarray((z**2 * (draws - 3) / (draws - 1) - 1 / draws).mean(1))
-
-
-def _root(square: float) -> float:
-    return float(np.sqrt(np.maximum(square, 0)))
 
 
 def _ends(values: Array) -> tuple[float, float, float]:
@@ -152,7 +141,7 @@ def sbc_table(study: SbcStudy) -> Table:
                 "distance": judged.distance[0],
             }
             if problem == "linear":
-                values["expected"] = expected_distance(method)
+                values["expected"] = sbc_study.expected_distance(method)
             ends = {"bias": judged.bias[1:], "distance": judged.distance[1:]}
             known = {name: pair for name, pair in ends.items() if np.isfinite(pair).all()}
             table.put(_row(problem, method), values, known)
@@ -161,9 +150,6 @@ def sbc_table(study: SbcStudy) -> Table:
 
 def _row(problem: str, method: str) -> str:
     return f"{problem} · {sbc_style(method).label}"
-
-
-# -------------------------------------------------------------------------------------- findings
 
 
 ROWS = {_row(name, m): (name, m) for name, problem in PROBLEMS.items() for m in problem.methods}
@@ -198,7 +184,7 @@ STILL = Count(
 
 def sbc_findings(results: Results[Any]) -> list[str]:
     """What the ranks say, the most important first."""
-    study = sbc_study(results.arrays)
+    study = sbc_study.sbc_study(results.arrays)
     judged = judge_study(study)
     return [
         *(_verdict(study, problem, methods) for problem, methods in judged.items()),
@@ -210,9 +196,8 @@ def sbc_findings(results: Results[Any]) -> list[str]:
 def _verdict(study: SbcStudy, problem: str, methods: Mapping[str, Judged]) -> str:
     wrong = miscalibrated(methods)
     sets = max(result.simulations for result in study[problem].values())
-    passed = [
-        f"{method_words(n)} ({p_words(methods[n].p_value)})" for n in methods if n not in wrong
-    ]
+    said = {n: f"{method_words(n)} ({p_words(one.p_value)})" for n, one in methods.items()}
+    passed = [words for name, words in said.items() if name not in wrong]
     found = [f"{method_words(name)} ({_how(methods[name])})" for name in wrong]
     parts = [f"ranks are uniform, up to chance, for {listed(passed)}"] if passed else []
     parts += [f"miscalibrated are {listed(found)}" if found else "nobody is found miscalibrated"]
@@ -225,10 +210,8 @@ def _how(judged: Judged) -> str:
     kind = "too narrow, " if low > 1 else ("too wide, " if high < 1 else "")
     interval = f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
     shown = " and ".join(name.replace("_", " ") for name in judged.outside)
-    return (
-        f"{p_words(judged.p_value)} by {shown}; {kind}the truth {value:.2f}{interval} SDs from the "
-        f"mean"
-    )
+    words = f"{p_words(judged.p_value)} by {shown}; {kind}the truth {value:.2f}{interval} SDs"
+    return f"{words} from the mean"
 
 
 def _of_the_line(methods: Mapping[str, Judged]) -> Iterator[str]:
@@ -246,8 +229,7 @@ def _of_the_line(methods: Mapping[str, Judged]) -> Iterator[str]:
     if missed:
         yield (
             "The symmetry test of variational SBC (Yao et al. 2018) tells bias, not width: on the "
-            f"line it finds nothing wrong with {listed(missed)}, too narrow as they are about the "
-            "right mean."
+            f"line it finds nothing wrong with {listed(missed)}."
         )
 
 
@@ -256,9 +238,8 @@ def _of_nuts(study: SbcStudy) -> str:
     count, broken = study["linear"]["nuts"].simulations, study["linear"]["half-as-wide"]
     first = {name: getattr(broken, name)[:count] for name in ("ranks", "truth", "mean", "sd")}
     p = replace(broken, **first).p_value
-    which = "all" if count == broken.simulations else "the first"
-    outcome = "found out" if p <= ALPHA else "not found out"
     return (
-        f"NUTS has {which} {count} data sets; on the same of the line, the exact posterior made "
-        f"half as wide is {outcome} ({p_words(p)}). So much, and no more, is tested of NUTS."
+        f"NUTS has {count} data sets; on the same of the line, the exact posterior made half as "
+        f"wide is {'' if p <= ALPHA else 'not '}found out ({p_words(p)}). So much, and no more, is "
+        f"tested of NUTS."
     )

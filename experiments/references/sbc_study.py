@@ -1,22 +1,18 @@
 r"""Simulation-based calibration of two small problems: who finds the posterior, on average?
 
 **Linear regression**, :math:`y_n = w_0 + w_1 x_n + \varepsilon_n` at 15 inputs spread over [0, 2],
-:math:`w \sim \mathcal N(0, \alpha^{-1} I)`. The inputs are not centred, so that intercept and
-slope are correlated a posteriori, and the best mean-field normal has the standard deviations
-:math:`(\Sigma^{-1})_{ii}^{-1/2}` (Bishop 2006, eq. 10.12): the truth then lies
+:math:`w \sim \mathcal N(0, \alpha^{-1} I)`. As the inputs are not centred, the weights correlate,
+and the truth lies
 
 .. math:: \Bigl(\tfrac1P \sum_i \Sigma_{ii} (\Sigma^{-1})_{ii}\Bigr)^{1/2}
 
-of them from its mean, in root mean square, where a right posterior has 1. Two more are wrong on
-purpose, each the exact posterior of another model: with noise and prior both half as wide it has
-the right mean and half the standard deviations; with noise without bounds it is the prior.
+standard deviations of the best mean-field normal (Bishop 2006, eq. 10.12) from its mean, in root
+mean square, where a right posterior has 1. Two more are wrong on purpose, exact posteriors of other
+models: with noise and prior half as wide, and with noise without bounds, which leaves the prior.
 
-**Logistic regression** on 40 points in the plane, with a prior wide enough (standard deviation 3)
-that the posterior is skewed: towards steeper boundaries. Its steepness :math:`|w|` is ranked
-besides the parameters, whose own bias cancels over a prior that is symmetric about 0.
-
-Every method of a problem sees the same data sets; NUTS, whose fits take longest, the first few of
-them. A study is its ranks: they go into plain arrays and come back from them.
+**Logistic regression** on 40 points in the plane, with a prior so wide that the posterior is skewed
+towards steeper boundaries. Its steepness :math:`|w|` is ranked besides the parameters, whose own
+bias cancels over a prior that is symmetric about 0.
 """
 
 from __future__ import annotations
@@ -34,7 +30,7 @@ from probml_tp.diagnostics.sbc.run import Infer, Quantity
 from probml_tp.experiments.lines.kit import weight_moments
 from probml_tp.guides import Exact, MeanFieldNormal
 from probml_tp.guides.recipes import Chains, FitSettings, fit_all, guides_for
-from probml_tp.harness.experiment import NullProgress, Progress
+from probml_tp.harness.experiment import Progress
 from probml_tp.inference import fit
 from probml_tp.kit.common import Array, arrays_under, derived_seed
 from probml_tp.model import BayesianModel
@@ -43,10 +39,7 @@ from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
 Data = tuple[Tensor, Tensor]
-
 NOISE, PRIOR_PRECISION = 0.2, 2.0
-PRIOR_SCALE = 3.0
-UNBOUNDED = 1e6
 WITHOUT = ("laplace-diagonal", "correlated", "ensemble", "point")
 """Guides that are not ranked."""
 
@@ -59,8 +52,6 @@ class SbcSize:
     nuts_simulations: int
     num_samples: int = 19
     epochs: int = 40
-    warmup: int = 20
-    thin: int = 5
 
     def __post_init__(self) -> None:
         """Check that NUTS has data sets to share."""
@@ -75,19 +66,12 @@ class SbcSize:
         return self.nuts_simulations if method == "nuts" else self.simulations
 
     def how(self, lr: float, seed: int) -> FitSettings:
-        """The settings of fits.
-
-        NUTS takes shorter steps than usual, for draws of the log likelihood that are less
-        correlated.
-        """
+        """The settings of fits; NUTS takes short steps, for draws that are less correlated."""
         chains = Chains(
-            chains=1, draws=self.thin * self.num_samples, warmup=self.warmup, target_accept=0.9,
+            chains=1, draws=5 * self.num_samples, warmup=20, target_accept=0.9,
             mass_matrix="laplace", start="laplace", per_batch=1, jobs=1,
         )  # fmt: skip
         return FitSettings(epochs=self.epochs, lr=lr, rounds=2, chains=chains, seed=seed)
-
-
-# -------------------------------------------------------------------------------------- methods
 
 
 @cache
@@ -98,7 +82,7 @@ def _line(noise: float = NOISE, precision: float = PRIOR_PRECISION) -> BayesianM
 
 @cache
 def _boundary() -> BayesianModel:
-    return logistic_regression(2, prior=NormalPrior(PRIOR_SCALE))
+    return logistic_regression(2, prior=NormalPrior(3.0))
 
 
 def _line_inputs() -> Tensor:
@@ -110,14 +94,9 @@ def _plane_inputs() -> Tensor:
     return torch.from_numpy(rng.normal(0.7, 1.0, (40, 2)))
 
 
-def _half_as_wide() -> BayesianModel:
-    """All precisions times four: the same mean, half the standard deviations."""
-    return _line(NOISE / 2, 4 * PRIOR_PRECISION)
-
-
 BROKEN: Mapping[str, Callable[[], BayesianModel]] = {
-    "half-as-wide": _half_as_wide,
-    "prior": partial(_line, UNBOUNDED),  # data of no weight
+    "half-as-wide": partial(_line, NOISE / 2, 4 * PRIOR_PRECISION),
+    "prior": partial(_line, 1e6),  # data of no weight
 }
 """What is wrong on purpose on the line, by the model whose exact posterior it is."""
 
@@ -132,9 +111,6 @@ def _mean_field(model: BayesianModel, data: Data, how: FitSettings) -> Posterior
         model, guide, data, init=start, epochs=how.epochs, lr=how.lr, schedule="cosine",
         seed=how.seed, progress=False,
     )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------- problems
 
 
 @dataclass(frozen=True)
@@ -152,10 +128,9 @@ class Problem:
 
     def infer(self, method: str, size: SbcSize) -> Infer:
         """How a method comes to its posterior."""
-        lr = self.lr
 
         def infer(model: BayesianModel, data: Data, seed: int) -> Posterior:
-            how = size.how(lr, seed)
+            how = size.how(self.lr, seed)
             if method == "mean-field":
                 return _mean_field(model, data, how)
             if method in BROKEN:
@@ -203,23 +178,19 @@ def expected_distance(method: str) -> float:
     return 2.0 if method == "half-as-wide" else 1.0
 
 
-# ----------------------------------------------------------------------------- running, arrays
-
 SbcStudy = Mapping[str, Mapping[str, SbcResult]]
 """Problem to method to its ranks."""
 
-PREFIX = "sbc"
 
+def run_sbc(size: SbcSize, *, progress: Progress, jobs: int | None = 1, seed: int = 0) -> SbcStudy:
+    """Rank what was true among each method's draws, over data sets simulated from the prior.
 
-def run_sbc(
-    size: SbcSize, *, jobs: int | None = 1, seed: int = 0, progress: Progress | None = None
-) -> SbcStudy:
-    """Rank what was true among each method's draws, over data sets simulated from the prior."""
-    watched = progress or NullProgress()
+    Every method of a problem sees the same data sets; NUTS, whose fits take longest, the first few.
+    """
     study: dict[str, dict[str, SbcResult]] = {name: {} for name in PROBLEMS}
     for name, problem in PROBLEMS.items():
         for method in problem.methods:
-            with watched.stage(f"ranks: {name}, {method}") as update:
+            with progress.stage(f"ranks: {name}, {method}") as update:
                 study[name][method] = simulation_based_calibration(
                     problem.model(),
                     problem.infer(method, size),
@@ -237,7 +208,7 @@ def run_sbc(
 def sbc_arrays(study: SbcStudy) -> dict[str, Array]:
     """All of a study as plain arrays, named ``sbc.<problem>.<method>.<field>``."""
     return {
-        f"{PREFIX}.{problem}.{method}.{field}": np.asarray(value)
+        f"sbc.{problem}.{method}.{field}": np.asarray(value)
         for problem, methods in study.items()
         for method, result in methods.items()
         for field, value in vars(result).items()
@@ -249,18 +220,15 @@ def sbc_study(arrays: Mapping[str, Array]) -> SbcStudy:
     """Take a study back from its arrays, which may stand among others."""
     return {
         name: {
-            method: _restored(arrays_under(arrays, f"{PREFIX}.{name}.{method}"))
+            method: _restored(own)
             for method in problem.methods
-            if f"{PREFIX}.{name}.{method}.ranks" in arrays
+            if (own := arrays_under(arrays, f"sbc.{name}.{method}"))
         }
         for name, problem in PROBLEMS.items()
     }
 
 
 def _restored(own: dict[str, Array]) -> SbcResult:
-    return SbcResult(
-        quantities=tuple(own.pop("quantities").tolist()),
-        num_samples=int(own.pop("num_samples")),
-        seed=int(own.pop("seed")),
-        **own,
-    )
+    names = tuple(own.pop("quantities").tolist())
+    num_samples, seed = (int(own.pop(name)) for name in ("num_samples", "seed"))
+    return SbcResult(names, num_samples, seed=seed, **own)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,12 +23,15 @@ from torch import Tensor
 
 from probml_tp.guides.recipes import RECIPES, FitSettings, fit_all
 from probml_tp.harness.config import ExperimentConfig, option
-from probml_tp.harness.experiment import Progress, SavesNetcdf, SavesTensors, Table
+from probml_tp.harness.experiment import Figure, Progress, SavesNetcdf, SavesTensors, Table
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
-from probml_tp.kit.common import Array, derived_seed
+from probml_tp.kit.common import Array, derived_seed, labels_of
+from probml_tp.kit.comparisons import table_panels
 from probml_tp.kit.knobs import knob
+from probml_tp.kit.sentences import Finding, Gap, Range
 from probml_tp.metrics.over_runs import resampled_interval
 from probml_tp.model import BayesianModel
+from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 
 TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
@@ -42,6 +45,11 @@ TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
 LIBRARY = "scikit-learn"
 ROWS = "Model and posterior"
 """What the rows of all tables are."""
+
+CAPTION = (
+    "Means over random splits; bars: t intervals at 95 % with the variance corrected for the "
+    "overlap of the splits. Grey: scikit-learn."
+)
 
 UNUSED = ("laplace-diagonal", "concrete-dropout", "gaussian-dropout", "multi-swag")
 """Guides of neither task, each close to one that is."""
@@ -59,9 +67,6 @@ class TabularConfig(ExperimentConfig):
     splits: int = knob("splits", 6, quick=2, full=20, minimum=1)
 
 
-# ---------------------------------------------------------------------------------------- splits
-
-
 @dataclass(frozen=True)
 class Split:
     """Training and test points, standardised by the training points.
@@ -69,8 +74,8 @@ class Split:
     Args:
         train: inputs ``(N, d)`` and targets ``(N,)`` in float64, or labels.
         test: likewise.
-        y_mean: what was subtracted from real targets; 0 for labels.
-        y_scale: what they were divided by, in the units of ``y``; 1 for labels.
+        y_mean: what was subtracted from real targets.
+        y_scale: what they were divided by, in the units of ``y``.
     """
 
     train: tuple[Tensor, Tensor]
@@ -80,12 +85,7 @@ class Split:
 
 
 def load_table(name: str) -> tuple[Array, Array]:
-    """Inputs ``(N, d)`` and targets or labels ``(N,)`` of one of :data:`TABLES`.
-
-    Example:
-        >>> [part.shape for part in load_table("wine")]
-        [(178, 13), (178,)]
-    """
+    """Inputs ``(N, d)`` and targets or labels ``(N,)`` of one of :data:`TABLES`."""
     x, y = TABLES[name][0](return_X_y=True)
     return np.asarray(x, dtype=np.float64), np.asarray(y)
 
@@ -98,25 +98,16 @@ def split_sizes(name: str, config: TabularConfig) -> dict[str, int]:
 
 
 def make_split(name: str, index: int, config: TabularConfig) -> Split:
-    """Split a table at random, labels in equal shares, and standardise it.
+    """Split a table at random, labels in equal shares.
 
-    Args:
-        name: one of :data:`TABLES`.
-        index: of the split.
-        config: the options.
-
-    Returns:
-        The split: inputs and real targets have mean 0 and standard deviation 1 over the training
-        points; inputs that are constant there become 0.
+    Inputs and real targets get mean 0 and standard deviation 1 over the training points; inputs
+    that are constant there become 0.
     """
     x, y = load_table(name)
     is_labels = y.dtype.kind in "iu"
+    seed, size = derived_seed(config.seed, f"split {name} {index}"), split_sizes(name, config)
     x_train, x_test, y_train, y_test = train_test_split(
-        x,
-        y,
-        test_size=split_sizes(name, config)["test_size"],
-        random_state=derived_seed(config.seed, f"split {name} {index}"),
-        stratify=y if is_labels else None,
+        x, y, test_size=size["test_size"], random_state=seed, stratify=y if is_labels else None
     )
     scaler = StandardScaler().fit(x_train)
     inputs = [torch.from_numpy(scaler.transform(part)) for part in (x_train, x_test)]
@@ -125,9 +116,6 @@ def make_split(name: str, index: int, config: TabularConfig) -> Split:
         torch.from_numpy(part if is_labels else (part - mean) / scale) for part in (y_train, y_test)
     ]
     return Split((inputs[0], targets[0]), (inputs[1], targets[1]), mean, scale)
-
-
-# ------------------------------------------------------------------------------ fitting, judging
 
 
 class Fits(NamedTuple):
@@ -179,8 +167,8 @@ class Task:
             start = time.perf_counter()
             predictive = self.predict_by(make(), split, config)
             seconds = time.perf_counter() - start
-            scores = self.scores(predictive, split) | {"seconds": seconds}
-            table.put(row_name(LIBRARY, name), scores)
+            row = row_name(LIBRARY, name)
+            table.put(row, self.scores(predictive, split) | {"seconds": seconds})
         return table
 
     @single_thread()
@@ -195,9 +183,6 @@ def row_name(family: str, method: str) -> str:
     return f"{family} · {method}"
 
 
-# ----------------------------------------------------------------------------- over the splits
-
-
 class Judged(NamedTuple):
     """What came of all splits: the numbers of each by table, and what is saved of the first."""
 
@@ -209,17 +194,7 @@ class Judged(NamedTuple):
 def run_splits(
     task: Task, names: Sequence[str], config: TabularConfig, progress: Progress
 ) -> Judged:
-    """Fit everything to every split of every table and judge it on the test points.
-
-    Args:
-        task: the kind of the tables.
-        names: of the tables.
-        config: the options.
-        progress: who watches.
-
-    Returns:
-        The numbers, and the posteriors of one split.
-    """
+    """Fit everything to every split of every table and judge it on the test points."""
     judged = Judged({name: [] for name in names}, {}, {})
     cells = [(name, index) for name in names for index in range(config.splits)]
     split = make_split(*cells[0], config)
@@ -239,11 +214,9 @@ def run_splits(
         judged.runs[name].append(table)
     with progress.stage("records for ArviZ"), single_thread():
         for row, posterior in posteriors.items():
-            key = row.replace(" · ", "-")
+            key, draws = row.replace(" · ", "-"), config.num_samples
             judged.posteriors[key] = posterior
-            judged.records[key] = posterior.to_inference_data(
-                *split.train, num_samples=config.num_samples
-            )
+            judged.records[key] = posterior.to_inference_data(*split.train, num_samples=draws)
     return judged
 
 
@@ -267,8 +240,64 @@ def put_means(
     for row in dict.fromkeys(row for run in runs for row in run.rows if row != less):
         having = [run for run in runs if row in run.rows]
         for column, metric in metrics.items():
-            off = [run[less, metric] if less else 0.0 for run in having]
-            values = [run[row, metric] - base for run, base in zip(having, off, strict=True)]
+            values = [run[row, metric] - (run[less, metric] if less else 0.0) for run in having]
             found = resampled_interval(values, **sizes)
             known = found.interval if metric != "seconds" else None
             table.put(row, {column: found.mean}, {column: known} if known else None)
+
+
+def row_label(row: str) -> str:
+    """What findings and figures call a row, such as "MLP, linearised Laplace"."""
+    family, method = row.split(" · ")
+    if family == LIBRARY:
+        return method
+    return f"{family.upper() if family == 'mlp' else family}, {labels_of([method])}"
+
+
+row_range = partial(Range, name=row_label)
+"""Over which range rows spread."""
+
+
+def row_style(row: str) -> GuideStyle:
+    """The style of a row's guide, under the row's label; methods of scikit-learn are grey."""
+    family, method = row.split(" · ")
+    style = GuideStyle(LIBRARY, "#7f7f7f", "-", "s") if family == LIBRARY else guide_style(method)
+    return replace(style, label=row_label(row))
+
+
+def table_figure(
+    name: str, title: str, caption: str, table: Table, headings: Mapping[str, str], **options: Any
+) -> Figure:
+    """Draw columns of a table, with :func:`~probml_tp.kit.comparisons.table_panels`' options."""
+    made = table_panels(table, headings, style=row_style, **options)
+    return Figure(name, title, f"{caption} {CAPTION}".strip(), made)
+
+
+def difference_figure(name: str, title: str, table: Table, reference: str) -> Figure:
+    """Draw the differences from a method of scikit-learn."""
+    rival = row_label(reference)
+    caption = f"Differences from {rival} on the same test points; left of 0 is better."
+    zeros = dict.fromkeys(table.columns, 0.0)
+    return table_figure(
+        name, title, caption, table, table.columns, references=zeros, x=f"less {rival}"
+    )
+
+
+def against(reference: str, column: str, on: str) -> Gap:
+    """Who has a lower or higher NLL than a method of scikit-learn beyond chance, on which data."""
+    return Gap(
+        column,
+        f"NLL on {on} against {row_label(reference)} on the same splits, where the corrected "
+        "interval of the difference excludes 0: better: {below}. Worse: {above}.",
+        table=f"Less {LIBRARY}'s",
+        name=row_label,
+    )
+
+
+def split_words(more: str = "") -> Finding:
+    """What intervals over the splits are worth, with more said of how many splits there are."""
+    return lambda results: (
+        "Splits of one data set overlap and are not independent: the intervals are t intervals "
+        "with the corrected variance of Nadeau and Bengio (2003), which more splits do not shrink "
+        f"to nothing ({results.config.splits} splits{more})."
+    )

@@ -22,7 +22,6 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import LogisticRegression
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.tables import figures as shared
 from probml_tp.experiments.tables import kit
 from probml_tp.guides.recipes import FitSettings, SwagPath, guides_for
 from probml_tp.harness.config import option
@@ -78,9 +77,6 @@ class Config(kit.TabularConfig):
     gp_points: int = option(
         300, "Training points that the Gaussian process sees, at most.", full=1000, minimum=20
     )
-
-
-# ------------------------------------------------------------------------------ fitting, judging
 
 
 def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
@@ -159,28 +155,24 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit everything to every split of every table and compare it on the test points."""
     judged = kit.run_splits(TASK, config.data, config, progress)
     over = f"means over {config.splits} splits, corrected 95 % t intervals"
-    tables = [
-        Table(f"{kit.TABLES[name][1]}: {over}", kit.ROWS, columns=COLUMNS) for name in config.data
-    ]
     headings = {name: f"{kit.TABLES[name][1]}: NLL (nats) ↓" for name in config.data}
-    less = Table(LESS, kit.ROWS, columns=headings)
-    parts = []
-    for (name, runs), table in zip(judged.runs.items(), tables, strict=True):
-        sizes = kit.split_sizes(name, config)
-        kit.put_means(table, runs, {metric: metric for metric in COLUMNS}, sizes)
+    less, tables, parts = Table(LESS, kit.ROWS, columns=headings), list[Table](), []
+    for name, runs in judged.runs.items():
+        words, sizes = kit.TABLES[name][1], kit.split_sizes(name, config)
+        tables.append(Table(f"{words}: {over}", kit.ROWS, columns=COLUMNS))
+        kit.put_means(tables[-1], runs, {metric: metric for metric in COLUMNS}, sizes)
         kit.put_means(less, runs, {name: "nll"}, sizes, less=REFERENCE)
-        parts.append(f"{kit.TABLES[name][1]} ({sizes['train_size']} + {sizes['test_size']})")
+        parts.append(f"{words} ({sizes['train_size']} + {sizes['test_size']})")
     results = Results(
-        experiment=NAME,
-        title="Classification of three tables, beside scikit-learn",
-        config=config,
-        main=_overall([run for runs in judged.runs.values() for run in runs], tables),
-        tables=[*tables, less],
+        NAME,
+        "Classification of three tables, beside scikit-learn",
+        config,
+        _overall([run for runs in judged.runs.values() for run in runs], tables),
         findings=[],
-        data_source=(
-            f"{', '.join(parts)} of scikit-learn: points to train and to test on, {config.splits} "
-            f"stratified random splits each, inputs standardised on the training points"
-        ),
+        data_source=f"{', '.join(parts)} of scikit-learn: points to train and to test on, "
+        f"{config.splits} stratified random splits each, inputs standardised on the training "
+        f"points",
+        tables=[*tables, less],
         posteriors=judged.posteriors,
         inference_data=judged.records,
     )
@@ -212,40 +204,35 @@ def _ranking(tables: list[Table]) -> CriticalDifference | None:
     return critical_difference(nll, higher_is_better=False)
 
 
-# ---------------------------------------------------------------------------- findings, figures
-
-
 def _of(results: Results[Any]) -> dict[str, Table]:
     """What each table of data is called, to its numbers."""
-    words = [kit.TABLES[name][1] for name in results.config.data]
-    return dict(zip(words, results.tables, strict=False))
+    return {table.title.split(":")[0]: table for table in results.tables[:-1]}
 
 
 def findings(results: Results[Any]) -> list[str]:
     """What the numbers say, the most important first."""
-    ranges = []
+    ranges, row_range = [], kit.row_range
     for on in _of(results):
         words = f"{on.capitalize()}: accuracy runs {{range}}"
-        accuracy = shared.row_range("accuracy", words, table=on, write=percent)
-        nll = shared.row_range("nll", "NLL {range} nats.", table=on, write="{:.3f}".format)
+        accuracy = row_range("accuracy", words, table=on, write=percent)
+        nll = row_range("nll", "NLL {range} nats.", table=on, write="{:.3f}".format)
         ranges.append(together(accuracy, nll, joint=", "))
-    rivals = [shared.against(REFERENCE, name, kit.TABLES[name][1]) for name in results.config.data]
-    gaps = shared.row_range(
+    rivals = [kit.against(REFERENCE, name, kit.TABLES[name][1]) for name in results.config.data]
+    gaps = row_range(
         "gap",
         "The net's mean confidence less accuracy, over the tables, runs {range}.",
         rows=lambda row: row.startswith("mlp"),
         write=lambda gap: number(gap, "+.3f"),
         reference=MODE,
     )
-    about: list[Finding] = [_ranks, _averaging, gaps, _settings, shared.split_words()]
+    about: list[Finding] = [_ranks, _averaging, gaps, _settings, kit.split_words()]
     return tell([*ranges, *rivals, *about], results)
 
 
 def _settings(results: Results[Any]) -> str:
     return (
-        "Methods of scikit-learn have their default settings, but for the Gaussian process: its "
-        f"kernel is fixed, and it sees {results.config.gp_points} training points at most. A tuned "
-        "one would do better."
+        "scikit-learn is used with its defaults but for the Gaussian process, whose kernel is "
+        f"fixed and which sees {results.config.gp_points} training points at most."
     )
 
 
@@ -254,16 +241,15 @@ def _ranks(results: Results[Any]) -> str | None:
     ranked = _ranking([*_of(results).values()])
     if ranked is None:
         return None
-    best, *_, worst = ranked.mean_ranks
-    first, last = ranked.mean_ranks[best], ranked.mean_ranks[worst]
-    apart = last - first > ranked.difference
-    best, worst = map(shared.row_label, (best, worst))
+    (best, first), *_, (worst, last) = ranked.mean_ranks.items()
+    apart = "tells the two apart"
+    if last - first <= ranked.difference:
+        apart = "cannot tell even these apart"
     return (
-        f"Ranked by NLL on each table, {best} is first on average ({first:.1f}) and "
-        f"{worst} last ({last:.1f}) of {len(ranked.mean_ranks)}; with "
+        f"Ranked by NLL on each table, {kit.row_label(best)} is first on average ({first:.1f}) "
+        f"and {kit.row_label(worst)} last ({last:.1f}) of {len(ranked.mean_ranks)}; with "
         f"{ranked.num_blocks} tables the critical difference is {ranked.difference:.1f} ranks: "
-        f"Nemenyi's test {'tells the two apart' if apart else 'cannot tell even these apart'}. "
-        f"(Tables are the blocks; splits of one would not be independent.)"
+        f"Nemenyi's test {apart}."
     )
 
 
@@ -282,17 +268,17 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the metrics of each table, differences in NLL, and mean ranks."""
     for name, (on, table) in zip(results.config.data, _of(results).items(), strict=True):
         words = f"{on.capitalize()}: NLL runs {{range}}"
-        nll = shared.row_range("nll", words, table=on, write="{:.3f}".format)
+        nll = kit.row_range("nll", words, table=on, write="{:.3f}".format)
         (title,) = tell([nll], results)
-        yield shared.table_figure(name, title, "", table, CLASSIFICATION_COLUMNS)
+        yield kit.table_figure(name, title, "", table, CLASSIFICATION_COLUMNS)
     less = results.tables[-1]
     cells = {(row, name): less[row, name] for row in less.rows for name in results.config.data}
     row, name = min(cells, key=cells.__getitem__)
     title = (
-        f"Most is gained by {shared.row_label(row)} on {kit.TABLES[name][1]}: "
+        f"Most is gained by {kit.row_label(row)} on {kit.TABLES[name][1]}: "
         f"{number(cells[row, name], '+.3f')} nats against LogisticRegression"
     )
-    yield shared.difference_figure("nll-differences", title, less, REFERENCE)
+    yield kit.difference_figure("nll-differences", title, less, REFERENCE)
     ranked = _ranking([*_of(results).values()])
     if ranked is not None:
         yield _rank_figure(ranked)
@@ -301,11 +287,11 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 @house_style()
 def _rank_figure(ranked: CriticalDifference) -> Figure:
     made, axes = figure(1, 1, height=0.6 + 0.15 * len(ranked.mean_ranks))
-    plot_critical_difference(ranked, ax=axes[0, 0], style=shared.row_style)
-    best = next(iter(ranked.mean_ranks))
+    plot_critical_difference(ranked, ax=axes[0, 0], style=kit.row_style)
+    best = kit.row_label(next(iter(ranked.mean_ranks)))
     return Figure(
         "ranks",
-        f"{shared.row_label(best)} has the best mean rank by NLL over {ranked.num_blocks} tables",
+        f"{best} has the best mean rank by NLL over {ranked.num_blocks} tables",
         "Mean ranks by NLL over the tables (1 is best); bars join methods that Nemenyi's test at "
         "5 % cannot tell apart.",
         made,
@@ -313,7 +299,5 @@ def _rank_figure(ranked: CriticalDifference) -> Figure:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME, summary=EXPERIMENTS.summary(NAME), config=Config, run=run, figures=figures
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

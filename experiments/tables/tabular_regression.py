@@ -25,7 +25,6 @@ from sklearn.linear_model import ARDRegression, BayesianRidge
 
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines.kit import predict
-from probml_tp.experiments.tables import figures as shared
 from probml_tp.experiments.tables import kit
 from probml_tp.guides import Exact, fit_evidence
 from probml_tp.guides.recipes import Chains, FitSettings, guides_for
@@ -35,7 +34,7 @@ from probml_tp.inference import fit
 from probml_tp.kit.common import FIT_COLUMN, derived_seed
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
-from probml_tp.kit.sentences import BestWorst, Gap, any_of, tell
+from probml_tp.kit.sentences import BestWorst, Gap, Range, any_of, tell
 from probml_tp.likelihoods import Gaussian
 from probml_tp.metrics.accuracy import crps, regression_scores
 from probml_tp.model import BayesianModel
@@ -58,11 +57,7 @@ INPUT_DROPOUT = 0.05
 LEVELS = (0.5, 0.8, 0.95)
 REFERENCE, CHAIN = kit.row_name(kit.LIBRARY, "BayesianRidge"), kit.row_name("linear", "nuts")
 LESS = "Less scikit-learn's BayesianRidge on the same splits (below 0: better)"
-ERRORS = {
-    "rmse": "RMSE (units of y) ↓",
-    "nll": "NLL (nats/point) ↓",
-    "crps": "CRPS (units of y) ↓",
-}
+ERRORS = {"rmse": "RMSE (units of y) ↓", "nll": "NLL (nats/point) ↓", "crps": "CRPS (units of y) ↓"}
 INSIDE = {f"coverage {level:g}": 100 * level for level in LEVELS}
 """Metric to the per cent of targets that a central interval promises to hold."""
 
@@ -89,9 +84,6 @@ class Config(kit.TabularConfig):
     warmup: int = knob("warmup", 50, quick=20, full=500)
     draws: int = knob("draws", 100, quick=40, full=500)
     max_tree_depth: int = knob("max_tree_depth", 4, full=10)
-
-
-# ------------------------------------------------------------------------------ fitting, judging
 
 
 def model(split: kit.Split, prior: Prior, noise: Gaussian | float, **net: Any) -> BayesianModel:
@@ -188,25 +180,20 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     kit.put_means(main, judged.runs[TABLE], {m: m for m in COLUMNS}, sizes)
     kit.put_means(less, judged.runs[TABLE], {m: m for m in ERRORS}, sizes, less=REFERENCE)
     results = Results(
-        experiment=NAME,
-        title="Regression on the diabetes table, beside scikit-learn",
-        config=config,
-        main=main,
-        tables=[less],
+        NAME,
+        "Regression on the diabetes table, beside scikit-learn",
+        config,
+        main,
         findings=[],
-        data_source=(
-            f"diabetes of scikit-learn (Efron et al. 2004): {sizes['train_size']} patients to "
-            f"train and {sizes['test_size']} to test on, {config.splits} random splits, "
-            f"standardised on the training points; metrics in the target's own units"
-        ),
+        data_source=f"diabetes of scikit-learn (Efron et al. 2004): {sizes['train_size']} patients "
+        f"to train and {sizes['test_size']} to test on, {config.splits} random splits, "
+        f"standardised on the training points; metrics in the target's own units",
+        tables=[less],
         posteriors=judged.posteriors,
         inference_data=judged.records,
     )
     results.findings = findings(results)
     return results
-
-
-# ---------------------------------------------------------------------------- findings, figures
 
 
 def _whole(results: Results[Any]) -> Callable[[str], bool]:
@@ -218,9 +205,9 @@ def _whole(results: Results[Any]) -> Callable[[str], bool]:
 def findings(results: Results[Any]) -> list[str]:
     """What the numbers say, the most important first."""
     whole = _whole(results)
-    few = f"; {shared.row_label(CHAIN)}: the first {results.config.nuts_splits}"
+    few = f"; {kit.row_label(CHAIN)}: the first {results.config.nuts_splits}"
     some = CHAIN in results.main.rows and not whole(CHAIN)
-    errors = partial(shared.row_range, rows=whole, reference=REFERENCE)
+    errors = partial(kit.row_range, rows=whole, reference=REFERENCE)
     same = Gap(
         "nll",
         "The exact posterior with the evidence's noise and prior is the model of BayesianRidge up "
@@ -230,16 +217,19 @@ def findings(results: Results[Any]) -> list[str]:
         clause="{value}{interval}",
         write=lambda value: number(value, "+.4f"),
     )
-    held = "95 % intervals hold {range} of the test points."
     findings = (
         errors("rmse", "RMSE runs {range}.", write="{:.1f}".format),
         errors("nll", "NLL runs {range} nats a point.", write="{:.3f}".format),
-        shared.against(REFERENCE, "nll", "diabetes"),
+        kit.against(REFERENCE, "nll", "diabetes"),
         same,
-        shared.row_range("coverage 0.95", held, rows=whole, write="{:.1f} %".format),
-        shared.split_words(few if some else ""),
+        _held("95 % intervals hold {range} of the test points.", whole, "{:.1f} %".format),
+        kit.split_words(few if some else ""),
     )
     return tell(findings, results)
+
+
+def _held(words: str, rows: Callable[[str], bool], write: Callable[[float], str]) -> Range:
+    return kit.row_range("coverage 0.95", words, rows=rows, write=write)
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -250,17 +240,12 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
         table=LESS,
         rows=_whole(results),
         write=lambda value: number(value, "+.3f"),
-        name=shared.row_label,
+        name=kit.row_label,
     )
-    held = shared.row_range(
-        "coverage 0.95",
-        "95 % intervals hold {range}",
-        rows=_whole(results),
-        write="{:.0f} %".format,
-    )
+    held = _held("95 % intervals hold {range}", _whole(results), "{:.0f} %".format)
     lowest, inside = tell((best, held), results)
-    yield shared.difference_figure("differences", lowest, results.tables[0], REFERENCE)
-    yield shared.table_figure(
+    yield kit.difference_figure("differences", lowest, results.tables[0], REFERENCE)
+    yield kit.table_figure(
         "coverage",
         inside,
         "Share of test points inside central predictive intervals; lines: what is promised.",
@@ -272,7 +257,5 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 
 
 EXPERIMENT = with_posterior_checks(
-    Experiment(
-        name=NAME, summary=EXPERIMENTS.summary(NAME), config=Config, run=run, figures=figures
-    )
+    Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
 )

@@ -7,18 +7,29 @@ mean over seeds: what other runs of the same recipe might give, on the same test
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from probml_tp.harness.table import Table
 from probml_tp.metrics.bootstrap import Bootstrap, RankingMetric, bootstrap, paired_difference
 from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
-from probml_tp.plots.style import number
+from probml_tp.plots.robustness import Panel, interval_panels
+from probml_tp.plots.style import GuideStyle, guide_style, number
 
-__all__ = ["Ends", "compare", "difference_words", "interval_words", "minus", "scale", "with_ends"]
+__all__ = [
+    "Ends",
+    "compare",
+    "difference_words",
+    "interval_words",
+    "minus",
+    "scale",
+    "table_panels",
+    "with_ends",
+]
 
 Ends = tuple[float, float, float]
 """An estimate and the two ends of its interval, NaN where there is none."""
@@ -72,6 +83,36 @@ def with_ends(table: Table, metric: str) -> dict[str, Ends]:
     ends = table.ends(metric)
     nothing = (np.nan, np.nan)
     return {row: (v, *ends.get(row, nothing)) for row, v in table.column(metric).items()}
+
+
+def table_panels(
+    table: Table,
+    headings: Mapping[str, str],
+    *,
+    style: Callable[[str], GuideStyle] = guide_style,
+    references: Mapping[str, float] | None = None,
+    x: str = "",
+) -> Figure:
+    """Draw columns of a table side by side with their intervals, a line a row and no legend.
+
+    Args:
+        table: the numbers.
+        headings: column to what stands above it.
+        style: of a row; its label names the line.
+        references: column to a value to mark.
+        x: label of all x axes.
+
+    Returns:
+        The figure.
+    """
+    styles, marked = {row: style(row) for row in table.rows}, references or {}
+    panels = []
+    for metric, heading in headings.items():
+        ends = {styles[row].label: ends for row, ends in with_ends(table, metric).items()}
+        panels.append(Panel(heading, ends, reference=marked.get(metric)))
+    made = interval_panels(panels, families={s.label: s for s in styles.values()}, x=x)
+    made.legends.clear()
+    return made
 
 
 def difference_words(table: Table, row: str, metric: str, rival: str) -> str:

@@ -9,7 +9,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from probml_tp import Exact, NormalPrior, fit
 from probml_tp.datasets import sine_data
-from probml_tp.experiments.lines.far_field import fit_gaussian_process, polynomial_law
+from probml_tp.experiments.lines.nonlinear_regression import fit_gaussian_process, polynomial_law
 from probml_tp.models import GaussianBasis, PolynomialBasis, linear_regression
 
 DATA = sine_data(dtype=torch.float64)
