@@ -28,7 +28,6 @@ from probml_tp.priors import FanInNormalPrior
 from probml_tp.scores import NetworkPass, network_pass
 
 TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-"""Data set to its name in prose."""
 
 DROPOUT_OFF = "dropout-off"
 """The deterministic net at the centre of MC dropout: the same weights, no unit dropped."""
@@ -76,6 +75,20 @@ class ImageConfig(ExperimentConfig):
     swag_epochs: int = knob("swag_epochs", 10, quick=4, full=20)
     swag_lr: float = knob("swag_lr", 0.03, remark="Its momentum is 0.9.")
     num_samples: int = knob("num_samples", 100, quick=30, full=200)
+
+    @property
+    def images(self) -> str:
+        """The data set's name in prose."""
+        return TITLES[self.dataset]
+
+    @property
+    def each_seed(self) -> range:
+        """The seeds of the runs."""
+        return range(self.seed, self.seed + self.seeds)
+
+    def stage(self, name: str, seed: int) -> str:
+        """What a stage is called: with its seed where there are several."""
+        return f"{name}, seed {seed}" if self.seeds > 1 else name
 
 
 class ImageClassifiers:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from probml_tp.datasets import CORRUPTIONS, ImageDataset, corrupt, rotated
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.classifiers import TITLES, ImageClassifiers, ImageConfig
+from probml_tp.experiments.images import kit
+from probml_tp.experiments.images.classifiers import ImageClassifiers, ImageConfig
 from probml_tp.experiments.images.distribution_shift_figures import (
     BY_CORRUPTION,
     DETECTION,
@@ -27,7 +28,6 @@ from probml_tp.experiments.images.distribution_shift_figures import (
     figures,
     findings,
 )
-from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds, stage_name
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -92,7 +92,8 @@ class Config(ImageConfig):
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the guides, shift the test images, and judge every guide on every shift."""
     fitted = [
-        classify(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
+        kit.classify(config, config.guides, seed, progress, predict=False)
+        for seed in config.each_seed
     ]
     with progress.stage("shift images"):
         shifts = _Shifts.of(config, fitted[0].test)
@@ -100,7 +101,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     judged: dict[str, list[dict[str, Array]]] = {guide: [] for guide in config.guides}
     for classifiers in fitted:
         for guide in config.guides:
-            stage = stage_name(config, f"judge {guide}", classifiers.seed)
+            stage = config.stage(f"judge {guide}", classifiers.seed)
             with progress.stage(stage) as update:
                 judged[guide].append(_judge(guide, classifiers, shifts, config, update))
     for guide, parts in judged.items():
@@ -109,7 +110,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     rows = [
         {guide: _row(of[k], config) for guide, of in judged.items()} for k in range(config.seeds)
     ]
-    main = averaged(MAIN_TABLE, "Posterior", _columns(config), rows)
+    main = kit.averaged(MAIN_TABLE, "Posterior", _columns(config), rows)
     turned = {guide: arrays[f"{guide}.rotation.accuracy"].mean(0) for guide in judged}
     for guide, accuracy in turned.items():
         main.put(guide, {"turned": float(accuracy.min())})
@@ -120,7 +121,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         for name, label in UNCERTAINTIES.items()
         for severity in _severities(config)
     }
-    return results_of(
+    return kit.results_of(
         fitted[0],
         config,
         progress,
@@ -128,10 +129,10 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         arrays=arrays,
         foreign=f"; {len(shifts.clean):,} of them shifted",
         experiment=NAME,
-        title=f"{TITLES[config.dataset]} under distribution shift",
+        title=f"{config.images} under distribution shift",
         main=main,
         tables=[
-            averaged(DETECTION, "Posterior", detection, rows),
+            kit.averaged(DETECTION, "Posterior", detection, rows),
             _corruption_table(judged, config),
         ],
     )
@@ -310,7 +311,7 @@ def _corruption_table(judged: Judged, config: Config) -> Table:
         runs.append({row: {g: float(v[place]) for g, v in left.items()} for place, row in rows})
     columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged} | {"mean": ""}
     title = f"{BY_CORRUPTION} at severity {_severities(config)[-1]}"
-    return averaged(title, "Corruption", columns, runs)
+    return kit.averaged(title, "Corruption", columns, runs)
 
 
 EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)

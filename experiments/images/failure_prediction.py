@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images import kit
 from probml_tp.experiments.images.classifiers import (
     DROPOUT_OFF,
-    TITLES,
     ImageClassifiers,
     ImageConfig,
 )
@@ -36,7 +36,6 @@ from probml_tp.experiments.images.failure_prediction_figures import (
     figures,
     is_published_size,
 )
-from probml_tp.experiments.images.kit import classify, results_of, seeds
 from probml_tp.experiments.images.score_rows import (
     MEASURES,
     Row,
@@ -111,7 +110,7 @@ class _Run:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the test images."""
-    runs = [_one_seed(config, seed, progress) for seed in seeds(config)]
+    runs = [_one_seed(config, seed, progress) for seed in config.each_seed]
     own = [_own(config, one.classifiers) for one in runs]
     with progress.stage("compare"):
         of_scores, *differences = compare(
@@ -132,21 +131,21 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             resamples=config.resamples,
             seed=derived_seed(config.seed, "bootstrap of guides"),
         )
-    return results_of(
+    return kit.results_of(
         runs[0].classifiers,
         config,
         progress,
         findings=FINDINGS,
         arrays=_arrays(runs[0]),
         experiment=NAME,
-        title=f"Failure prediction on {TITLES[config.dataset]}",
+        title=f"Failure prediction on {config.images}",
         main=of_scores,
         tables=[*of_guides, *_published(config), *differences],
     )
 
 
 def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
-    classifiers = classify(config, scored_guides(config), seed, progress)
+    classifiers = kit.classify(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit ConfidNet, seed {seed}") as update:
         confidnet = _fit_confidnet(config, classifiers, update)
     head = confidnet.after_head

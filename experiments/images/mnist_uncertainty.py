@@ -25,7 +25,6 @@ from probml_tp.experiments.images import kit
 from probml_tp.experiments.images.classifiers import (
     ALL_GUIDES,
     ONE_OF_EACH_FAMILY,
-    TITLES,
     ImageClassifiers,
     ImageConfig,
 )
@@ -102,7 +101,7 @@ class _Judged:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
-    runs = [kit.classify(config, config.guides, seed, progress) for seed in kit.seeds(config)]
+    runs = [kit.classify(config, config.guides, seed, progress) for seed in config.each_seed]
     judged = [{guide: _judge(one, guide) for guide in config.guides} for one in runs]
     first = runs[0]
     arrays = _arrays(judged[0], first.test)
@@ -117,7 +116,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         findings=FINDINGS,
         arrays=arrays,
         experiment=NAME,
-        title=f"LeNet on {TITLES[config.dataset]}",
+        title=f"LeNet on {config.images}",
         main=_main(rows),
         tables=[kit.averaged(digits.AGREEMENT, "Posterior", AGREEMENT_COLUMNS, rows)],
     )

@@ -30,13 +30,12 @@ from probml_tp.datasets import (
     noise_images,
 )
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images import kit
 from probml_tp.experiments.images.classifiers import (
     DROPOUT_OFF,
-    TITLES,
     ImageClassifiers,
     ImageConfig,
 )
-from probml_tp.experiments.images.kit import classify, results_of, seeds
 from probml_tp.experiments.images.ood_detection_figures import (
     EPSILONS,
     GRID_REFERENCES,
@@ -99,13 +98,13 @@ class _Run:
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the foreign sets."""
     foreign = _foreign_sets(config)
-    runs = [_one_seed(config, seed, foreign, progress) for seed in seeds(config)]
+    runs = [_one_seed(config, seed, foreign, progress) for seed in config.each_seed]
     with progress.stage("compare"):
         compared = {name: _compare(config, runs, name, grid=False) for name in foreign}
         grids = [table for name in foreign for table in _compare(config, runs, name, grid=True)]
     differences = [table for _, *others in compared.values() for table in others]
     shown = {name: tables[0] for name, tables in compared.items()}
-    return results_of(
+    return kit.results_of(
         runs[0].classifiers,
         config,
         progress,
@@ -113,7 +112,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         arrays=_arrays(runs[0], foreign),
         foreign=f". Foreign: {'; '.join(data.source for data in foreign.values())}",
         experiment=NAME,
-        title=f"Out-of-distribution detection, {TITLES[config.dataset]} against other images",
+        title=f"Out-of-distribution detection, {config.images} against other images",
         main=_by_set(shown),
         tables=[*shown.values(), *differences, *grids],
     )
@@ -142,7 +141,7 @@ def _foreign(config: Config, name: str) -> ImageDataset:
 def _one_seed(
     config: Config, seed: int, foreign: Mapping[str, ImageDataset], progress: Progress
 ) -> _Run:
-    classifiers = classify(config, scored_guides(config), seed, progress)
+    classifiers = kit.classify(config, scored_guides(config), seed, progress)
     with progress.stage(f"fit scores, seed {seed}"):
         validated = _validated_odin(config, classifiers)
         rows = [
