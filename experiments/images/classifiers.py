@@ -95,8 +95,8 @@ class ImageClassifiers:
     """The classifiers of one seed, fitted when they are first asked for, and their passes."""
 
     def __init__(self, config: ImageConfig, seed: int) -> None:
-        self.config = config
-        self.seed = seed
+        self.config, self.seed = config, seed
+        self.mean, self.std = NORMALIZATION[config.dataset]
         self.train, self.validation = _split(config, seed)
         self.test = _load(config, "test", config.test_size, config.seed)
         prior = FanInNormalPrior(scale=config.prior_variance**0.5)
@@ -118,8 +118,7 @@ class ImageClassifiers:
 
     def normalized(self, data: ImageDataset) -> Tensor:
         """Images as the nets see them: by the constants of the data set they were trained on."""
-        mean, std = NORMALIZATION[self.config.dataset]
-        return data.normalized(mean=mean, std=std)
+        return data.normalized(mean=self.mean, std=self.std)
 
     def fit(
         self, guides: Iterable[str], *, stage: Stage = lambda _: nullcontext(no_update)

@@ -19,15 +19,9 @@ from torch import Tensor
 
 from probml_tp.datasets import CORRUPTIONS, ImageDataset, corrupt, rotated
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images import distribution_shift_figures as told
 from probml_tp.experiments.images import kit
 from probml_tp.experiments.images.classifiers import ImageClassifiers, ImageConfig
-from probml_tp.experiments.images.distribution_shift_figures import (
-    BY_CORRUPTION,
-    DETECTION,
-    UNCERTAINTIES,
-    figures,
-    findings,
-)
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -118,21 +112,21 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     arrays["hardest.angle"] = arrays["angles"][hardest]
     detection = {
         f"auroc_{name}_{severity}": f"{label}, severity {severity} ↑"
-        for name, label in UNCERTAINTIES.items()
+        for name, label in told.UNCERTAINTIES.items()
         for severity in _severities(config)
     }
     return kit.results_of(
         fitted[0],
         config,
         progress,
-        findings=findings(config),
+        findings=told.findings(config),
         arrays=arrays,
         foreign=f"; {len(shifts.clean):,} of them shifted",
         experiment=NAME,
         title=f"{config.images} under distribution shift",
         main=main,
         tables=[
-            kit.averaged(DETECTION, "Posterior", detection, rows),
+            kit.averaged(told.DETECTION, "Posterior", detection, rows),
             _corruption_table(judged, config),
         ],
     )
@@ -274,10 +268,10 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
 def _row(found: Mapping[str, Array], config: Config) -> dict[str, float]:
     """The metrics of one guide and seed: clean, and means over corruptions at each severity."""
     row = {f"clean_{name}": float(found[name][0, 0]) for name in ("accuracy", "ece")}
-    judged = [name for name in (*JUDGED, *UNCERTAINTIES) if name in found]
+    judged = [name for name in (*JUDGED, *told.UNCERTAINTIES) if name in found]
     row |= {name: float(found[name][:, -1].mean()) for name in judged}
     error = 1 - found["accuracy"][:, 1:].ravel()
-    for name in [name for name in UNCERTAINTIES if name in found]:
+    for name in [name for name in told.UNCERTAINTIES if name in found]:
         for place, severity in enumerate(_severities(config), start=1):
             row[f"auroc_{name}_{severity}"] = float(found[f"auroc_{name}"][:, place].mean())
         if np.ptp(error) > 0 and np.ptp(found[name][:, 1:]) > 0:
@@ -310,8 +304,8 @@ def _corruption_table(judged: Judged, config: Config) -> Table:
         rows = enumerate(config.corruptions)
         runs.append({row: {g: float(v[place]) for g, v in left.items()} for place, row in rows})
     columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged} | {"mean": ""}
-    title = f"{BY_CORRUPTION} at severity {_severities(config)[-1]}"
+    title = f"{told.BY_CORRUPTION} at severity {_severities(config)[-1]}"
     return kit.averaged(title, "Corruption", columns, runs)
 
 
-EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, told.figures)

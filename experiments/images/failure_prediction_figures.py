@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.score_rows import (
-    in_percent,
-    interval_figure,
-    paired_intervals,
-    table_named,
-)
+from probml_tp.experiments.images import score_rows
 from probml_tp.harness.experiment import MAIN_TABLE, Figure, Results, Table
 from probml_tp.kit.common import percent, span
 from probml_tp.kit.comparisons import interval_words, minus, with_ends
@@ -102,7 +97,7 @@ FINDINGS = (
             "aupr_error",
             "AUPR-Error runs {range}. MCP has {values[MCP]}, ConfidNet {values[ConfidNet]}:",
             rows=lambda row: row != ORACLE,
-            write=in_percent,
+            write=score_rows.in_percent,
             name=str,
         ),
         Gap(
@@ -116,7 +111,7 @@ FINDINGS = (
         Range(
             "aupr_error",
             f"The oracle, the true class probability itself, has {{values[{ORACLE}]}}.",
-            write=in_percent,
+            write=score_rows.in_percent,
         ),
     ),
     Gap(
@@ -128,7 +123,7 @@ FINDINGS = (
     ),
     _mistakes,
     _published,
-    paired_intervals,
+    score_rows.paired_intervals,
 )
 
 
@@ -161,9 +156,9 @@ def _panels(
 def _scores(results: Results[Any]) -> Figure:
     found = results.main.column("aupr_error")
     del found[ORACLE]
-    return interval_figure(
+    return score_rows.interval_figure(
         "scores",
-        f"AUPR-Error of the scores runs {span(found, in_percent, name=str)}",
+        f"AUPR-Error of the scores runs {span(found, score_rows.in_percent, name=str)}",
         "Every score judges the predictions of the same deterministic net. Bars: "
         f"{interval_words(results.config.seeds)}. Published values are of another small net and "
         "its own mistakes. AURC in thousandths.",
@@ -174,11 +169,11 @@ def _scores(results: Results[Any]) -> Figure:
 
 
 def _differences(results: Results[Any]) -> Figure:
-    table = table_named(MINUS_MCP, results)
+    table = score_rows.table_named(MINUS_MCP, results)
     rows = [row for row in table.rows if row not in (ORACLE, "MCP")]
     ends = table.ends("aupr_error")
     apart = sum(row in ends and (ends[row][0] > 0 or ends[row][1] < 0) for row in rows)
-    return interval_figure(
+    return score_rows.interval_figure(
         "differences-from-mcp",
         f"{apart} of {len(rows)} scores differ from MCP in AUPR-Error by more than chance",
         "The paired difference of each score from MCP on the same predictions; an interval that "
@@ -193,9 +188,9 @@ def _posteriors(results: Results[Any]) -> Figure:
     found = table.column("aupr_error")
     title = "No posterior makes a mistake"
     if found:
-        spread = span(found, in_percent, name=str)
+        spread = span(found, score_rows.in_percent, name=str)
         title = f"On their own mistakes, posteriors' AUPR-Error runs {spread}"
-    return interval_figure(
+    return score_rows.interval_figure(
         "posteriors",
         title,
         "Here each posterior is judged by its own uncertainty on its own predictions: a better "

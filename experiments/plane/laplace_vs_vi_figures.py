@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.lines import Line2D
@@ -148,18 +149,10 @@ def _cost_panels(costs: Mapping[str, Array], table: Table, *, limit_mib: float) 
     made, axes = figure(1, 2, height=4.2)
     exponents = [table.column(f"{name}_exponent") for name in ("seconds", "memory")]
     for guide, values in costs.items():
-        style = guide_style(guide)
         grown = ", ".join(number(a[guide], ".1f") if guide in a else "–" for a in exponents)
+        style = replace(guide_style(guide), label=f"{guide_style(guide).label} ({grown})")
         for column, ax in enumerate(axes[0], start=1):
-            ax.plot(
-                values[:, 0],
-                values[:, column],
-                color=style.color,
-                linestyle=style.linestyle,
-                marker=style.marker,
-                markersize=5,
-                label=f"{style.label} ({grown})",
-            )
+            ax.plot(values[:, 0], values[:, column], **vars(style), markersize=5)
     axes[0, 1].axhline(limit_mib, color=TRAINING_RANGE_COLOR, linestyle=":", lw=1.2, label="bound")
     for ax, label in zip(axes[0], ("Time of the fit (s)", "Memory of the fit (MiB)"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel="Number of parameters", ylabel=label)
