@@ -42,11 +42,7 @@ from probml_tp.scores import (
     network_pass,
 )
 
-Judged = Mapping[str, list[dict[str, Array]]]
-"""Guide to what it says of the shifts in each seed."""
-
 NAME = "distribution-shift"
-QUICK_CORRUPTIONS = ("impulse-noise", "gaussian-blur", "contrast", "rotate")
 JUDGED = ("accuracy", "nll", "ece")
 
 TURNED, SHEET = 1, 3
@@ -62,7 +58,7 @@ class Config(ImageConfig):
     corruptions: tuple[str, ...] = option(
         tuple(CORRUPTIONS),
         "Which corruptions.",
-        quick=QUICK_CORRUPTIONS,
+        quick=("impulse-noise", "gaussian-blur", "contrast", "rotate"),
         choices=tuple(CORRUPTIONS),
     )
     severities: tuple[int, ...] = option(
@@ -95,8 +91,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     judged: dict[str, list[dict[str, Array]]] = {guide: [] for guide in config.guides}
     for classifiers in fitted:
         for guide in config.guides:
-            stage = config.stage(f"judge {guide}", classifiers.seed)
-            with progress.stage(stage) as update:
+            with progress.stage(config.stage(f"judge {guide}", classifiers.seed)) as update:
                 judged[guide].append(_judge(guide, classifiers, shifts, config, update))
     for guide, parts in judged.items():
         arrays |= {f"{guide}.{name}": np.stack([part[name] for part in parts]) for name in parts[0]}
@@ -134,9 +129,6 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 
 def _severities(config: Config) -> list[int]:
     return sorted(set(config.severities))
-
-
-# ---------------------------------------------------------------------------------------- shifts
 
 
 @dataclass(frozen=True)
@@ -185,9 +177,6 @@ class _Shifts:
             "turned.images": torch.stack(turns).numpy(),
             "turned.label": np.array(TURNED),
         }
-
-
-# --------------------------------------------------------------------------------------- judging
 
 
 def _judge(
@@ -262,9 +251,6 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
     }
 
 
-# ---------------------------------------------------------------------------------------- tables
-
-
 def _row(found: Mapping[str, Array], config: Config) -> dict[str, float]:
     """The metrics of one guide and seed: clean, and means over corruptions at each severity."""
     row = {f"clean_{name}": float(found[name][0, 0]) for name in ("accuracy", "ece")}
@@ -295,7 +281,7 @@ def _columns(config: Config) -> dict[str, str]:
     }
 
 
-def _corruption_table(judged: Judged, config: Config) -> Table:
+def _corruption_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
     """The accuracy of every guide, and their mean, by corruption at the last severity."""
     runs = []
     for k in range(config.seeds):
