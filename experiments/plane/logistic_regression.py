@@ -34,7 +34,6 @@ from probml_tp.kit.common import derived_seed
 from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.models import logistic_regression
-from probml_tp.plots.classification import plot_probability
 from probml_tp.priors import NormalPrior
 
 NAME = "logistic-regression"
@@ -168,8 +167,6 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield kit_figures.map_figure(
         results,
         "probability",
-        plot=plot_probability,
-        label="Probability of class 1",
         title=f"The share of the map where confidence is below 90 % runs {doubt}",
         caption=f"{kit_figures.MAP_CAPTION} Averaging over boundaries turns the sharp edge of a "
         "single one into a fan: doubt grows with distance.",

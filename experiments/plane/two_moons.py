@@ -28,7 +28,6 @@ from probml_tp.kit.knobs import knob
 from probml_tp.kit.posterior_checks import with_posterior_checks
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_classifier
-from probml_tp.plots import classification as plots
 from probml_tp.priors import NormalPrior
 
 NAME = "two-moons"
@@ -163,10 +162,7 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield kit_figures.map_figure(
         results,
         "probability",
-        plot=plots.plot_probability,
-        label="Probability of class 1",
         title=kit.NEAREST(results) or "Probability of class 1",
-        caption=kit_figures.MAP_CAPTION,
     )
     information = kit_figures.spread_over_map(
         results, "mutual_information", np.asarray, "{:.3f}".format
@@ -174,8 +170,6 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield kit_figures.map_figure(
         results,
         "mutual_information",
-        plot=plots.plot_mutual_information,
-        label="Mutual information (nats)",
         title=f"Mean mutual information over the map, in nats, runs {information}",
         caption="Epistemic uncertainty: the mutual information of a label and the parameters, at "
         "most log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen.",
@@ -184,8 +178,6 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     yield kit_figures.map_figure(
         results,
         "variation_ratio",
-        plot=plots.plot_variation_ratio,
-        label="Variation ratio",
         title=f"The share of the map where over 5 % of the draws dissent runs {dissent}",
         caption="The share of draws whose most probable class is not the one that most draws vote "
         "for, at most 1/2.",
