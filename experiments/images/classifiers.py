@@ -28,7 +28,6 @@ from probml_tp.priors import FanInNormalPrior
 from probml_tp.scores import NetworkPass, network_pass
 
 TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-"""Data set to its name in prose."""
 
 DROPOUT_OFF = "dropout-off"
 """The deterministic net at the centre of MC dropout: the same weights, no unit dropped."""
@@ -77,13 +76,27 @@ class ImageConfig(ExperimentConfig):
     swag_lr: float = knob("swag_lr", 0.03, remark="Its momentum is 0.9.")
     num_samples: int = knob("num_samples", 100, quick=30, full=200)
 
+    @property
+    def images(self) -> str:
+        """The data set's name in prose."""
+        return TITLES[self.dataset]
+
+    @property
+    def each_seed(self) -> range:
+        """The seeds of the runs."""
+        return range(self.seed, self.seed + self.seeds)
+
+    def stage(self, name: str, seed: int) -> str:
+        """What a stage is called: with its seed where there are several."""
+        return f"{name}, seed {seed}" if self.seeds > 1 else name
+
 
 class ImageClassifiers:
     """The classifiers of one seed, fitted when they are first asked for, and their passes."""
 
     def __init__(self, config: ImageConfig, seed: int) -> None:
-        self.config = config
-        self.seed = seed
+        self.config, self.seed = config, seed
+        self.mean, self.std = NORMALIZATION[config.dataset]
         self.train, self.validation = _split(config, seed)
         self.test = _load(config, "test", config.test_size, config.seed)
         prior = FanInNormalPrior(scale=config.prior_variance**0.5)
@@ -105,8 +118,7 @@ class ImageClassifiers:
 
     def normalized(self, data: ImageDataset) -> Tensor:
         """Images as the nets see them: by the constants of the data set they were trained on."""
-        mean, std = NORMALIZATION[self.config.dataset]
-        return data.normalized(mean=mean, std=std)
+        return data.normalized(mean=self.mean, std=self.std)
 
     def fit(
         self, guides: Iterable[str], *, stage: Stage = lambda _: nullcontext(no_update)

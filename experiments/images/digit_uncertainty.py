@@ -45,6 +45,13 @@ PAIRS: Mapping[str, tuple[str, str]] = {
 }
 """Metric to the two measures whose ranks it correlates."""
 
+AGREEMENT = "Spearman's rank correlation of measures of uncertainty over the test images"
+
+
+def pair_of(metric: str) -> str:
+    """Name the two measures that a metric of :data:`PAIRS` compares."""
+    return " and ".join(MEASURES[name].label.lower() for name in PAIRS[metric])
+
 
 def lead_guide(guides: Iterable[str]) -> str | None:
     """The guide whose draws are looked at image by image."""

@@ -19,15 +19,9 @@ from torch import Tensor
 
 from probml_tp.datasets import CORRUPTIONS, ImageDataset, corrupt, rotated
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.classifiers import TITLES, ImageClassifiers, ImageConfig
-from probml_tp.experiments.images.distribution_shift_figures import (
-    BY_CORRUPTION,
-    DETECTION,
-    UNCERTAINTIES,
-    figures,
-    findings,
-)
-from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds, stage_name
+from probml_tp.experiments.images import distribution_shift_figures as told
+from probml_tp.experiments.images import kit
+from probml_tp.experiments.images.classifiers import ImageClassifiers, ImageConfig
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -48,11 +42,7 @@ from probml_tp.scores import (
     network_pass,
 )
 
-Judged = Mapping[str, list[dict[str, Array]]]
-"""Guide to what it says of the shifts in each seed."""
-
 NAME = "distribution-shift"
-QUICK_CORRUPTIONS = ("impulse-noise", "gaussian-blur", "contrast", "rotate")
 JUDGED = ("accuracy", "nll", "ece")
 
 TURNED, SHEET = 1, 3
@@ -68,7 +58,7 @@ class Config(ImageConfig):
     corruptions: tuple[str, ...] = option(
         tuple(CORRUPTIONS),
         "Which corruptions.",
-        quick=QUICK_CORRUPTIONS,
+        quick=("impulse-noise", "gaussian-blur", "contrast", "rotate"),
         choices=tuple(CORRUPTIONS),
     )
     severities: tuple[int, ...] = option(
@@ -92,7 +82,8 @@ class Config(ImageConfig):
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the guides, shift the test images, and judge every guide on every shift."""
     fitted = [
-        classify(config, config.guides, seed, progress, predict=False) for seed in seeds(config)
+        kit.classify(config, config.guides, seed, progress, predict=False)
+        for seed in config.each_seed
     ]
     with progress.stage("shift images"):
         shifts = _Shifts.of(config, fitted[0].test)
@@ -100,8 +91,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     judged: dict[str, list[dict[str, Array]]] = {guide: [] for guide in config.guides}
     for classifiers in fitted:
         for guide in config.guides:
-            stage = stage_name(config, f"judge {guide}", classifiers.seed)
-            with progress.stage(stage) as update:
+            with progress.stage(config.stage(f"judge {guide}", classifiers.seed)) as update:
                 judged[guide].append(_judge(guide, classifiers, shifts, config, update))
     for guide, parts in judged.items():
         arrays |= {f"{guide}.{name}": np.stack([part[name] for part in parts]) for name in parts[0]}
@@ -109,7 +99,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     rows = [
         {guide: _row(of[k], config) for guide, of in judged.items()} for k in range(config.seeds)
     ]
-    main = averaged(MAIN_TABLE, "Posterior", _columns(config), rows)
+    main = kit.averaged(MAIN_TABLE, "Posterior", _columns(config), rows)
     turned = {guide: arrays[f"{guide}.rotation.accuracy"].mean(0) for guide in judged}
     for guide, accuracy in turned.items():
         main.put(guide, {"turned": float(accuracy.min())})
@@ -117,21 +107,21 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     arrays["hardest.angle"] = arrays["angles"][hardest]
     detection = {
         f"auroc_{name}_{severity}": f"{label}, severity {severity} ↑"
-        for name, label in UNCERTAINTIES.items()
+        for name, label in told.UNCERTAINTIES.items()
         for severity in _severities(config)
     }
-    return results_of(
+    return kit.results_of(
         fitted[0],
         config,
         progress,
-        findings=findings(config),
+        findings=told.findings(config),
         arrays=arrays,
         foreign=f"; {len(shifts.clean):,} of them shifted",
         experiment=NAME,
-        title=f"{TITLES[config.dataset]} under distribution shift",
+        title=f"{config.images} under distribution shift",
         main=main,
         tables=[
-            averaged(DETECTION, "Posterior", detection, rows),
+            kit.averaged(told.DETECTION, "Posterior", detection, rows),
             _corruption_table(judged, config),
         ],
     )
@@ -139,9 +129,6 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 
 def _severities(config: Config) -> list[int]:
     return sorted(set(config.severities))
-
-
-# ---------------------------------------------------------------------------------------- shifts
 
 
 @dataclass(frozen=True)
@@ -190,9 +177,6 @@ class _Shifts:
             "turned.images": torch.stack(turns).numpy(),
             "turned.label": np.array(TURNED),
         }
-
-
-# --------------------------------------------------------------------------------------- judging
 
 
 def _judge(
@@ -267,16 +251,13 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
     }
 
 
-# ---------------------------------------------------------------------------------------- tables
-
-
 def _row(found: Mapping[str, Array], config: Config) -> dict[str, float]:
     """The metrics of one guide and seed: clean, and means over corruptions at each severity."""
     row = {f"clean_{name}": float(found[name][0, 0]) for name in ("accuracy", "ece")}
-    judged = [name for name in (*JUDGED, *UNCERTAINTIES) if name in found]
+    judged = [name for name in (*JUDGED, *told.UNCERTAINTIES) if name in found]
     row |= {name: float(found[name][:, -1].mean()) for name in judged}
     error = 1 - found["accuracy"][:, 1:].ravel()
-    for name in [name for name in UNCERTAINTIES if name in found]:
+    for name in [name for name in told.UNCERTAINTIES if name in found]:
         for place, severity in enumerate(_severities(config), start=1):
             row[f"auroc_{name}_{severity}"] = float(found[f"auroc_{name}"][:, place].mean())
         if np.ptp(error) > 0 and np.ptp(found[name][:, 1:]) > 0:
@@ -300,7 +281,7 @@ def _columns(config: Config) -> dict[str, str]:
     }
 
 
-def _corruption_table(judged: Judged, config: Config) -> Table:
+def _corruption_table(judged: Mapping[str, list[dict[str, Array]]], config: Config) -> Table:
     """The accuracy of every guide, and their mean, by corruption at the last severity."""
     runs = []
     for k in range(config.seeds):
@@ -309,8 +290,8 @@ def _corruption_table(judged: Judged, config: Config) -> Table:
         rows = enumerate(config.corruptions)
         runs.append({row: {g: float(v[place]) for g, v in left.items()} for place, row in rows})
     columns = {guide: f"{guide_style(guide).label} ↑" for guide in judged} | {"mean": ""}
-    title = f"{BY_CORRUPTION} at severity {_severities(config)[-1]}"
-    return averaged(title, "Corruption", columns, runs)
+    title = f"{told.BY_CORRUPTION} at severity {_severities(config)[-1]}"
+    return kit.averaged(title, "Corruption", columns, runs)
 
 
-EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, told.figures)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,98 +40,64 @@ PANELS = {
     "mutual_information": "Mean mutual information (nats)",
     "auroc_entropy": "AUROC by entropy (%)",
 }
-SHARE = "share_right"
-"""Of each image: under which share of the corruptions it is read right at the highest severity."""
-
 IN_PERCENT = ("accuracy", "ece", "auroc_entropy")
-
-NOT_MNIST_C = (
-    "Each corruption has a ladder of five severities of this package's own: MNIST-C has one fixed "
-    "severity each, so these figures do not compare with published ones on it."
-)
 
 TURNING = ("map", "mc-dropout", "mean-field", "deep-ensemble")
 """Whose draws are shown as an image turns."""
 
 
-@dataclass(frozen=True)
-class _View:
-    """What findings and figures read: metrics of ``(seeds, corruptions, 1 + severities)``."""
-
-    results: Results[Any]
-
-    def __getitem__(self, name: str) -> Array:
-        return self.results.arrays[name]
-
-    @property
-    def guides(self) -> tuple[str, ...]:
-        chosen: tuple[str, ...] = self.results.config.guides
-        return chosen
-
-    @property
-    def worst(self) -> int:
-        """The highest severity."""
-        return int(self["severities"][-1])
-
-    @property
-    def drawn(self) -> list[str]:
-        """The guides whose lines are drawn."""
-        return one_of_each_family(self.guides)
-
-    def metric(self, name: str) -> dict[str, Array]:
-        """Guide to mean over seeds, ``(corruptions, 1 + severities)``."""
-        found = by_guide(self.results.arrays, self.guides, name)
-        return {guide: values.mean(0) for guide, values in found.items()}
-
-
-# -------------------------------------------------------------------------------------- findings
+def _means(results: Results[Any], name: str) -> dict[str, Array]:
+    """Guide to the mean over seeds of an array: ``(corruptions, 1 + severities)``, or by angle."""
+    found = by_guide(results.arrays, results.config.guides, name)
+    return {guide: values.mean(0) for guide, values in found.items()}
 
 
 def findings(config: Any) -> list[Finding]:
     """Sentences on what the shifts did."""
     worst, size = max(config.severities), len(config.corruptions)
     over = partial(Range, write=percent, reference="map")
-    fall = together(
-        Range("clean_accuracy", "Accuracy on {arrays[size]:,} test images {runs},", write=percent),
-        over("accuracy", f"and at severity {worst}, mean over {size} corruptions, it {{runs}};"),
-        _errors,
-    )
-    calibration = together(
-        Range("clean_ece", "The ECE, at most {high} on clean images,", write=percent),
-        over("ece", f"{{runs}} at severity {worst},"),
-        over("nll", "and the NLL {runs}, in nats.", write="{:.2f}".format),
-    )
-    hardest = BestWorst(
-        "mean",
-        f"At severity {worst} the hardest corruption is {{best}}, with a mean accuracy over guides "
-        f"of {{value}}, and the mildest {{worst}}, with {{last}}.",
-        table=BY_CORRUPTION,
-        write=percent,
-        name=str,
-    )
-    rotation = over(
-        "turned",
-        "Rotation costs most accuracy at {arrays[hardest.angle]} degrees; the lowest accuracy at "
-        "any angle {runs}.",
-    )
     return [
-        fall,
-        calibration,
+        together(
+            Range(
+                "clean_accuracy", "Accuracy on {arrays[size]:,} test images {runs},", write=percent
+            ),
+            over(
+                "accuracy", f"and at severity {worst}, mean over {size} corruptions, it {{runs}};"
+            ),
+            _errors,
+        ),
+        together(
+            Range("clean_ece", "The ECE, at most {high} on clean images,", write=percent),
+            over("ece", f"{{runs}} at severity {worst},"),
+            over("nll", "and the NLL {runs}, in nats.", write="{:.2f}".format),
+        ),
         *(_detection(config, name, label.lower()) for name, label in UNCERTAINTIES.items()),
         *(_ranks(config, name, label.lower()) for name, label in UNCERTAINTIES.items()),
-        hardest,
-        rotation,
+        BestWorst(
+            "mean",
+            f"At severity {worst} the hardest corruption is {{best}}, with a mean accuracy over "
+            f"guides of {{value}}, and the mildest {{worst}}, with {{last}}.",
+            table=BY_CORRUPTION,
+            write=percent,
+            name=str,
+        ),
+        over(
+            "turned",
+            "Rotation costs most accuracy at {arrays[hardest.angle]} degrees; the lowest accuracy "
+            "at any angle {runs}.",
+        ),
         intervals,
         longer_trained,
-        lambda results: NOT_MNIST_C,
+        lambda results: (
+            "Each corruption has five severities of this package's own, MNIST-C one: these figures "
+            "do not compare with published ones on it."
+        ),
     ]
 
 
 def _errors(results: Results[Any]) -> str:
     """The standard errors of the mean over images, of a guide and of the largest difference."""
-    shares_right = by_guide(results.arrays, results.config.guides, SHARE)
-    right = {guide: values.mean(0) for guide, values in shares_right.items()}
-    after = results.main.column("accuracy")
+    right, after = _means(results, "share_right"), results.main.column("accuracy")
     best, least = max(after, key=after.__getitem__), min(after, key=after.__getitem__)
     one = _error(right.get("map", right[best]))
     text = f"the choice of images gives that a standard error of {one}"
@@ -173,52 +138,46 @@ def _ranks(config: Any, name: str, label: str) -> Finding:
     )
 
 
-# --------------------------------------------------------------------------------------- figures
-
-
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw metrics against severity and angle, guides by corruptions, and the images."""
-    view = _View(results)
-    yield _severity(view)
-    yield _heat_maps(view)
-    yield _turning(view)
-    yield _angles(view)
-    yield _sheet(view)
+    for draw in (_severity, _heat_maps, _turning, _angles, _sheet):
+        yield draw(results)
 
 
-def _severity(view: _View) -> Figure:
-    severities = np.array([0, *view["severities"]])
+def _severity(results: Results[Any]) -> Figure:
+    config, arrays = results.config, results.arrays
+    severities = np.array([0, *arrays["severities"]])
     made = curve_panels(
         severities,
-        _curves(view, {name: name for name in PANELS}, _over_corruptions),
+        _curves(results, {name: name for name in PANELS}, _over_corruptions),
         label="Severity (0: clean)",
         ticks=severities.tolist(),
         dodge=0.07,
     )
-    after = view.results.main.column("accuracy")
-    lost = {g: v - after[g] for g, v in view.results.main.column("clean_accuracy").items()}
+    after = results.main.column("accuracy")
+    lost = {g: v - after[g] for g, v in results.main.column("clean_accuracy").items()}
     title = (
-        f"The loss of accuracy at severity {view.worst}, mean over corruptions, in percentage "
-        f"points {runs(lost, points, reference='map')}"
+        f"The loss of accuracy at severity {max(config.severities)}, mean over corruptions, in "
+        f"percentage points {runs(lost, points, reference='map')}"
     )
     caption = (
-        f"Lines: means over {len(view['corruptions'])} corruptions of the same "
-        f"{int(view['size']):,} test images. Bars: from the lower to the upper quartile over "
+        f"Lines: means over {len(arrays['corruptions'])} corruptions of the same "
+        f"{int(arrays['size']):,} test images; bars: from the lower to the upper quartile over "
         "corruptions. AUROC: corrupted images against the clean ones, 50 % being chance."
     )
-    if len(view.drawn) < len(view.guides):
+    if len(one_of_each_family(config.guides)) < len(config.guides):
         caption += " One guide of each family is drawn; the tables have all."
     return Figure("metrics-against-severity", title, caption, made)
 
 
 def _curves(
-    view: _View, names: Mapping[str, str], over: Callable[[Array], Curve]
+    results: Results[Any], names: Mapping[str, str], over: Callable[[Array], Curve]
 ) -> dict[str, dict[str, Curve]]:
     """Panel to guide to curve: of the arrays of these names, ``over`` their seeds and the like."""
     curves = {}
     for name, array in names.items():
         factor = 100 if name in IN_PERCENT else 1
-        found = by_guide(view.results.arrays, view.drawn, array)
+        found = by_guide(results.arrays, one_of_each_family(results.config.guides), array)
         curves[PANELS[name]] = {guide: over(factor * values) for guide, values in found.items()}
     return {heading: lines for heading, lines in curves.items() if lines}
 
@@ -229,51 +188,52 @@ def _over_corruptions(values: Array) -> Curve:
     return mean.mean(0), (low, high)
 
 
-def _heat_maps(view: _View) -> Figure:
-    shown = view.drawn
+def _heat_maps(results: Results[Any]) -> Figure:
+    shown = one_of_each_family(results.config.guides)
     headings = {
         "accuracy": ("Drop of accuracy (percentage points)", -100),
         "entropy": ("Rise of mean entropy (nats)", 1),
         "mutual_information": ("Rise of mean mutual information (nats)", 1),
     }
-    maps = {}
+    names, maps = results.arrays["corruptions"], {}
+    nothing = np.full(names.shape, np.nan)
     for name, (heading, factor) in headings.items():
-        found = view.metric(name)
-        nothing = np.full(view["corruptions"].shape, np.nan)
+        found = _means(results, name)
         rise = {g: factor * (values[:, -1] - values[:, 0]) for g, values in found.items()}
         if rise.keys() & {*shown}:
             maps[heading] = np.stack([rise.get(guide, nothing) for guide in shown], 1)
     order = np.argsort(-next(iter(maps.values())).mean(1), kind="stable")
     maps = {heading: values[order] for heading, values in maps.items()}
     columns = [guide_style(guide).label for guide in shown]
-    made = heat_map_panels(maps, rows=view["corruptions"][order].tolist(), columns=columns)
-    title = _blind_spot(view)
+    made = heat_map_panels(maps, rows=names[order].tolist(), columns=columns)
     caption = (
-        f"From clean images to severity {view.worst}; corruptions from the most harmful to the "
-        "least. A single net, such as MAP, has no mutual information. A guide that notices has "
-        "bright cells on the right wherever those on the left are bright."
+        f"From clean images to severity {max(results.config.severities)}; corruptions from the "
+        "most harmful to the least. A guide that notices has bright cells on the right wherever "
+        "those on the left are bright; a single net, such as MAP, has no mutual information."
     )
-    return Figure("corruption-by-guide", title, caption, made)
+    return Figure("corruption-by-guide", _blind_spot(results), caption, made)
 
 
-def _blind_spot(view: _View) -> str:
+def _blind_spot(results: Results[Any]) -> str:
     """The corruption that is noticed least of those that cost more accuracy than most."""
-    lost = np.mean([v[:, 0] - v[:, -1] for v in view.metric("accuracy").values()], axis=0)
-    auroc = np.mean([v[:, -1] for v in view.metric("auroc_entropy").values()], axis=0)
+    lost = np.mean([v[:, 0] - v[:, -1] for v in _means(results, "accuracy").values()], axis=0)
+    auroc = np.mean([v[:, -1] for v in _means(results, "auroc_entropy").values()], axis=0)
     harmful = np.flatnonzero(lost >= np.median(lost))
     blind = harmful[auroc[harmful].argmin()]
     return (
-        f"Of the more harmful half of the corruptions, {view['corruptions'][blind]} is noticed "
-        f"least: it costs {number(100 * lost[blind], '.0f')} points of accuracy, and entropy tells "
-        f"it from clean images with an AUROC of {percent(auroc[blind], 0)}, means over guides"
+        f"Of the more harmful half of the corruptions, {results.arrays['corruptions'][blind]} is "
+        f"noticed least: it costs {number(100 * lost[blind], '.0f')} points of accuracy, and "
+        f"entropy tells it from clean images with an AUROC of {percent(auroc[blind], 0)}, means "
+        f"over guides"
     )
 
 
-def _turning(view: _View) -> Figure:
-    asked = [guide for guide in TURNING if guide in view.guides] or list(view.guides[:4])
-    probs = {guide: view[f"{guide}.turned"] for guide in asked}
-    label, names, angles = int(view["turned.label"]), view["classes"].tolist(), view["angles"]
-    made = turning_panels(angles, view["turned.images"], probs, label=label, names=names)
+def _turning(results: Results[Any]) -> Figure:
+    arrays, guides = results.arrays, results.config.guides
+    asked = [guide for guide in TURNING if guide in guides] or guides[:4]
+    probs = {guide: arrays[f"{guide}.turned"] for guide in asked}
+    label, names, angles = int(arrays["turned.label"]), arrays["classes"].tolist(), arrays["angles"]
+    made = turning_panels(angles, arrays["turned.images"], probs, label=label, names=names)
     kept = {guide: _kept_until(angles, values, label) for guide, values in probs.items()}
     lowest = {guide: float(values.mean(1).max(-1).min()) for guide, values in probs.items()}
     title = (
@@ -282,8 +242,8 @@ def _turning(view: _View) -> Figure:
     )
     caption = (
         "Class probabilities of each draw (points, moved sideways by draw within an angle) and "
-        "their means (lines) for one test image, turned counterclockwise. Grey: all other classes. "
-        "Where points spread, draws disagree."
+        "their means (lines) for one test image, turned counterclockwise. Where points spread, "
+        "draws disagree."
     )
     return Figure("turning-image", title, caption, made)
 
@@ -298,26 +258,26 @@ def _kept_until(angles: Array, probs: Array, label: int) -> float:
     return float(angles[-1] if right.all() else ([-1, *angles][int(right.argmin())]))
 
 
-def _angles(view: _View) -> Figure:
+def _angles(results: Results[Any]) -> Figure:
     names = {name: f"rotation.{name}" for name in ("accuracy", *UNCERTAINTIES)}
     made = curve_panels(
-        view["angles"],
-        _curves(view, names, _over_seeds),
+        results.arrays["angles"],
+        _curves(results, names, _over_seeds),
         label="Rotation (degrees)",
         ticks=[0, 45, 90, 135, 180],
     )
-    accuracy = np.mean(list(view.metric("rotation.accuracy").values()), axis=0)
-    entropy = np.mean(list(view.metric("rotation.entropy").values()), axis=0)
-    angles, last = view["angles"], len(accuracy) - 1
+    accuracy = np.mean(list(_means(results, "rotation.accuracy").values()), axis=0)
+    entropy = np.mean(list(_means(results, "rotation.entropy").values()), axis=0)
+    angles, last = results.arrays["angles"], len(accuracy) - 1
     title = (
         f"Mean entropy peaks at {int(angles[entropy.argmax()])} degrees; at {int(angles[last])} it "
         f"is back at {percent(entropy[last] / entropy.max(), 0)} of the peak, with "
         f"{percent(accuracy[last], 0)} accuracy"
     )
-    caption = f"All {int(view['size']):,} test images turned counterclockwise"
-    if view.results.config.seeds > 1:
+    caption = f"All {int(results.arrays['size']):,} test images turned counterclockwise"
+    if results.config.seeds > 1:
         caption += "; bands: t intervals of 95 % over seeds"
-    if view.results.config.dataset == "mnist":
+    if results.config.dataset == "mnist":
         caption += ". Turned by 180 degrees a 6 is a 9: labels lose their meaning on the way"
     return Figure("rotation", title, f"{caption}.", made)
 
@@ -330,24 +290,24 @@ def _over_seeds(values: Array) -> Curve:
     return values.mean(0), (low, high)
 
 
-def _sheet(view: _View) -> Figure:
-    label = int(view["sheet.label"])
-    wrong = {guide: view[f"{guide}.sheet"] != label for guide in view.guides}
-    misread = np.mean(list(wrong.values()), axis=0)
+def _sheet(results: Results[Any]) -> Figure:
+    arrays, guides = results.arrays, results.config.guides
+    label = int(arrays["sheet.label"])
+    wrong = {guide: arrays[f"{guide}.sheet"] != label for guide in guides}
     made = contact_sheet(
-        view["sheet.images"],
-        misread,
-        rows=view["corruptions"].tolist(),
-        columns=["clean", *(str(severity) for severity in view["severities"])],
+        arrays["sheet.images"],
+        np.mean(list(wrong.values()), axis=0),
+        rows=arrays["corruptions"].tolist(),
+        columns=["clean", *map(str, arrays["severities"])],
     )
     counts = {guide: int(values[:, 1:].sum()) for guide, values in wrong.items()}
-    total = wrong[view.guides[0]][:, 1:].size
     title = (
-        f"One test image ({view['classes'][label]}) in {total} corrupted versions; how many of "
-        f"them a guide misreads {runs(counts, '{:.0f}'.format, reference='map')}"
+        f"One test image ({arrays['classes'][label]}) in {wrong[guides[0]][:, 1:].size} corrupted "
+        f"versions; how many of them a guide misreads "
+        f"{runs(counts, '{:.0f}'.format, reference='map')}"
     )
     caption = (
         "Columns: severities. Framed in orange: misread by at least half of the guides "
-        f"({labels_of(view.guides)})."
+        f"({labels_of(guides)})."
     )
     return Figure("one-image-corrupted", title, caption, made)

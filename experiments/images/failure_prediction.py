@@ -21,31 +21,9 @@ import torch
 from torch import Tensor
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.classifiers import (
-    DROPOUT_OFF,
-    TITLES,
-    ImageClassifiers,
-    ImageConfig,
-)
-from probml_tp.experiments.images.failure_prediction_figures import (
-    COLUMNS,
-    FINDINGS,
-    ORACLE,
-    POSTERIORS,
-    PUBLISHED,
-    figures,
-    is_published_size,
-)
-from probml_tp.experiments.images.kit import classify, results_of, seeds
-from probml_tp.experiments.images.score_rows import (
-    MEASURES,
-    Row,
-    confidences,
-    draw_rows,
-    feature_rows,
-    output_rows,
-    scored_guides,
-)
+from probml_tp.experiments.images import failure_prediction_figures as told
+from probml_tp.experiments.images import kit, score_rows
+from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageClassifiers, ImageConfig
 from probml_tp.harness.experiment import (
     MAIN_TABLE,
     Experiment,
@@ -111,58 +89,60 @@ class _Run:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the test images."""
-    runs = [_one_seed(config, seed, progress) for seed in seeds(config)]
+    runs = [_one_seed(config, seed, progress) for seed in config.each_seed]
     own = [_own(config, one.classifiers) for one in runs]
     with progress.stage("compare"):
         of_scores, *differences = compare(
             MAIN_TABLE,
             [one.confidences for one in runs],
             [one.correct for one in runs],
-            columns=COLUMNS,
+            columns=told.COLUMNS,
             references=("MCP",),
             resamples=config.resamples,
             seed=derived_seed(config.seed, "bootstrap"),
         )
         of_guides = compare(
-            POSTERIORS,
+            told.POSTERIORS,
             [confidence for confidence, _ in own],
             [correct for _, correct in own],
-            columns=COLUMNS,
+            columns=told.COLUMNS,
             row_heading="Posterior: score",
             resamples=config.resamples,
             seed=derived_seed(config.seed, "bootstrap of guides"),
         )
-    return results_of(
+    title = "Published: Corbière et al. 2019, a small ConvNet on the same images"
+    published = Table(title, "Score", told.PUBLISHED, told.COLUMNS)
+    return kit.results_of(
         runs[0].classifiers,
         config,
         progress,
-        findings=FINDINGS,
+        findings=told.FINDINGS,
         arrays=_arrays(runs[0]),
         experiment=NAME,
-        title=f"Failure prediction on {TITLES[config.dataset]}",
+        title=f"Failure prediction on {config.images}",
         main=of_scores,
-        tables=[*of_guides, *_published(config), *differences],
+        tables=[*of_guides, *([published] if told.is_published_size(config) else []), *differences],
     )
 
 
 def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
-    classifiers = classify(config, scored_guides(config), seed, progress)
+    classifiers = kit.classify(config, score_rows.scored_guides(config), seed, progress)
     with progress.stage(f"fit ConfidNet, seed {seed}") as update:
         confidnet = _fit_confidnet(config, classifiers, update)
     head = confidnet.after_head
     with progress.stage(f"fit other scores, seed {seed}"):
         rows = [
-            *output_rows(classifiers),
-            *feature_rows(classifiers),
-            *draw_rows(["mc-dropout"]),
-            *([] if head is None else [Row(HEAD, DROPOUT_OFF, head)]),
-            Row(CONFIDNET, DROPOUT_OFF, confidnet),
+            *score_rows.output_rows(classifiers),
+            *score_rows.feature_rows(classifiers),
+            *score_rows.draw_rows(["mc-dropout"]),
+            *([] if head is None else [score_rows.Row(HEAD, DROPOUT_OFF, head)]),
+            score_rows.Row(CONFIDNET, DROPOUT_OFF, confidnet),
         ]
     with progress.stage(f"score, seed {seed}"):
         test = classifiers.test
-        passes = {guide: classifiers.network_pass(guide, test) for guide in scored_guides(config)}
-        scored = confidences(rows, passes)
-    scored[ORACLE] = true_class_probability(passes[DROPOUT_OFF], test.labels).double()
+        scored = score_rows.confidences(rows, classifiers, test)
+    seen = classifiers.network_pass(DROPOUT_OFF, test)
+    scored[told.ORACLE] = true_class_probability(seen, test.labels).double()
     return _Run(classifiers, confidnet, scored, classifiers.correct(DROPOUT_OFF, test))
 
 
@@ -188,20 +168,10 @@ def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update
 def _own(
     config: Config, classifiers: ImageClassifiers
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Each guide's uncertainty of its own predictions, and which of these are right.
-
-    MAP has no spread over draws: only what it says at its one point.
-    """
-    spread, test = (MEASURES["mutual-information"], MEASURES["variation-ratio"]), classifiers.test
-    rows = [r for r in draw_rows(config.guides) if r.guide != "map" or not r.label.endswith(spread)]
-    passes = {guide: classifiers.network_pass(guide, test) for guide in config.guides}
+    """Each guide's uncertainty of its own predictions, and which of these are right."""
+    rows, test = score_rows.draw_rows(config.guides), classifiers.test
     correct = {row.label: classifiers.correct(row.guide, test) for row in rows}
-    return confidences(rows, passes), correct
-
-
-def _published(config: Config) -> list[Table]:
-    title = "Published: Corbière et al. 2019, a small ConvNet on the same images"
-    return [Table(title, "Score", PUBLISHED, COLUMNS)] if is_published_size(config) else []
+    return score_rows.confidences(rows, classifiers, test), correct
 
 
 def _arrays(first: _Run) -> dict[str, Array]:
@@ -238,4 +208,4 @@ def _mistakes(one: _Run) -> dict[str, Array]:
     }
 
 
-EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, told.figures)

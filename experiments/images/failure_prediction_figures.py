@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.score_rows import (
-    in_percent,
-    interval_figure,
-    paired_intervals,
-    table_named,
-)
+from probml_tp.experiments.images import score_rows
 from probml_tp.harness.experiment import MAIN_TABLE, Figure, Results, Table
 from probml_tp.kit.common import percent, span
 from probml_tp.kit.comparisons import interval_words, minus, with_ends
@@ -43,7 +38,6 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "ConfidNet": {"fpr95": 3.33, "aupr_error": 45.89, "aupr_success": 99.99, "auroc": 98.82},
 }
 """Corbière et al. 2019, MNIST, small ConvNet, in %; their MC dropout scores by the entropy."""
-
 ORACLE = "True class probability (oracle)"
 POSTERIORS = "Each posterior's own predictions, by its own uncertainty"
 MINUS_MCP = minus(MAIN_TABLE, "MCP")
@@ -63,20 +57,19 @@ def is_published_size(config: Any) -> bool:
 
 
 def _no_mistake(results: Results[Any]) -> str | None:
-    if not results.arrays["correct"].all():
-        return None
-    return "The deterministic net makes no mistake on the test images: nothing to predict."
+    none = "The deterministic net makes no mistake on the test images: nothing to predict."
+    return none if results.arrays["correct"].all() else None
 
 
 def _mistakes(results: Results[Any]) -> str | None:
-    wrong, size = (~results.arrays["correct"]).sum(), len(results.arrays["correct"])
-    if not wrong:
-        return None
+    correct = results.arrays["correct"]
     seeds = f" (seed {results.config.seed})" if results.config.seeds > 1 else ""
-    return (
-        f"All scores judge the same predictions, of which {wrong} of {size:,} are wrong{seeds}. "
-        f"With so few mistakes a difference of a few points in AUPR-Error is noise."
+    words = (
+        f"All scores judge the same predictions, of which {(~correct).sum()} of {len(correct):,} "
+        f"are wrong{seeds}. With so few mistakes a difference of a few points in AUPR-Error is "
+        f"noise."
     )
+    return None if correct.all() else words
 
 
 def _published(results: Results[Any]) -> str | None:
@@ -85,12 +78,12 @@ def _published(results: Results[Any]) -> str | None:
         return None
     published = {row: values["aupr_error"] for row, values in PUBLISHED.items()}
     ours = {row: results.main[row, "aupr_error"] for row in published}
-    order = [sorted(values, key=lambda n: -values[n]) for values in (ours, published)]
-    same = "the same as" if order[0] == order[1] else "not that of"
+    orders = [sorted(values, key=lambda n: -values[n]) for values in (ours, published)]
     first, second = (
-        " > ".join(f"{name} ({values[name]:.1f})" for name in names)
-        for names, values in zip(order, (ours, published), strict=True)
+        " > ".join(f"{name} ({values[name]:.1f})" for name in order)
+        for order, values in zip(orders, (ours, published), strict=True)
     )
+    same = "the same as" if orders[0] == orders[1] else "not that of"
     words = f"Ordered by AUPR-Error: {first}. That is {same} the paper"
     return f"{words} (Corbière et al. 2019): {second}."
 
@@ -102,7 +95,7 @@ FINDINGS = (
             "aupr_error",
             "AUPR-Error runs {range}. MCP has {values[MCP]}, ConfidNet {values[ConfidNet]}:",
             rows=lambda row: row != ORACLE,
-            write=in_percent,
+            write=score_rows.in_percent,
             name=str,
         ),
         Gap(
@@ -116,7 +109,7 @@ FINDINGS = (
         Range(
             "aupr_error",
             f"The oracle, the true class probability itself, has {{values[{ORACLE}]}}.",
-            write=in_percent,
+            write=score_rows.in_percent,
         ),
     ),
     Gap(
@@ -128,7 +121,7 @@ FINDINGS = (
     ),
     _mistakes,
     _published,
-    paired_intervals,
+    score_rows.paired_intervals,
 )
 
 
@@ -136,73 +129,58 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw the comparison, the risk at coverage, the posteriors, ConfidNet and the mistakes."""
     if results.arrays["correct"].all():
         return
-    yield _scores(results)
-    yield _differences(results)
-    yield _coverage(results)
-    yield _posteriors(results)
-    yield _training(results)
-    yield _images(results)
+    for draw in (_scores, _differences, _coverage, _posteriors, _training, _images):
+        yield draw(results)
 
 
 def _panels(
-    table: Table, *, published: bool = False, reference: float | None = None
+    table: Table, published: Mapping[str, Mapping[str, float]], reference: float | None = None
 ) -> list[Panel]:
-    known = {
-        metric: {row: values[metric] for row, values in PUBLISHED.items() if metric in values}
-        for metric in DRAWN
-        if published
-    }
-    return [
-        Panel(COLUMNS[metric], with_ends(table, metric), reference, known.get(metric, {}))
-        for metric in DRAWN
-    ]
+    known = {m: {row: v[m] for row, v in published.items() if m in v} for m in DRAWN}
+    return [Panel(COLUMNS[m], with_ends(table, m), reference, known[m]) for m in DRAWN]
 
 
 def _scores(results: Results[Any]) -> Figure:
     found = results.main.column("aupr_error")
     del found[ORACLE]
-    return interval_figure(
+    return score_rows.interval_figure(
         "scores",
-        f"AUPR-Error of the scores runs {span(found, in_percent, name=str)}",
+        f"AUPR-Error of the scores runs {span(found, score_rows.in_percent, name=str)}",
         "Every score judges the predictions of the same deterministic net. Bars: "
-        f"{interval_words(results.config.seeds)}. Published values are of another small net and "
-        "its own mistakes. AURC in thousandths.",
-        _panels(results.main, published=is_published_size(results.config)),
+        f"{interval_words(results.config.seeds)}. Published values are of another small net.",
+        _panels(results.main, PUBLISHED if is_published_size(results.config) else {}),
         found,
         published="published (Corbière et al. 2019)",
     )
 
 
 def _differences(results: Results[Any]) -> Figure:
-    table = table_named(MINUS_MCP, results)
+    table = score_rows.table_named(MINUS_MCP, results)
     rows = [row for row in table.rows if row not in (ORACLE, "MCP")]
     ends = table.ends("aupr_error")
     apart = sum(row in ends and (ends[row][0] > 0 or ends[row][1] < 0) for row in rows)
-    return interval_figure(
+    return score_rows.interval_figure(
         "differences-from-mcp",
         f"{apart} of {len(rows)} scores differ from MCP in AUPR-Error by more than chance",
         "The paired difference of each score from MCP on the same predictions; an interval that "
         f"crosses the line may be chance. Intervals: {interval_words(results.config.seeds)}.",
-        _panels(table, reference=0.0),
+        _panels(table, {}, reference=0.0),
         rows,
     )
 
 
 def _posteriors(results: Results[Any]) -> Figure:
-    table = results.tables[0]
-    found = table.column("aupr_error")
-    title = "No posterior makes a mistake"
-    if found:
-        spread = span(found, in_percent, name=str)
+    table, title = results.tables[0], "No posterior makes a mistake"
+    if found := table.column("aupr_error"):
+        spread = span(found, score_rows.in_percent, name=str)
         title = f"On their own mistakes, posteriors' AUPR-Error runs {spread}"
-    return interval_figure(
+    return score_rows.interval_figure(
         "posteriors",
         title,
-        "Here each posterior is judged by its own uncertainty on its own predictions: a better "
-        "classifier has fewer and harder mistakes, so compare scores within a posterior, and "
+        "Each posterior judges its own predictions: compare scores within a posterior, and "
         "posteriors by AURC, which counts mistakes too. Intervals: "
         f"{interval_words(results.config.seeds)}.",
-        _panels(table),
+        _panels(table, {}),
         table.rows,
     )
 
@@ -241,38 +219,29 @@ def _training(results: Results[Any]) -> Figure:
             style = {"head": "#0072B2", "cloning": "#D55E00"}[step]
             ax.plot(1 + epochs[part], values[part], ".-", color=style, label=words)
         ax.plot(1 + chosen, values[chosen], "o", ms=9, mfc="none", color="black", label="chosen")
-        ax.set_xlabel("Epoch")
-        ax.set_ylabel(f"Validation {label}")
+        ax.set(xlabel="Epoch", ylabel=f"Validation {label}")
     axes[0, 0].set_yscale("log")
     shared_legend(made, axes[0])
-    mistakes = int(arrays["confidnet.validation_mistakes"])
-    step = (
-        "after tuning its encoder" if arrays["confidnet.step"][chosen] == "cloning" else "as head"
-    )
+    head = arrays["confidnet.step"][chosen] == "head"
+    step = "as head" if head else "after tuning its encoder"
     criterion = "loss" if results.config.select_by == "loss" else "AUPR-Error"
     title = f"ConfidNet is taken {step}, in epoch {1 + chosen}, by validation {criterion}"
     caption = (
-        f"Validation images that neither fit has seen; {mistakes} of them are mistakes, so that "
-        f"their AUPR-Error is noisy. {_of_seed(results)}"
+        f"Validation images that neither fit has seen; {arrays['confidnet.validation_mistakes']} "
+        f"of them are mistakes, so that their AUPR-Error is noisy. {_of_seed(results)}"
     )
     return Figure("confidnet-training", title, caption, made)
 
 
 def _images(results: Results[Any]) -> Figure:
     arrays, classes = results.arrays, results.arrays["classes"]
-    named = zip(
-        arrays["mistakes.predicted"],
-        arrays["mistakes.labels"],
-        *arrays["mistakes.ranks"],
-        strict=True,
-    )
+    predicted, true = (classes[arrays[f"mistakes.{name}"]] for name in ("predicted", "labels"))
+    mcp, ours = arrays["mistakes.ranks"]
     titles = [
-        f"{classes[predicted]}, is {classes[label]}\n"
-        f"MCP {percent(mcp, 0)}\nConfidNet {percent(ours, 0)}"
-        for predicted, label, mcp, ours in named
+        f"{top}, is {label}\nMCP {percent(first, 0)}\nConfidNet {percent(second, 0)}"
+        for top, label, first, second in zip(predicted, true, mcp, ours, strict=True)
     ]
     made = mistake_panels(arrays["mistakes.images"], titles=titles)
-    mcp, ours = arrays["mistakes.ranks"]
     title = (
         f"ConfidNet ranks {int((ours < mcp).sum())} of the {len(mcp)} mistakes that MCP is surest "
         f"of lower than MCP does"

@@ -28,22 +28,6 @@ from probml_tp.kit.sentences import Finding, tell
 ConfigT = TypeVar("ConfigT", bound=ImageConfig)
 
 
-def seeds(config: ImageConfig) -> list[int]:
-    """The seeds of the runs.
-
-    Args:
-        config: the options.
-
-    Returns:
-        As many as the options say, in order.
-
-    Example:
-        >>> seeds(ImageConfig(seed=3, seeds=2))
-        [3, 4]
-    """
-    return [config.seed + number for number in range(config.seeds)]
-
-
 def classify(
     config: ImageConfig,
     guides: Sequence[str],
@@ -68,7 +52,7 @@ def classify(
     """
 
     def stage(name: str) -> AbstractContextManager[Update]:
-        return progress.stage(SharedStage(stage_name(config, name, seed)))
+        return progress.stage(SharedStage(config.stage(name, seed)))
 
     with stage("load images"):
         classifiers = kept(shared(config), seed)
@@ -77,24 +61,6 @@ def classify(
         with stage(f"predict {guide}"):
             classifiers.network_pass(guide, classifiers.test)
     return classifiers
-
-
-def stage_name(config: ImageConfig, stage: str, seed: int) -> str:
-    """What a stage of one seed is called.
-
-    Args:
-        config: the options.
-        stage: what is done.
-        seed: of the run.
-
-    Returns:
-        The name, with the seed where there are several.
-
-    Example:
-        >>> stage_name(ImageConfig(seeds=2), "fit map", 1)
-        'fit map, seed 1'
-    """
-    return f"{stage}, seed {seed}" if config.seeds > 1 else stage
 
 
 def results_of(

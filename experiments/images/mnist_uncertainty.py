@@ -20,27 +20,15 @@ import numpy as np
 
 from probml_tp.datasets import ImageDataset
 from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments.images import digit_uncertainty as digits
+from probml_tp.experiments.images import kit
 from probml_tp.experiments.images.classifiers import (
     ALL_GUIDES,
     ONE_OF_EACH_FAMILY,
-    TITLES,
     ImageClassifiers,
     ImageConfig,
 )
-from probml_tp.experiments.images.digit_uncertainty import (
-    MEASURES,
-    PAIRS,
-    caught_aside,
-    choose,
-    extremes,
-    lead_guide,
-    measures_of,
-    own_agreement,
-    rank_correlation,
-)
-from probml_tp.experiments.images.kit import averaged, classify, results_of, seeds
-from probml_tp.experiments.images.mnist_uncertainty_figures import figures
-from probml_tp.experiments.images.mnist_uncertainty_findings import AGREEMENT, FINDINGS, pair_of
+from probml_tp.experiments.images.mnist_uncertainty_figures import FINDINGS, figures
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
 from probml_tp.kit.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array
@@ -62,9 +50,9 @@ COLUMNS = {
     **dict.fromkeys(("mi_times", "caught"), ""),
 }
 AGREEMENT_COLUMNS = {
-    **{metric: pair_of(metric).capitalize() for metric in PAIRS},
-    **{f"others_{n}": f"{m.label}, with other guides (mean)" for n, m in MEASURES.items()},
-    **dict.fromkeys(["ties", "shared", *(f"shared_{metric}" for metric in PAIRS)], ""),
+    **{metric: digits.pair_of(metric).capitalize() for metric in digits.PAIRS},
+    **{f"others_{n}": f"{m.label}, with other guides (mean)" for n, m in digits.MEASURES.items()},
+    **dict.fromkeys(["ties", "shared", *(f"shared_{metric}" for metric in digits.PAIRS)], ""),
 }
 
 
@@ -113,24 +101,24 @@ class _Judged:
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
-    runs = [classify(config, config.guides, seed, progress) for seed in seeds(config)]
+    runs = [kit.classify(config, config.guides, seed, progress) for seed in config.each_seed]
     judged = [{guide: _judge(one, guide) for guide in config.guides} for one in runs]
     first = runs[0]
     arrays = _arrays(judged[0], first.test)
-    if lead := lead_guide(config.guides):
+    if lead := digits.lead_guide(config.guides):
         with progress.stage("draws of single images"):
             arrays |= _single_images(judged[0][lead], first, config)
     rows = [{guide: _row(guide, of, first.test) for guide in of} for of in judged]
-    return results_of(
+    return kit.results_of(
         first,
         config,
         progress,
         findings=FINDINGS,
         arrays=arrays,
         experiment=NAME,
-        title=f"LeNet on {TITLES[config.dataset]}",
+        title=f"LeNet on {config.images}",
         main=_main(rows),
-        tables=[averaged(AGREEMENT, "Posterior", AGREEMENT_COLUMNS, rows)],
+        tables=[kit.averaged(digits.AGREEMENT, "Posterior", AGREEMENT_COLUMNS, rows)],
     )
 
 
@@ -138,12 +126,12 @@ def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
     run = classifiers.network_pass(guide, classifiers.test)
     correct = classifiers.correct(guide, classifiers.test).numpy()
     times = classifiers.seconds(guide), run.seconds
-    measures = measures_of(run.predictive)
+    measures = digits.measures_of(run.predictive)
     return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
 
 
 def _main(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> Table:
-    table = averaged(MAIN_TABLE, "Posterior", COLUMNS, rows)
+    table = kit.averaged(MAIN_TABLE, "Posterior", COLUMNS, rows)
     hits = table.column("mi_hits")
     for guide, mistakes in table.column("mi_mistakes").items():
         if hits.get(guide, 0.0) > 0:
@@ -156,16 +144,16 @@ def _row(guide: str, judged: Mapping[str, _Judged], test: ImageDataset) -> dict[
     one, own = judged[guide], judged[guide].measures
     row = classification_scores(one.predictive, test.labels)
     if not one.correct.all():
-        row["caught"] = caught_aside(own["entropy"], one.correct)
+        row["caught"] = digits.caught_aside(own["entropy"], one.correct)
     if one.has_draws:
         groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
         row |= {m: float(own["mutual_information"][g].mean()) for m, g in groups.items() if g.any()}
-        row |= own_agreement(own)
+        row |= digits.own_agreement(own)
     if isinstance(one.posterior.guide, StructuredNormal):
         row["log_evidence"] = one.posterior.guide.log_evidence()
     for name, values in own.items():
         others = [
-            rank_correlation(values, another.measures[name])
+            digits.rank_correlation(values, another.measures[name])
             for other, another in judged.items()
             if other != guide and name in another.measures
         ]
@@ -183,7 +171,7 @@ def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Arra
         if one.posterior.info.losses:
             own["losses"] = np.array(one.posterior.info.losses)
         if one.has_draws:
-            index = extremes(one.measures)
+            index = digits.extremes(one.measures)
             shown += index.values()
             own |= index | {"votes": one.predictive.require_votes().numpy().astype(np.uint16)}
         arrays |= {f"{guide}.{name}": values for name, values in (own | one.measures).items()}
@@ -200,7 +188,7 @@ def _single_images(one: _Judged, classifiers: ImageClassifiers, config: Config) 
     """
     test = classifiers.test
     _check_digit(config, len(test))  # images that stand in for those asked for may be fewer
-    chosen = choose(one.measures, one.correct, digit=config.digit)
+    chosen = digits.choose(one.measures, one.correct, digit=config.digit)
     index = np.array(list(chosen))
     predictive = one.posterior.predict(
         classifiers.normalized(test)[index], num_samples=config.num_samples, keep_outputs=True

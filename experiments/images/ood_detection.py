@@ -22,45 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probml_tp.datasets import (
-    NORMALIZATION,
-    ImageDataset,
-    MissingDataError,
-    load_images,
-    noise_images,
-)
+from probml_tp.datasets import ImageDataset, MissingDataError, load_images, noise_images
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.classifiers import (
-    DROPOUT_OFF,
-    TITLES,
-    ImageClassifiers,
-    ImageConfig,
-)
-from probml_tp.experiments.images.kit import classify, results_of, seeds
-from probml_tp.experiments.images.ood_detection_figures import (
-    EPSILONS,
-    GRID_REFERENCES,
-    ODIN_VALIDATED,
-    REFERENCE,
-    RIVALS,
-    SETS,
-    TEMPERATURES,
-    against,
-    cell,
-    figures,
-    findings,
-    grid_title,
-)
-from probml_tp.experiments.images.score_rows import (
-    ODIN_CHOSEN,
-    Row,
-    confidences,
-    draw_rows,
-    feature_rows,
-    odin_rows,
-    output_rows,
-    scored_guides,
-)
+from probml_tp.experiments.images import kit, score_rows
+from probml_tp.experiments.images import ood_detection_figures as told
+from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageClassifiers, ImageConfig
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table, option
 from probml_tp.kit.common import Array, derived_seed
 from probml_tp.kit.comparisons import compare
@@ -91,7 +57,7 @@ class _Run:
     """One seed: scores by row and cell of the grid, of the test images and each foreign set."""
 
     classifiers: ImageClassifiers
-    rows: list[Row]
+    rows: list[score_rows.Row]
     inside: dict[str, Tensor]
     outside: dict[str, dict[str, Tensor]]
 
@@ -99,21 +65,21 @@ class _Run:
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the foreign sets."""
     foreign = _foreign_sets(config)
-    runs = [_one_seed(config, seed, foreign, progress) for seed in seeds(config)]
+    runs = [_one_seed(config, seed, foreign, progress) for seed in config.each_seed]
     with progress.stage("compare"):
         compared = {name: _compare(config, runs, name, grid=False) for name in foreign}
         grids = [table for name in foreign for table in _compare(config, runs, name, grid=True)]
     differences = [table for _, *others in compared.values() for table in others]
     shown = {name: tables[0] for name, tables in compared.items()}
-    return results_of(
+    return kit.results_of(
         runs[0].classifiers,
         config,
         progress,
-        findings=findings(config, list(foreign)),
+        findings=told.findings(config, list(foreign)),
         arrays=_arrays(runs[0], foreign),
         foreign=f". Foreign: {'; '.join(data.source for data in foreign.values())}",
         experiment=NAME,
-        title=f"Out-of-distribution detection, {TITLES[config.dataset]} against other images",
+        title=f"Out-of-distribution detection, {config.images} against other images",
         main=_by_set(shown),
         tables=[*shown.values(), *differences, *grids],
     )
@@ -121,89 +87,82 @@ def run(config: Config, progress: Progress) -> Results[Config]:
 
 def _foreign_sets(config: Config) -> dict[str, ImageDataset]:
     """The foreign sets that can be had; the findings say which cannot."""
+    size, root, seed = config.ood_size, config.data_root, config.seed
     found: dict[str, ImageDataset] = {}
-    for name in SETS:
-        if name == config.dataset:
-            continue
-        with suppress(MissingDataError):
-            found[name] = _foreign(config, name)
+    for name in told.SETS:
+        if name == "noise":
+            found[name] = noise_images("uniform", n=size, seed=derived_seed(seed, "noise"))
+        elif name != config.dataset:
+            with suppress(MissingDataError):
+                found[name] = load_images(name, "test", root=root, max_size=size, seed=seed)
     return found
-
-
-def _foreign(config: Config, name: str) -> ImageDataset:
-    if name == "noise":
-        seed = derived_seed(config.seed, "noise")
-        return noise_images("uniform", n=config.ood_size, seed=seed)
-    return load_images(
-        name, "test", root=config.data_root, max_size=config.ood_size, seed=config.seed
-    )
 
 
 def _one_seed(
     config: Config, seed: int, foreign: Mapping[str, ImageDataset], progress: Progress
 ) -> _Run:
-    classifiers = classify(config, scored_guides(config), seed, progress)
+    guides = score_rows.scored_guides(config)
+    classifiers = kit.classify(config, guides, seed, progress)
     with progress.stage(f"fit scores, seed {seed}"):
-        validated = _validated_odin(config, classifiers)
+        validated = _validated_odin(classifiers)
         rows = [
-            *output_rows(classifiers),
-            *odin_rows(classifiers),
-            Row(ODIN_VALIDATED, DROPOUT_OFF, validated),
-            *feature_rows(classifiers),
-            *draw_rows(g for g in scored_guides(config) if g not in (DROPOUT_OFF, "map")),
+            *score_rows.output_rows(classifiers),
+            *score_rows.odin_rows(classifiers),
+            score_rows.Row(told.ODIN_VALIDATED, DROPOUT_OFF, validated),
+            *score_rows.feature_rows(classifiers),
+            *score_rows.draw_rows(guide for guide in guides if guide not in (DROPOUT_OFF, "map")),
         ]
     with progress.stage(f"score, seed {seed}") as update:
         inside, outside = _score(classifiers, rows, classifiers.test), {}
         for number, (name, data) in enumerate(foreign.items(), start=1):
-            update(number, len(foreign) + 1, SETS[name])
+            update(number, len(foreign) + 1, told.SETS[name])
             outside[name] = _score(classifiers, rows, data)
     return _Run(classifiers, rows, inside, outside)
 
 
-def _validated_odin(config: Config, classifiers: ImageClassifiers) -> Odin:
+def _validated_odin(classifiers: ImageClassifiers) -> Odin:
     """ODIN chosen to tell validation images from letters of the training split."""
     size = len(classifiers.validation)
     letters = load_images("letters", "train", max_size=size, seed=classifiers.seed)
     return choose_odin(
         classifiers.network_pass(DROPOUT_OFF, classifiers.validation),
         out_validation=classifiers.network_pass(DROPOUT_OFF, letters),
-        temperatures=TEMPERATURES,
-        epsilons=EPSILONS,
-        like=Odin(std=_std(config)),
+        temperatures=told.TEMPERATURES,
+        epsilons=told.EPSILONS,
+        like=Odin(std=classifiers.std),
     ).odin
 
 
-def _std(config: ImageConfig) -> float:
-    return NORMALIZATION[config.dataset][1]
-
-
-def _score(classifiers: ImageClassifiers, rows: list[Row], data: ImageDataset) -> dict[str, Tensor]:
+def _score(
+    classifiers: ImageClassifiers, rows: list[score_rows.Row], data: ImageDataset
+) -> dict[str, Tensor]:
     """Every row's score of the images, and ODIN's by cell: one gradient a temperature."""
-    guides = dict.fromkeys(row.guide for row in rows)
-    passes = {guide: classifiers.network_pass(guide, data) for guide in guides}
-    scores = confidences([row for row in rows if not isinstance(row.score, Odin)], passes)
+    others = [row for row in rows if not isinstance(row.score, Odin)]
+    scores = score_rows.confidences(others, classifiers, data)
+    seen = classifiers.network_pass(DROPOUT_OFF, data)
     odin = {row.label: row.score for row in rows if isinstance(row.score, Odin)}
-    std = _std(classifiers.config)
-    for t in dict.fromkeys([*TEMPERATURES, *(score.temperature for score in odin.values())]):
+    for t in dict.fromkeys([*told.TEMPERATURES, *(score.temperature for score in odin.values())]):
         own = [score.epsilon for score in odin.values() if score.temperature == t]
-        epsilons = list(dict.fromkeys([*EPSILONS, *own]))
-        values = Odin(t, std=std).at_epsilons(passes[DROPOUT_OFF], epsilons).double().cpu()
-        scores |= {cell(t, e): v for e, v in zip(epsilons, values, strict=True)}
-    return scores | {row: scores[cell(one.temperature, one.epsilon)] for row, one in odin.items()}
+        epsilons = list(dict.fromkeys([*told.EPSILONS, *own]))
+        values = Odin(t, std=classifiers.std).at_epsilons(seen, epsilons).double().cpu()
+        scores |= {told.cell(t, e): v for e, v in zip(epsilons, values, strict=True)}
+    return scores | {
+        row: scores[told.cell(one.temperature, one.epsilon)] for row, one in odin.items()
+    }
 
 
 def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> list[Table]:
     """All rows, or ODIN on the grid with what it is held against, on one foreign set."""
     rows = [row.label for row in runs[0].rows]
     if grid:
-        rows = [*GRID_REFERENCES, *(cell(t, e) for t in TEMPERATURES for e in EPSILONS)]
-    sizes = [len(one[REFERENCE]) for one in (runs[0].inside, runs[0].outside[name])]
+        rows = [*told.GRID_REFERENCES, *told.CELLS]
+    sizes = [len(one[told.REFERENCE]) for one in (runs[0].inside, runs[0].outside[name])]
     return compare(
-        grid_title(name) if grid else against(name),
+        told.grid_title(name) if grid else told.against(name),
         [{x: torch.cat([one.inside[x], one.outside[name][x]]) for x in rows} for one in runs],
         [torch.arange(sum(sizes)) < sizes[0]] * len(runs),
         columns={"aupr_out": ""} if grid else COLUMNS,
-        references=GRID_REFERENCES if grid else RIVALS,
+        references=told.GRID_REFERENCES if grid else told.RIVALS,
         resamples=config.resamples,
         seed=derived_seed(config.seed, f"bootstrap {name}"),
     )
@@ -211,7 +170,7 @@ def _compare(config: Config, runs: list[_Run], name: str, *, grid: bool) -> list
 
 def _by_set(compared: Mapping[str, Table]) -> Table:
     """The AUROC with foreign sets as columns."""
-    columns = {name: f"AUROC, {SETS[name]} (%) ↑" for name in compared}
+    columns = {name: f"AUROC, {told.SETS[name]} (%) ↑" for name in compared}
     made = Table(MAIN_TABLE, "Score", columns=columns)
     for name, table in compared.items():
         ends = table.ends("auroc")
@@ -224,15 +183,16 @@ def _arrays(first: _Run, foreign: Mapping[str, ImageDataset]) -> dict[str, Array
     chosen = [
         [row.score.temperature, row.score.epsilon]
         for row in first.rows
-        if isinstance(row.score, Odin) and row.label in (ODIN_CHOSEN, ODIN_VALIDATED)
+        if isinstance(row.score, Odin)
+        and row.label in (score_rows.ODIN_CHOSEN, told.ODIN_VALIDATED)
     ]
-    arrays: dict[str, Array] = {"sets": np.array(list(foreign)), "odin.chosen": np.array(chosen)}
+    arrays: dict[str, Array] = {"odin.chosen": np.array(chosen)}
     rows = [row.label for row in first.rows]
     for name, data in foreign.items():
         arrays |= {f"outside.{name}.{row}": first.outside[name][row].numpy() for row in rows}
-        sure = first.outside[name][REFERENCE].argsort(descending=True)[:8]
+        sure = first.outside[name][told.REFERENCE].argsort(descending=True)[:8]
         arrays[f"accepted.{name}.images"] = data.images.numpy()[sure]
     return arrays | {f"inside.{row}": first.inside[row].numpy() for row in rows}
 
 
-EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, figures)
+EXPERIMENT = Experiment(NAME, EXPERIMENTS.summary(NAME), Config, run, told.figures)

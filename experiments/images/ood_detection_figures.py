@@ -8,14 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.score_rows import (
-    ODIN_CHOSEN,
-    ODIN_LAB,
-    in_percent,
-    interval_figure,
-    paired_intervals,
-    table_named,
-)
+from probml_tp.experiments.images import score_rows
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array, percent, span
 from probml_tp.kit.comparisons import difference_words, interval_words, minus, with_ends
@@ -47,7 +40,7 @@ RIVALS = (*GRID_REFERENCES, "MC dropout: variation ratio")
 SHOWN = (
     "MCP",
     "Energy",
-    ODIN_CHOSEN,
+    score_rows.ODIN_CHOSEN,
     "Mahalanobis",
     "k-NN",
     "MC dropout: entropy",
@@ -75,11 +68,14 @@ def cell(temperature: float, epsilon: float) -> str:
     return f"{temperature:g}, {epsilon:g}"
 
 
+CELLS = tuple(cell(t, e) for t in TEMPERATURES for e in EPSILONS)
+
+
 def findings(config: Any, sets: list[str]) -> list[Finding]:
     """What the numbers say, the most important first."""
     wanted = [SETS[name] for name in SETS if name not in (config.dataset, *sets)]
     missing = f"Left out, as the images could not be had: {', '.join(wanted)}." if wanted else None
-    last = together(paired_intervals, lambda results: missing)
+    last = together(score_rows.paired_intervals, lambda results: missing)
     return [*map(_best, sets), _answer, _choice, last]
 
 
@@ -89,7 +85,7 @@ def _best(name: str) -> Finding:
             "auroc",
             f"Against {SETS[name]} the AUROC runs {{range}}; MCP has {{values[MCP]}}.",
             table=against(name),
-            write=in_percent,
+            write=score_rows.in_percent,
             name=str,
         ),
         Gap(
@@ -102,17 +98,17 @@ def _best(name: str) -> Finding:
     )
 
 
-def _sets(results: Results[Any]) -> list[str]:
-    return [str(name) for name in results.arrays["sets"]]
-
-
 def _answer(results: Results[Any]) -> str:
     """The question of the labs: ODIN beat MCP but lost to MC dropout. Should it be so?"""
-    parts = []
-    for name in _sets(results):
-        tables = {rival: table_named(minus(against(name), rival), results) for rival in RIVALS}
-        gaps = [difference_words(t, ODIN_LAB, "aupr_out", rival) for rival, t in tables.items()]
-        parts.append(f"on {SETS[name]} {', '.join(gaps)}")
+
+    def gap(name: str, rival: str) -> str:
+        table = score_rows.table_named(minus(against(name), rival), results)
+        return difference_words(table, score_rows.ODIN_LAB, "aupr_out", rival)
+
+    parts = [
+        f"on {SETS[name]} {', '.join(gap(name, rival) for rival in RIVALS)}"
+        for name in results.main.columns
+    ]
     grid = _grid_counts(results)
     mcp, entropy = (
         f"above {rival} in {grid[f'above {rival}']} and below it in {grid[f'below {rival}']}"
@@ -129,7 +125,7 @@ def _answer(results: Results[Any]) -> str:
 def _grid_counts(results: Results[Any]) -> dict[str, int]:
     counts = {"cells": 0}
     for rival in GRID_REFERENCES:
-        maps = [_grid(results, name, rival) for name in _sets(results)]
+        maps = [_grid(results, name, rival) for name in results.main.columns]
         counts["cells"] = sum(one[..., 0].size for one in maps)
         counts[f"above {rival}"] = sum(int((one[..., 1] > 0).sum()) for one in maps)
         counts[f"below {rival}"] = sum(int((one[..., 2] < 0).sum()) for one in maps)
@@ -152,8 +148,8 @@ def verdict(grid: Mapping[str, int]) -> str:
 
 def _grid(results: Results[Any], name: str, rival: str) -> Array:
     """Differences of ODIN from a rival over the grid, ``(temperatures, epsilons, 3)``."""
-    found = with_ends(table_named(minus(grid_title(name), rival), results), "aupr_out")
-    return np.array([[found[cell(t, e)] for e in EPSILONS] for t in TEMPERATURES])
+    found = with_ends(score_rows.table_named(minus(grid_title(name), rival), results), "aupr_out")
+    return np.array([found[one] for one in CELLS]).reshape(len(TEMPERATURES), len(EPSILONS), 3)
 
 
 def _choice(results: Results[Any]) -> str:
@@ -163,9 +159,6 @@ def _choice(results: Results[Any]) -> str:
         f"Hsu et al. 2020) ODIN has {by_id}; chosen to tell validation images from letters of "
         f"the training split, {by_letters}: its result on letters is not one on unknown kinds."
     )
-
-
-# --------------------------------------------------------------------------------------- figures
 
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
@@ -178,14 +171,15 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 
 
 def _comparison(results: Results[Any]) -> Figure:
-    table, sets = results.main, _sets(results)
+    table = results.main
     panels = [
-        Panel(SETS[name], with_ends(table, name), reference=table[REFERENCE, name]) for name in sets
+        Panel(SETS[name], with_ends(table, name), reference=table[REFERENCE, name])
+        for name in table.columns
     ]
     means = {row: float(np.mean(list(table.row(row).values()))) for row in table.rows}
-    return interval_figure(
+    return score_rows.interval_figure(
         "auroc",
-        f"Mean AUROC over the foreign sets runs {span(means, in_percent, name=str)}",
+        f"Mean AUROC over the foreign sets runs {span(means, score_rows.in_percent, name=str)}",
         f"{interval_words(results.config.seeds).capitalize()}. The vertical line is MCP. Scores of "
         "the deterministic net (dropout off) above, those of draws below.",
         panels,
@@ -195,9 +189,8 @@ def _comparison(results: Results[Any]) -> Figure:
 
 
 def _odin(results: Results[Any]) -> Figure:
-    sets = _sets(results)
     rows = {
-        rival: {SETS[name]: _grid(results, name, rival) for name in sets}
+        rival: {SETS[name]: _grid(results, name, rival) for name in results.main.columns}
         for rival in GRID_REFERENCES
     }
     made = grid_panels(rows, temperatures=TEMPERATURES, epsilons=EPSILONS)
@@ -219,12 +212,8 @@ def _odin(results: Results[Any]) -> Figure:
 @house_style()
 def _ranking(results: Results[Any]) -> Iterator[Figure]:
     """Mean ranks of a few scores: more would make the critical difference of few sets useless."""
-    sets = _sets(results)
-    table = {
-        row: list(results.main.row(row).values())
-        for row in results.main.rows
-        if row in (*SHOWN, *RANKED)
-    }
+    rows, sets = results.main.metrics, results.main.columns
+    table = {row: [*rows[row].values()] for row in rows if row in (*SHOWN, *RANKED)}
     if len(sets) < 2 or len(table) < 3:
         return
     ranks = critical_difference(table)
@@ -239,16 +228,15 @@ def _ranking(results: Results[Any]) -> Iterator[Figure]:
         f"{first} beats MCP on {percent(wins, 0)} of them"
     )
     caption = (
-        "Mean ranks, means over seeds ranked within each foreign set. Scores joined by a bar are "
-        "nearer than the critical difference of Nemenyi's test at 5 % (Demšar 2006): with so few "
-        f"sets only large differences show. Friedman's test of no difference: p = "
-        f"{ranks.p_value:.2g}."
+        "Means over seeds are ranked within each foreign set; scores joined by a bar are nearer "
+        "than the critical difference of Nemenyi's test at 5 % (Demšar 2006). Friedman's test of "
+        f"no difference: p = {ranks.p_value:.2g}."
     )
     yield Figure("ranking", title, caption, made)
 
 
 def _distributions(results: Results[Any]) -> Figure:
-    arrays, name = results.arrays, _sets(results)[0]
+    arrays, name = results.arrays, next(iter(results.main.columns))
     shown = {
         label: (arrays[f"inside.{label}"], arrays[f"outside.{name}.{label}"])
         for label in SHOWN
@@ -256,7 +244,8 @@ def _distributions(results: Results[Any]) -> Figure:
     }
     made = distribution_panels(shown)
     found = {row: results.main[row, name] for row in shown}
-    title = f"{SETS[name]}: the overlap behind AUROCs {span(found, in_percent, name=str)}"
+    overlap = span(found, score_rows.in_percent, name=str)
+    title = f"{SETS[name]}: the overlap behind AUROCs {overlap}"
     caption = (
         "In-distribution and foreign images along the rank of each confidence among all of them: "
         f"a perfect score has no overlap, a useless one is flat. Seed {results.config.seed}."
@@ -266,11 +255,10 @@ def _distributions(results: Results[Any]) -> Figure:
 
 def _accepted(results: Results[Any]) -> Figure:
     arrays = results.arrays
-    made = accepted_panels(
-        {SETS[name]: arrays[f"accepted.{name}.images"] for name in _sets(results)}
+    images = {SETS[name]: arrays[f"accepted.{name}.images"] for name in results.main.columns}
+    return Figure(
+        "accepted",
+        "The foreign images that MCP is surest to be in-distribution",
+        f"The eight of each set with the largest maximum probability. Seed {results.config.seed}.",
+        accepted_panels(images),
     )
-    title = "The foreign images that MCP is surest to be in-distribution"
-    caption = (
-        f"The eight of each set with the largest maximum probability. Seed {results.config.seed}."
-    )
-    return Figure("accepted", title, caption, made)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from probml_tp.datasets import NORMALIZATION
+from probml_tp.datasets import ImageDataset
 from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageClassifiers, ImageConfig
 from probml_tp.guides.recipes import RECIPES
 from probml_tp.harness.experiment import Figure, Results, Table
@@ -26,7 +26,6 @@ from probml_tp.scores import (
     OUTPUT_SCORES,
     Mahalanobis,
     NearestNeighbours,
-    NetworkPass,
     Odin,
     Score,
     Tempered,
@@ -45,7 +44,6 @@ MEASURES: Mapping[str, str] = {
 
 ODIN_PAPER, ODIN_LAB = "ODIN, T 1000, ε 0.0014", "ODIN, T 5, ε 0.0014"
 ODIN_CHOSEN = "ODIN, ε chosen"
-
 NEIGHBOURS = 50
 """Which neighbour the k-NN score looks at, at most; fewer for few training images."""
 
@@ -141,29 +139,34 @@ def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
 
 def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
     """ODIN as in the paper, as in the labs, and with its step chosen on validation images."""
-    std = NORMALIZATION[classifiers.config.dataset][1]
+    std = classifiers.std
     validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
-    chosen = choose_odin(validation, like=Odin(std=std)).odin
     scores = {
         ODIN_PAPER: Odin(1000.0, 0.0014, std),
         ODIN_LAB: Odin(5.0, 0.0014, std),
-        ODIN_CHOSEN: chosen,
+        ODIN_CHOSEN: choose_odin(validation, like=Odin(std=std)).odin,
     }
     return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
 def draw_rows(guides: Iterable[str]) -> list[Row]:
-    """The measures of uncertainty of posteriors with draws."""
-    rows = []
-    for guide in guides:
-        for name, measure in MEASURES.items():
-            if name == "variation-ratio" and guide == "deep-ensemble":
-                continue
-            label = f"{guide_style(guide).label}: {measure}"
-            rows.append(Row(label, guide, OUTPUT_SCORES[name]))
-    return rows
+    """The measures of uncertainty of posteriors; MAP has no spread over draws."""
+    without = {
+        "deep-ensemble": ["variation-ratio"],
+        "map": ["mutual-information", "variation-ratio"],
+    }
+    return [
+        Row(f"{guide_style(guide).label}: {measure}", guide, OUTPUT_SCORES[name])
+        for guide in guides
+        for name, measure in MEASURES.items()
+        if name not in without.get(guide, ())
+    ]
 
 
-def confidences(rows: Iterable[Row], passes: Mapping[str, NetworkPass]) -> dict[str, Tensor]:
-    """Every row's score of the same points."""
+def confidences(
+    rows: Sequence[Row], classifiers: ImageClassifiers, data: ImageDataset
+) -> dict[str, Tensor]:
+    """Every row's score of the same images."""
+    guides = dict.fromkeys(row.guide for row in rows)
+    passes = {guide: classifiers.network_pass(guide, data) for guide in guides}
     return {row.label: row.score(passes[row.guide]).double().cpu() for row in rows}

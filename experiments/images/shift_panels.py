@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probml_tp.plots.digits import WRONG, plot_image
-from probml_tp.plots.style import (
-    WIDTH,
-    guide_style,
-    house_style,
-    panels,
-    shared_legend,
-)
+from probml_tp.plots.style import WIDTH, guide_style, house_style, panels, shared_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,15 +35,7 @@ def plot_shift_curve(
         ax.fill_between(x, *band, color=style.color, alpha=0.12, linewidth=0)
     elif band is not None:
         ax.vlines(x, *band, color=style.color, alpha=0.45, linewidth=1.6)
-    ax.plot(
-        x,
-        values,
-        color=style.color,
-        linestyle=style.linestyle,
-        marker=style.marker,
-        markersize=4,
-        label=style.label,
-    )
+    ax.plot(x, values, **vars(style), markersize=4)
     return ax
 
 
@@ -73,9 +59,6 @@ def curve_panels(
     return made
 
 
-# --------------------------------------------------------------------------------------- rotation
-
-
 def class_colors(probs: Sequence[Array], *, label: int) -> dict[int, str]:
     """Choose colours for the classes that some guide holds most probable at some angle."""
     highest = np.max([part.mean(1).max(0) for part in probs], axis=0)
@@ -91,16 +74,9 @@ def plot_probability_draws(
     step = float(np.diff(angles).min()) if len(angles) > 1 else 1.0
     spread = np.linspace(-0.25, 0.25, draws) * step if draws > 1 else np.zeros(1)
     x, few = (angles[:, None] + spread).ravel(), draws <= 10
+    look: dict[str, Any] = {"s": 14 if few else 4, "alpha": 0.8 if few else 0.35, "linewidths": 0}
     for c in sorted(range(classes), key=lambda c: c in colors):
-        color = colors.get(c, NO_CLASS)
-        ax.scatter(
-            x,
-            probs[..., c].ravel(),
-            s=14 if few else 4,
-            color=color,
-            alpha=0.8 if few else 0.35,
-            linewidths=0,
-        )
+        ax.scatter(x, probs[..., c].ravel(), color=colors.get(c, NO_CLASS), **look)
     for c, color in colors.items():
         ax.plot(angles, probs[..., c].mean(1), color=color, label=names[c])
     ax.set_ylim(-0.03, 1.03)
@@ -142,20 +118,15 @@ def turning_panels(
     used = list(axes[1:].flat[: len(probs)])
     for ax, (guide, values) in zip(used, probs.items(), strict=True):
         plot_probability_draws(angles, values, colors=colors, names=names, ax=ax)
-        ax.set_title(guide_style(guide).label)
-        ax.set_xlabel("Rotation (degrees)")
+        ax.set(title=guide_style(guide).label, xlabel="Rotation (degrees)")
         ax.set_xticks(angles[:: max(1, len(angles) // 7)])
         ax.xaxis.set_tick_params(labelbottom=True)
     for ax in axes[1:, 0]:
         ax.set_ylabel("Class probability")
     for ax in axes[1:].flat[len(probs) :]:
         ax.set_visible(False)
-    legend = shared_legend(made, used[:1])
-    legend.set_title(f"class (true: {names[label]})")
+    shared_legend(made, used[:1]).set_title(f"class (true: {names[label]})")
     return made
-
-
-# ---------------------------------------------------------------------------------- contact sheet
 
 
 @house_style()
@@ -190,7 +161,5 @@ def _draw_framed(image: Array, *, misread: bool, ax: Axes) -> None:
     ax.set_axis_on()
     ax.grid(visible=False)
     ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set(
-            visible=True, color=WRONG if misread else "#d5d8dc", linewidth=2 if misread else 0.6
-        )
+    color, width = (WRONG, 2) if misread else ("#d5d8dc", 0.6)
+    ax.spines[:].set(visible=True, color=color, linewidth=width)

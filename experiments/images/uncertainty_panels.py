@@ -98,43 +98,22 @@ class DrawnImage:
     probs: Array
 
 
-def plot_mean_prediction(probs: Array, *, label: int, ax: Axes) -> Axes:
-    """Draw the mean class probabilities as bars, in the colours of :func:`plot_violins`."""
-    mean = probs.mean(0)
-    ax.bar(range(len(mean)), 100 * mean, color=_colors(mean, label), width=0.8)
-    return _class_axis(len(mean), ax)
-
-
 def plot_violins(probs: Array, *, label: int, ax: Axes) -> Axes:
     """Draw how the draws spread over the probability of each class: a violin and its median.
 
     A class whose probability is at most 1 % at every draw has none. The true class is blue, a wrong
     class with the largest mean probability orange.
     """
-    percent = 100 * probs.astype(np.float64)
-    colors = _colors(probs.mean(0), label)
+    percent, classes = 100 * probs.astype(np.float64), range(probs.shape[1])
+    colors = {int(probs.mean(0).argmax()): WRONG, label: RIGHT}
     matter = np.flatnonzero(probs.max(0) > MATTERS).tolist()
     parts: dict[str, Any] = ax.violinplot(
         [percent[:, c] for c in matter], matter, widths=0.85, showextrema=False, showmedians=True
     )
     for body, c in zip(parts["bodies"], matter, strict=True):
-        body.set(facecolor=colors[c], edgecolor=colors[c], alpha=0.65, lw=0.8)
+        body.set(color=colors.get(c, OTHER), alpha=0.65, lw=0.8)
     parts["cmedians"].set(color="black", lw=1.2, clip_on=False)
-    return _class_axis(probs.shape[1], ax)
-
-
-def _colors(score: Array, label: int) -> list[str]:
-    colors = [OTHER] * len(score)
-    colors[int(score.argmax())] = WRONG
-    colors[label] = RIGHT
-    return colors
-
-
-def _class_axis(num_classes: int, ax: Axes) -> Axes:
-    ax.set_ylim(0, 100)
-    ax.set_xlim(-0.6, num_classes - 0.4)
-    ax.set_xticks(range(num_classes))
-    ax.tick_params(labelsize=8, length=0, pad=2)
+    ax.set(ylim=(0, 100), xlim=(-0.6, len(classes) - 0.4), xticks=classes)
     ax.grid(visible=False, axis="x")
     return ax
 
@@ -146,31 +125,27 @@ def drawn_panels(rows: Sequence[DrawnImage], *, classes: Sequence[str]) -> Figur
 
     made = Figure(figsize=(WIDTH, 1.95 * len(rows) + 0.6), layout="constrained")
     axes = made.subplots(len(rows), 4, width_ratios=[1.1, 1.2, 1.2, 1.5], squeeze=False)
+    upright = max(map(len, classes)) <= SHORT
+    columns = {
+        "Mean prediction": "Probability (%)",
+        "Votes of the draws": "Draws (%)",
+        "Spread over the draws": "Probability (%)",
+    }
     for row, (left, mean, votes, violins) in zip(rows, axes, strict=True):
         plot_image(row.image, ax=left)
         left.set_title(row.heading, fontsize=9)
         left.text(0.5, -0.04, row.note, transform=left.transAxes, ha="center", va="top", fontsize=8)
-        plot_mean_prediction(row.probs, label=row.label, ax=mean)
+        plot_votes(row.probs.mean(0), label=row.label, ax=mean)
         counts = np.bincount(row.probs.argmax(1), minlength=len(classes))
         plot_votes(counts, label=row.label, ax=votes)
-        votes.tick_params(labelsize=8)
         plot_violins(row.probs, label=row.label, ax=violins)
-        mean.set_ylabel("Probability (%)")
-        votes.set_ylabel("Draws (%)")
-        violins.set_ylabel("Probability (%)")
-    for ax, title in zip(
-        axes[0, 1:], ("Mean prediction", "Votes of the draws", "Spread over the draws"),
-        strict=True,
-    ):  # fmt: skip
-        ax.set_title(title)
-    for ax in axes[-1, 1:]:
-        _name_classes(classes, ax)
+    for column, (title, unit) in zip(axes.T[1:], columns.items(), strict=True):
+        column[0].set_title(title)
+        for ax in column:
+            ax.set_ylabel(unit)
+            ax.tick_params(labelsize=8, length=0, pad=2)
+        column[-1].set_xticks(range(len(classes)), classes, rotation=0 if upright else 90)
+        column[-1].set_xlabel("Class")
     handles = class_handles(wrong="wrong class on top", other="other classes")
     made.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return made
-
-
-def _name_classes(classes: Sequence[str], ax: Axes) -> None:
-    upright = max(map(len, classes)) <= SHORT
-    ax.set_xticks(range(len(classes)), classes, rotation=0 if upright else 90)
-    ax.set_xlabel("Class")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,15 +22,22 @@ import numpy as np
 from probml_tp.experiments.plane.kit import Data
 from probml_tp.guides import Laplace
 from probml_tp.guides.recipes import RECIPES, FitSettings, Make, guides_for
-from probml_tp.harness.experiment import Results, Table, Update
+from probml_tp.harness.experiment import Figure, Results, Table, Update
 from probml_tp.inference import GuideFactory, fit
 from probml_tp.inference.memory import peak_growth_mib
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import Array
-from probml_tp.kit.sentences import Finding, Range
+from probml_tp.kit.sentences import BestWorst, Finding, Range, table_of
 from probml_tp.model import BayesianModel
 from probml_tp.models import mlp_classifier
-from probml_tp.plots.style import number
+from probml_tp.plots.style import (
+    TRAINING_RANGE_COLOR,
+    figure,
+    guide_style,
+    house_style,
+    number,
+    shared_legend,
+)
 from probml_tp.posterior import Posterior
 from probml_tp.priors import NormalPrior
 
@@ -193,3 +201,42 @@ COST_FINDINGS: tuple[Finding, ...] = (
     ),
     full_laplace,
 )
+
+
+@house_style()
+def cost_figure(results: Results[Any]) -> Figure:
+    """Draw time and memory against the number of parameters, on logarithmic axes."""
+    table = table_of(results, TITLE)
+    assert table is not None  # noqa: S101 - run makes it
+    made, axes = figure(1, 2, height=4.2)
+    exponents = [table.column(f"{name}_exponent") for name in ("seconds", "memory")]
+    for guide in table.rows:
+        params, *costs = results.arrays[f"costs.{guide}"].T
+        grown = ", ".join(number(a[guide], ".1f") if guide in a else "–" for a in exponents)
+        style = replace(guide_style(guide), label=f"{guide_style(guide).label} ({grown})")
+        for cost, ax in zip(costs, axes[0], strict=True):
+            ax.plot(params, cost, **vars(style), markersize=5)
+    limit = 1024 * results.config.memory_limit
+    axes[0, 1].axhline(limit, color=TRAINING_RANGE_COLOR, linestyle=":", lw=1.2, label="bound")
+    for ax, label in zip(axes[0], ("Time of the fit (s)", "Memory of the fit (MiB)"), strict=True):
+        ax.set(xscale="log", yscale="log", xlabel="Number of parameters", ylabel=label)
+    shared_legend(made, axes[0], columns=3)
+    caption = (
+        f"Trained guides: {results.config.steps} steps on all 1,000 moons; Laplace: the curvature "
+        "at a given mode; so compare slopes, not levels. In the legend the exponents of time and "
+        "memory over the last tenfold; the dotted line is the bound at which the full Laplace "
+        "approximation is left out."
+    )
+    steepest = BestWorst(
+        "seconds_exponent",
+        "Time grows fastest under {best} (power {value})",
+        table=TITLE,
+        higher=True,
+        write="{:.1f}".format,
+    )
+    most = table.column("most")
+    title = (
+        f"{steepest(results)}; full-covariance Laplace reaches {most.get('laplace', 0):,.0f} of "
+        f"{max(most.values()):,.0f} parameters"
+    )
+    return Figure("cost-scaling", title, caption, made)

@@ -105,13 +105,10 @@ class Plane:
 
     def rings(self) -> Array:
         """The points of the rings, from the smallest on, ``(num_radii * num_angles, 2)``."""
-        angle = np.deg2rad(self.angles)
-        directions: Array = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        points: Array = np.array(self.centre) + self.radii[:, None, None] * directions
-        return points.reshape(-1, 2)
+        return np.concatenate([ring(self.centre, r, self.num_angles) for r in self.radii])
 
 
-def ring(centre: Array | Sequence[float], *, radius: float, points: int) -> Array:
+def ring(centre: Array | Sequence[float], radius: float, points: int) -> Array:
     """Points on a circle, evenly spaced.
 
     Args:

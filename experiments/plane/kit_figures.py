@@ -12,13 +12,7 @@ from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit import sentences
 from probml_tp.kit.common import Array, by_guide, span
-from probml_tp.plots.classification import (
-    PlotMap,
-    confidence_panels,
-    map_panels,
-    plot_boundary,
-    plot_labelled_points,
-)
+from probml_tp.plots import classification as plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +22,12 @@ MAP_CAPTION = (
     "Probability of class 1 (red) over a range well past the data (points); the black line is the "
     "decision boundary."
 )
+MAPS = {
+    "probability": (plots.plot_probability, "Probability of class 1"),
+    "mutual_information": (plots.plot_mutual_information, "Mutual information (nats)"),
+    "variation_ratio": (plots.plot_variation_ratio, "Variation ratio"),
+}
+"""How each map is drawn, and what its colours mean."""
 
 
 def spread_over_map(
@@ -43,22 +43,20 @@ def spread_over_map(
 
 
 def map_figure(
-    results: Results[Any], quantity: str, *, plot: PlotMap, label: str, title: str, caption: str
+    results: Results[Any], quantity: str, title: str, caption: str = MAP_CAPTION
 ) -> Figure:
     """Draw the maps of one quantity, with the data and the decision boundaries."""
     arrays, guides = results.arrays, results.main.rows
     probability = by_guide(arrays, guides, "probability")
 
     def decorate(guide: str, ax: Axes) -> None:
-        plot_labelled_points(arrays["x"], arrays["y"], ax=ax)
-        plot_boundary(probability[guide], extent=arrays["extent"], ax=ax)
+        plots.plot_labelled_points(arrays["x"], arrays["y"], ax=ax)
+        plots.plot_boundary(probability[guide], extent=arrays["extent"], ax=ax)
 
-    made = map_panels(
-        by_guide(arrays, guides, quantity),
-        extent=arrays["extent"],
-        plot=plot,
-        label=label,
-        decorate=decorate,
+    plot, label = MAPS[quantity]
+    maps = by_guide(arrays, guides, quantity)
+    made = plots.map_panels(
+        maps, extent=arrays["extent"], plot=plot, label=label, decorate=decorate
     )
     return Figure(f"{quantity.replace('_', '-')}-maps", title, caption, made)
 
@@ -67,7 +65,7 @@ def confidence_figure(results: Results[Any], remark: str) -> Figure:
     """Draw the confidence with distance from the data, and on the largest ring."""
     arrays, drawn = results.arrays, one_of_each_family(results.main.rows)
     distance = np.linalg.norm(arrays["x"] - arrays["centre"], axis=1)
-    made = confidence_panels(
+    made = plots.confidence_panels(
         by_guide(arrays, drawn, "confidence_by_radius"),
         by_guide(arrays, drawn, "confidence_by_angle"),
         radii=arrays["radii"],

@@ -8,32 +8,23 @@ those of nets of growing size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from probml_tp.datasets import blobs, two_moons
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.plane.cost_scaling import COST_FINDINGS, cost_table, measure_costs
-from probml_tp.experiments.plane.laplace_vs_vi_figures import figures
-from probml_tp.experiments.plane.posterior_gap import (
-    BLOBS,
-    BLOBS_GUIDES,
-    COLUMNS,
-    MOONS,
-    MOONS_GUIDES,
-    TABLES,
-    highest_bound,
-    nearest,
-    plane_problem,
-    study_problem,
-)
+from probml_tp.experiments.plane import cost_scaling, posterior_gap
+from probml_tp.experiments.plane.posterior_gap import BLOBS, MOONS, TABLES
 from probml_tp.gap.study import GapProblem
 from probml_tp.guides.recipes import Chains, FitSettings
 from probml_tp.harness.experiment import (
     Experiment,
     ExperimentConfig,
+    Figure,
     Progress,
     Results,
     Table,
@@ -47,9 +38,9 @@ from probml_tp.priors import NormalPrior
 
 NAME = "laplace-vs-vi"
 FINDINGS: tuple[Finding, ...] = (
-    *(partial(nearest, title) for title in TABLES),
-    *(partial(highest_bound, title) for title in TABLES),
-    *COST_FINDINGS,
+    *(partial(posterior_gap.nearest, title) for title in TABLES),
+    *(partial(posterior_gap.highest_bound, title) for title in TABLES),
+    *cost_scaling.COST_FINDINGS,
 )
 
 
@@ -97,17 +88,20 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         experiment=NAME,
         title="Laplace against variational inference",
         config=config,
-        main=Table(TABLES[MOONS], "Moons", columns=COLUMNS),
+        main=Table(TABLES[MOONS], "Moons", columns=posterior_gap.COLUMNS),
         findings=[],
         data_source=(
             f"400 points in two Gaussian blobs and 1,000 on two moons (seed {config.seed}), "
             f"as in the experiments logistic-regression and two-moons"
         ),
-        tables=[Table(TABLES[BLOBS], "Blobs", columns=COLUMNS)],
+        tables=[Table(TABLES[BLOBS], "Blobs", columns=posterior_gap.COLUMNS)],
     )
-    chains = [study_problem(problem, results, progress=progress) for problem in _problems(config)]
+    chains = [
+        posterior_gap.study_problem(problem, results, progress=progress)
+        for problem in _problems(config)
+    ]
     with progress.stage("costs of growing nets") as update:
-        costs = measure_costs(
+        costs = cost_scaling.measure_costs(
             two_moons(seed=config.seed),
             most=config.most_params,
             steps=config.steps,
@@ -117,7 +111,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
             update=update,
         )
     results.arrays = {f"costs.{guide}": own for guide, own in costs.items()}
-    results.tables.append(cost_table(costs, steps=config.steps))
+    results.tables.append(cost_scaling.cost_table(costs, steps=config.steps))
     results.findings = [*tell(FINDINGS, results), *chains]
     return results
 
@@ -143,14 +137,14 @@ def _problems(config: Config) -> list[GapProblem]:
     )
     draws = config.blobs_draws
     short = replace(how.chains, draws=draws, warmup=draws // 2, max_tree_depth=7)
-    seen = partial(plane_problem, points=config.points, seed=config.seed)
+    seen = partial(posterior_gap.plane_problem, points=config.points, seed=config.seed)
     on_blobs = seen(
         partial(blobs, dtype=torch.float64),
         radius=20.0,
         name="blobs",
         title=BLOBS,
         model=logistic_regression(2, prior=NormalPrior.from_precision(0.05)),
-        guides=BLOBS_GUIDES,
+        guides=posterior_gap.BLOBS_GUIDES,
         how=replace(how, rank=1, chains=short),
     )
     on_moons = seen(
@@ -159,10 +153,16 @@ def _problems(config: Config) -> list[GapProblem]:
         name="moons",
         title=MOONS,
         model=mlp_classifier(2, hidden=(config.hidden,), prior=NormalPrior(1.0), seed=config.seed),
-        guides=MOONS_GUIDES,
+        guides=posterior_gap.MOONS_GUIDES,
         how=how,
     )
     return [on_blobs, on_moons]
+
+
+def figures(results: Results[Any]) -> Iterator[Figure]:
+    """Draw divergences from NUTS, bounds on the evidence, and costs."""
+    yield from posterior_gap.gap_figures(results)
+    yield cost_scaling.cost_figure(results)
 
 
 EXPERIMENT = with_posterior_checks(

@@ -10,6 +10,7 @@ loss over 400 points it is a weight decay of 0.05 / 400.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +18,16 @@ import torch
 
 from probml_tp.datasets import blobs
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.plane.kit import (
-    FAR_AWAY,
-    NEAREST,
-    Plane,
-    evidence,
-    plane_table,
-    study_on_plane,
-)
-from probml_tp.experiments.plane.logistic_regression_figures import figures
-from probml_tp.experiments.plane.predictive_links import compare_links, nearest_link
+from probml_tp.experiments.plane import kit, kit_figures, predictive_links
 from probml_tp.guides.recipes import Chains, FitSettings, SwagPath, guides_for
-from probml_tp.harness.experiment import Experiment, ExperimentConfig, Progress, Results, option
+from probml_tp.harness.experiment import (
+    Experiment,
+    ExperimentConfig,
+    Figure,
+    Progress,
+    Results,
+    option,
+)
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit import sentences
 from probml_tp.kit.common import derived_seed
@@ -77,12 +76,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     train = blobs(n=config.n, std=config.std, seed=config.seed, dtype=torch.float64)
     test_seed = derived_seed(config.seed, "test data")
     test = blobs(n=config.test_size, std=config.std, seed=test_seed, dtype=torch.float64)
-    plane = Plane((0.0, 0.0), config.extent, config.resolution, config.radius)
+    plane = kit.Plane((0.0, 0.0), config.extent, config.resolution, config.radius)
     results = Results(
         experiment=NAME,
         title="Logistic regression on two blobs",
         config=config,
-        main=plane_table(plane, **EVIDENCE_COLUMNS),
+        main=kit.plane_table(plane, **EVIDENCE_COLUMNS),
         findings=[],
         data_source=(
             f"{config.n} points in two Gaussian blobs about (2, 2) and (-2, -2), standard "
@@ -91,15 +90,14 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         ),
     )
     model = logistic_regression(2, prior=NormalPrior.from_precision(config.prior_precision))
-    how = _settings(config)
-    views = study_on_plane(
-        results, model, how, plane=plane, train=train, test=test, progress=progress
+    views = kit.study_on_plane(
+        results, model, _settings(config), plane=plane, train=train, test=test, progress=progress
     )
     for guide, view in views.items():
-        results.main.put(guide, evidence(view.posterior, train, num_samples=2000))
+        results.main.put(guide, kit.evidence(view.posterior, train, num_samples=2000))
     if laplace := views.get("laplace"):
         with progress.stage("closed forms of the predictive"), single_thread():
-            compare_links(results, laplace.posterior, train, plane=plane)
+            predictive_links.compare_links(results, laplace.posterior, train, plane=plane)
     results.findings = sentences.tell(FINDINGS, results)
     return results
 
@@ -154,13 +152,30 @@ def _prior(results: Results[Config]) -> str:
 
 
 FINDINGS = (
-    FAR_AWAY,
-    NEAREST,
+    kit.FAR_AWAY,
+    kit.NEAREST,
     _evidence,
-    nearest_link,
+    predictive_links.nearest_link,
     sentences.Chains("the parameters"),
     _prior,
 )
+
+
+def figures(results: Results[Any]) -> Iterator[Figure]:
+    """Draw the maps, the confidence away from the data, and the ways to a probability."""
+    doubt = kit_figures.spread_over_map(results, "probability", lambda p: (p > 0.1) & (p < 0.9))
+    yield kit_figures.map_figure(
+        results,
+        "probability",
+        title=f"The share of the map where confidence is below 90 % runs {doubt}",
+        caption=f"{kit_figures.MAP_CAPTION} Averaging over boundaries turns the sharp edge of a "
+        "single one into a fan: doubt grows with distance.",
+    )
+    yield kit_figures.confidence_figure(
+        results, "; it dips to 50 % where the ring crosses the boundary."
+    )
+    if f"ray.{predictive_links.EXACT_LINK}" in results.arrays:
+        yield predictive_links.link_figure(results)
 
 
 EXPERIMENT = with_posterior_checks(

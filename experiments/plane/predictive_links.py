@@ -16,10 +16,12 @@ import torch
 
 from probml_tp.experiments.plane.kit import Data, Plane, put_mean
 from probml_tp.guides import LinearizedLaplace
-from probml_tp.harness.experiment import Results, Table
+from probml_tp.harness.experiment import Figure, Results, Table
 from probml_tp.inference import fit
 from probml_tp.kit.common import Array
 from probml_tp.kit.sentences import table_of
+from probml_tp.plots.classification import plot_map
+from probml_tp.plots.style import figure, house_style
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.links import logistic_normal
 
@@ -31,6 +33,9 @@ LINKS: Mapping[str, str] = {
     "laplace-bridge": "Laplace bridge",
 }
 """Ways to a probability, the exact one first, and what figures and tables call them."""
+
+LINES = (("#000000", "-"), ("#D55E00", ":"), ("#0072B2", "--"), ("#009E73", "-."))
+"""Their colours and lines."""
 
 SAMPLED_RUNS = 10
 RAY_POINTS = 201
@@ -58,8 +63,7 @@ def compare_links(results: Results[Any], laplace: Posterior, data: Data, *, plan
             "far_confidence": f"Confidence at {plane.radius:g}",
         },
     )
-    exact = _exact(normal, points)
-    arrays = results.arrays
+    exact, arrays = _exact(normal, points), results.arrays
     arrays["ray.distance"] = distance
     arrays[f"{EXACT_LINK}.probability"] = plane.on_grid(exact[: len(grid)])
     for link, name in LINKS.items():
@@ -123,3 +127,33 @@ def nearest_link(results: Results[Any]) -> str | None:
         f"average, {most[bridge]:.4f} at most: for two classes its mean is the prediction of the "
         f"mode, the variance cancels."
     )
+
+
+@house_style()
+def link_figure(results: Results[Any]) -> Figure:
+    """Draw probabilities along a ray, and maps of their differences from the exact ones."""
+    arrays = results.arrays
+    made, axes = figure(2, 2, height=6.0)
+    ray, *maps = axes.flat
+    distance = arrays["ray.distance"]
+    for (link, name), (color, line) in zip(LINKS.items(), LINES, strict=True):
+        ray.plot(distance, arrays[f"ray.{link}"], color=color, linestyle=line, label=name)
+    ray.set(xlabel="Distance from the centre of the data (units of $x$)", xlim=(0, distance[-1]))
+    ray.set(ylabel="Probability of class 1", title="Along a ray")
+    ray.legend()
+    gaps = {name: arrays[f"gap.{link}"] for link, name in LINKS.items() if link != EXACT_LINK}
+    for (name, gap), ax in zip(gaps.items(), maps, strict=True):
+        most = float(np.abs(gap).max())
+        plot_map(gap, extent=arrays["extent"], ax=ax, cmap="PuOr", low=-most, high=most)
+        ax.set(title=f"{name} less {EXACT_LINK}", xlabel="$x_1$", ylabel="$x_2$")
+        ax.grid(visible=False)
+        made.colorbar(ax.images[0], ax=ax, label="Difference of probability")
+    caption = (
+        "Left: the predictive of one Laplace posterior along a ray 20 degrees off the decision "
+        "boundary. Right: the probability of class 1 less that by quadrature, over the map; "
+        f"sampling with {results.config.num_samples} draws, the same at all points."
+    )
+    mean = {name: float(np.abs(gap).mean()) for name, gap in gaps.items()}
+    values = ", ".join(f"{mean[name]:.4f} ({name})" for name in sorted(mean, key=mean.__getitem__))
+    title = f"Mean total variation from quadrature over the map: {values}"
+    return Figure("predictive-links", title, caption, made)

@@ -17,21 +17,16 @@ from typing import Any
 import numpy as np
 
 from probml_tp.empirical import Empirical
-from probml_tp.experiments.plane.kit import (
-    REFERENCE,
-    Data,
-    Plane,
-    PlaneView,
-    compared_columns,
-    look_at_plane,
-    put_mean,
-)
+from probml_tp.experiments.plane import kit
+from probml_tp.experiments.plane.kit import REFERENCE, Data, Plane, PlaneView
 from probml_tp.guides.recipes import FitSettings, fit_all
-from probml_tp.harness.experiment import Results, Table, Update
+from probml_tp.harness.experiment import Figure, Results, Table, Update
 from probml_tp.kit.common import Array, labels_of
-from probml_tp.metrics.over_runs import paired_seeds
+from probml_tp.kit.sentences import Range
+from probml_tp.metrics.over_runs import mean_interval, paired_seeds
 from probml_tp.model import BayesianModel
-from probml_tp.plots.style import guide_style
+from probml_tp.plots.robustness import plot_intervals
+from probml_tp.plots.style import figure, guide_style, house_style
 from probml_tp.posterior import Posterior
 
 REPEATED = ("mean-field", "mc-dropout")
@@ -40,6 +35,13 @@ REPEATED = ("mean-field", "mc-dropout")
 HALVES = "NUTS, chains against chains"
 ANOTHER_RUN = "NUTS, another run"
 TITLE = "Distance to NUTS over the map"
+DISTANCES = Range(
+    "tv",
+    "Mean total variation to NUTS: {each}",
+    table=TITLE,
+    write="{:.3f}".format,
+    name=str,
+)
 
 
 def repeat_fits(
@@ -53,7 +55,7 @@ def repeat_fits(
     update: Update,
 ) -> None:
     """Fit the repeated guides again from other seeds, NUTS once, and compare all with NUTS."""
-    look = partial(look_at_plane, plane=plane, num_samples=results.config.num_samples)
+    look = partial(kit.look_at_plane, plane=plane, num_samples=results.config.num_samples)
     again = [guide for guide in REPEATED if guide in views]
     reference, seeds = views[REFERENCE], results.config.seeds
     runs = {guide: [views[guide].metrics(reference)] for guide in again}
@@ -66,7 +68,7 @@ def repeat_fits(
         for guide in asked:
             row = ANOTHER_RUN if guide == REFERENCE else guide
             runs.setdefault(row, []).append(look(fitted[guide]).metrics(reference))
-    table, arrays = repeats_table(runs, compared_columns(plane), seeds)
+    table, arrays = repeats_table(runs, kit.compared_columns(plane), seeds)
     results.tables.append(table)
     results.arrays |= arrays
 
@@ -87,7 +89,7 @@ def repeats_table(
             values = np.array([run[metric] for run in found if metric in run])
             arrays[f"repeats.{row}.{metric}"] = values
             if len(values):
-                put_mean(table, guide_style(row).label, metric, values)
+                kit.put_mean(table, guide_style(row).label, metric, values)
     return table, arrays
 
 
@@ -156,3 +158,38 @@ def nearer(results: Results[Any]) -> str | None:
         f"{verdict if gap.excludes_zero else 'Neither is nearer'}: the distance of {one} less that "
         f"of {other}, paired by seed, is {gap.mean:+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
     )
+
+
+@house_style()
+def repeat_figure(results: Results[Any]) -> Figure:
+    """Draw each run as a small point, and the mean of several runs with its interval."""
+    rows = [r for r in (*REPEATED, HALVES, ANOTHER_RUN) if len(repeated_values(results, r))]
+    made, axes = figure(1, len(kit.TO_REFERENCE), height=0.32 * len(rows) + 0.9, sharey=True)
+    for (metric, heading), ax in zip(kit.TO_REFERENCE.items(), axes[0], strict=True):
+        runs = {row: repeated_values(results, row, metric) for row in rows}
+        ends = {row: _ends(values) for row, values in runs.items()}
+        plot_intervals(ends, ax=ax)
+        for place, (row, values) in enumerate(runs.items()):
+            if len(values) > 1:
+                height = np.full(len(values), place + 0.25)
+                ax.plot(values, height, ".", color=guide_style(row).color, markersize=4)
+        every = np.concatenate(list(runs.values()))
+        low, high = every.min(), every.max()
+        margin = max(high - low, 0.05 * abs(high), 1e-9)
+        seen = [end for found in ends.values() for end in found if np.isfinite(end)]
+        left, right = max(min(seen), low - margin), min(max(seen), high + margin)
+        ax.set(xlabel=heading, xlim=(left - 0.05 * margin, right + 0.05 * margin))
+    caption = (
+        f"Small points: fits of the same model to the same data from {results.config.seeds} "
+        "seeds, each compared with the first run of NUTS over the map; large points and lines: "
+        "their means and Student's t intervals at 95 %. Below, NUTS against itself: what is no "
+        "further than these cannot be told from the reference."
+    )
+    return Figure("repeated-fits", DISTANCES(results) or "", caption, made)
+
+
+def _ends(values: Array) -> tuple[float, float, float]:
+    if not len(values):
+        return (np.nan, np.nan, np.nan)
+    found = mean_interval(values)
+    return (found.mean, *(found.interval or (np.nan, np.nan)))

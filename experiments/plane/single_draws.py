@@ -15,12 +15,16 @@ import torch
 from torch.func import vmap
 
 from probml_tp.experiments.plane.kit import Plane, PlaneView, put_mean
-from probml_tp.harness.experiment import Results, Table
+from probml_tp.harness.experiment import Figure, Results, Table
 from probml_tp.kit.common import Array, labels_of
 from probml_tp.kit.sentences import table_of
+from probml_tp.plots.classification import map_panels, plot_labelled_points, plot_probability
+from probml_tp.plots.style import guide_style
 from probml_tp.posterior import Posterior
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from probml_tp.likelihoods import ClassificationLikelihood
 
 SINGLE = ("mc-dropout", "mean-field")
@@ -109,3 +113,37 @@ def rougher(results: Results[Any]) -> str | None:
         "Drawn anew at every point, neighbouring points of a single map differ on average by "
         f"{' and '.join(parts)}: averages are the same, but such a draw is no function."
     )
+
+
+def single_figure(results: Results[Any], title: str) -> Figure:
+    """Draw one map of each kind beside the average."""
+    arrays = results.arrays
+    words = {
+        "one_draw": "one draw for all points",
+        "draw_a_point": "a draw a point",
+        "probability": "average",
+    }
+    maps = {
+        f"{guide_style(guide).label}:\n{text}": arrays[f"{guide}.{name}"]
+        for guide in SINGLE
+        if f"{guide}.draw_a_point" in arrays
+        for name, text in words.items()
+    }
+
+    def decorate(_: str, ax: Axes) -> None:
+        plot_labelled_points(arrays["x"], arrays["y"], ax=ax)
+
+    made = map_panels(
+        maps,
+        extent=arrays["extent"],
+        plot=plot_probability,
+        label="Probability of class 1",
+        decorate=decorate,
+        columns=3,
+    )
+    caption = (
+        "Left: the probability of class 1 at one draw of the parameters, the same at all points. "
+        "Middle: another draw (for dropout, another mask) at each point of the grid, as dropout "
+        "layers do with the examples of a batch; right: the average over many draws."
+    )
+    return Figure("single-draws", title, caption, made)

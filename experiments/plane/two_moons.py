@@ -9,25 +9,18 @@ trajectories than NUTS would like, fewer draws than a statistician would.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from probml_tp.datasets import two_moons
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.plane.kit import (
-    FAR_AWAY,
-    NEAREST,
-    REFERENCE,
-    Plane,
-    plane_table,
-    study_on_plane,
-)
-from probml_tp.experiments.plane.repeated_fits import nearer, repeat_fits, repeated
-from probml_tp.experiments.plane.single_draws import SINGLE, rougher, single_draws
-from probml_tp.experiments.plane.two_moons_figures import figures
+from probml_tp.experiments.plane import kit, kit_figures, repeated_fits, single_draws
 from probml_tp.guides.recipes import Chains, FitSettings, SwagPath, guides_for
-from probml_tp.harness.experiment import Experiment, ExperimentConfig, Progress, Results
+from probml_tp.harness.experiment import Experiment, ExperimentConfig, Figure, Progress, Results
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit import sentences
 from probml_tp.kit.common import derived_seed, percent
@@ -78,12 +71,12 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     test_seed = derived_seed(config.seed, "test data")
     test = two_moons(n=config.test_size, noise=config.noise, seed=test_seed)
     how = _settings(config)
-    plane = Plane((0.5, 0.25), config.extent, config.resolution, config.radius)
+    plane = kit.Plane((0.5, 0.25), config.extent, config.resolution, config.radius)
     results = Results(
         experiment=NAME,
         title="Two moons",
         config=config,
-        main=plane_table(plane),
+        main=kit.plane_table(plane),
         findings=[],
         data_source=(
             f"{config.n} points on scikit-learn's two moons, noise {config.noise:g} (seed "
@@ -91,15 +84,17 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         ),
     )
     model_of = partial(_model, config)
-    views = study_on_plane(
+    views = kit.study_on_plane(
         results, model_of(config.seed), how, plane=plane, train=train, test=test, progress=progress
     )
-    if REFERENCE in views:
+    if kit.REFERENCE in views:
         with progress.stage("fit again") as update, single_thread():
-            repeat_fits(results, views, model_of, train, how, plane=plane, update=update)
-    if set(SINGLE) & set(views):
+            repeated_fits.repeat_fits(
+                results, views, model_of, train, how, plane=plane, update=update
+            )
+    if set(single_draws.SINGLE) & set(views):
         with progress.stage("single draws"), single_thread():
-            single_draws(results, views, plane)
+            single_draws.single_draws(results, views, plane)
     results.findings = sentences.tell(FINDINGS, results)
     return results
 
@@ -147,19 +142,53 @@ def _linearisation(results: Results[Any]) -> str | None:
 
 
 FINDINGS = (
-    NEAREST,
-    FAR_AWAY,
+    kit.NEAREST,
+    kit.FAR_AWAY,
     _linearisation,
     sentences.Range(
         "mi_correlation",
         "Correlation of the mutual information over the map with NUTS's: {each}.",
         write="{:.2f}".format,
     ),
-    repeated,
-    nearer,
-    rougher,
+    repeated_fits.repeated,
+    repeated_fits.nearer,
+    single_draws.rougher,
     sentences.Chains("the log likelihood at the training points", group="log_likelihood"),
 )
+
+
+def figures(results: Results[Any]) -> Iterator[Figure]:
+    """Draw the maps, the confidence away from the data, repeated fits and single draws."""
+    yield kit_figures.map_figure(
+        results,
+        "probability",
+        title=kit.NEAREST(results) or "Probability of class 1",
+    )
+    information = kit_figures.spread_over_map(
+        results, "mutual_information", np.asarray, "{:.3f}".format
+    )
+    yield kit_figures.map_figure(
+        results,
+        "mutual_information",
+        title=f"Mean mutual information over the map, in nats, runs {information}",
+        caption="Epistemic uncertainty: the mutual information of a label and the parameters, at "
+        "most log 2 = 0.69 nats. It should grow away from the data, where nothing has been seen.",
+    )
+    dissent = kit_figures.spread_over_map(results, "variation_ratio", lambda ratio: ratio > 0.05)
+    yield kit_figures.map_figure(
+        results,
+        "variation_ratio",
+        title=f"The share of the map where over 5 % of the draws dissent runs {dissent}",
+        caption="The share of draws whose most probable class is not the one that most draws vote "
+        "for, at most 1/2.",
+    )
+    yield kit_figures.confidence_figure(
+        results, ". Of many guides one of each family is drawn; the table has all."
+    )
+    if len(repeated_fits.repeated_values(results, repeated_fits.HALVES)):
+        yield repeated_fits.repeat_figure(results)
+    if title := single_draws.rougher(results):
+        yield single_draws.single_figure(results, title)
 
 
 EXPERIMENT = with_posterior_checks(

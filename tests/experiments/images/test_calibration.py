@@ -6,8 +6,7 @@ import pytest
 from image_experiments import TINY, run_tiny
 
 from probml_tp.experiments import EXPERIMENTS
-from probml_tp.experiments.images.calibration import EXPERIMENT, Config
-from probml_tp.experiments.images.calibration_figures import METHODS, figures
+from probml_tp.experiments.images.calibration import EXPERIMENT, METHODS, Config, figures
 from probml_tp.harness.experiment import Results
 from probml_tp.harness.results import read_results, write_results
 

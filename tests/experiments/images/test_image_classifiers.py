@@ -10,7 +10,7 @@ import torch
 from probml_tp.datasets import ImageDataset, embedded_digits
 from probml_tp.experiments.images import classifiers as image_classifiers
 from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageConfig, settings
-from probml_tp.experiments.images.kit import classify, seeds
+from probml_tp.experiments.images.kit import classify
 from probml_tp.guides.recipes import guides_for
 from probml_tp.harness.experiment import NullProgress, SharedStage
 from probml_tp.kit.knobs import knob
@@ -80,7 +80,7 @@ def test_stages_of_shared_work_are_entered_by_every_experiment():
 
 def test_stages_name_the_seed_where_there_are_several():
     config, watching = replace(TINY, seeds=2), Watching()
-    for seed in seeds(config):
+    for seed in config.each_seed:
         classify(config, ["laplace-last-layer", DROPOUT_OFF], seed, watching)
     fits = ["fit map", "fit laplace-last-layer", "fit mc-dropout"]
     stages = ["load images", *fits, "predict laplace-last-layer", f"predict {DROPOUT_OFF}"]

@@ -17,7 +17,7 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.images.classifiers import ALL_GUIDES, RECORD_SITES
 from probml_tp.experiments.images.digit_uncertainty import LEAST, MEASURES, MOST, PAIRS
 from probml_tp.experiments.images.mnist_uncertainty import EXPERIMENT, GUIDES, Config
-from probml_tp.experiments.images.mnist_uncertainty_findings import FINDINGS
+from probml_tp.experiments.images.mnist_uncertainty_figures import FINDINGS
 from probml_tp.harness.experiment import MAIN_TABLE, Results, Table, run_experiment
 from probml_tp.harness.results import read_results, write_results
 from probml_tp.kit.common import percent

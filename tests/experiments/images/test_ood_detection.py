@@ -45,7 +45,7 @@ def test_it_is_the_registered_experiment():
 
 
 def test_sets_that_cannot_be_had_are_named(results):
-    assert results.arrays["sets"].tolist() == list(SETS)
+    assert tuple(results.main.columns) == SETS
     assert "could not be had: KMNIST, Fashion-MNIST" in results.findings[-1]
     assert results.data_is_fallback
 

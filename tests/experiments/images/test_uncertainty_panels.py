@@ -11,7 +11,6 @@ from probml_tp.experiments.images.uncertainty_panels import (
     DrawnImage,
     RankedImages,
     drawn_panels,
-    plot_mean_prediction,
     plot_violins,
     ranked_panels,
 )
@@ -25,8 +24,9 @@ def ax():
     return Figure().subplots()
 
 
-def test_bars_are_means_and_a_wrong_top_is_orange(ax):
-    assert plot_mean_prediction(PROBS, label=1, ax=ax) is ax
+def test_bars_are_means_and_a_wrong_top_is_orange():
+    row = DrawnImage("", "", image=np.zeros((28, 28)), label=1, probs=PROBS)
+    ax = drawn_panels([row], classes=["a", "b", "c", "d"]).axes[1]
     assert [bar.get_height() for bar in ax.patches] == pytest.approx([60, 20, 59.5 / 3, 0.5 / 3])
     colors = [to_hex(bar.get_facecolor()) for bar in ax.patches]
     assert colors == [WRONG.lower(), RIGHT.lower(), OTHER, OTHER]
