@@ -212,8 +212,9 @@ def _odin(results: Results[Any]) -> Figure:
 @house_style()
 def _ranking(results: Results[Any]) -> Iterator[Figure]:
     """Mean ranks of a few scores: more would make the critical difference of few sets useless."""
-    rows, sets = results.main.metrics, results.main.columns
-    table = {row: [*rows[row].values()] for row in rows if row in (*SHOWN, *RANKED)}
+    main, sets = results.main, results.main.columns
+    shown = [row for row in main.rows if row in (*SHOWN, *RANKED)]
+    table = {row: list(main.row(row).values()) for row in shown}
     if len(sets) < 2 or len(table) < 3:
         return
     ranks = critical_difference(table)
