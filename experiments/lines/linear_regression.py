@@ -56,10 +56,11 @@ class Config(kit.RegressionConfig):
 
     n: int = knob("n", 25, minimum=3, remark="On the line.")
     n_per_side: int = option(10, "Points on each side of the hole.", minimum=2)
-    data: tuple[str, ...] = option(
+    data: tuple[str, ...] = knob(
+        "data",
         ("line", "hole"),
-        "Data sets: the line seen throughout, or with a hole in the middle.",
         choices=("line", "hole"),
+        remark="The line seen throughout, or with a hole in the middle.",
     )
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
     prior_precision: float = knob("prior_precision", 2.0)

@@ -56,9 +56,7 @@ class Config(ExperimentConfig):
         1000, "Draws for the evidence lower bounds.", quick=200, full=10_000, minimum=2
     )
     resamples: int = knob("resamples", 100, quick=40, full=500, minimum=20)
-    points: int = option(
-        200, "Points of each region where predictions are compared.", quick=100, minimum=4
-    )
+    points: int = knob("points", 200, quick=100, minimum=4)
     chains: int = knob("chains", 2, full=4)
     draws: int = knob("draws", 150, quick=40, full=1000, minimum=20, remark="For the net.")
     warmup: int = knob("warmup", 150, quick=50, full=1000, minimum=10, remark="For the net.")

@@ -61,7 +61,7 @@ OVERALL = {
 class Config(kit.TabularConfig):
     """Options of the experiment."""
 
-    data: tuple[str, ...] = option(DATA, "Tables.", quick=DATA[:2], choices=DATA)
+    data: tuple[str, ...] = knob("data", DATA, quick=DATA[:2], choices=DATA)
     splits: int = knob("splits", 4, quick=2, full=10, minimum=1, remark="Of each table.")
     net_guides: tuple[str, ...] = knob("guides", NET, choices=NET, remark="Of the net.")
     logistic_guides: tuple[str, ...] = knob(
