@@ -76,7 +76,7 @@ def to_inference_data(
             more than 50 million numbers.
 
     Example:
-        >>> from probml_tp import BayesianModel, Gaussian, MeanFieldNormal, NormalPrior
+        >>> from probml_tp import BayesianModel, Gaussian, MeanFieldNormal, NormalPrior, Posterior
         >>> model = BayesianModel(torch.nn.Linear(1, 1), NormalPrior(1.0), Gaussian(scale=0.1))
         >>> record = to_inference_data(
         ...     Posterior(MeanFieldNormal(model)), torch.zeros(5, 1), torch.zeros(5), num_samples=9

@@ -101,7 +101,7 @@ def test_a_guide_of_a_net_with_a_frozen_layer_is_that_of_the_rest(name: str) -> 
 
 def test_chains_and_ensembles_hold_frozen_layers_fixed() -> None:
     model, rest, features = pair()
-    options = {"num_samples": 5, "warmup": 5, "chains": 2, "jobs": 1, "progress": False}
+    options = {"draws": 5, "warmup": 5, "chains": 2, "jobs": 1, "progress": False}
     _same(
         sample_nuts(model, (X, Y), **options), sample_nuts(rest, (features, Y), **options), features
     )

@@ -48,7 +48,6 @@ EXPERIMENT = Experiment(
     name="long-run",
     summary="Computes until it is stopped.",
     config=Config,
-    stages=lambda config: {"sample": 1.0},
     run=run,
     figures=lambda results: (),
 )

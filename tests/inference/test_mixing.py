@@ -47,7 +47,7 @@ def test_nets_with_hidden_layers_are_compared_as_functions():
 def test_sampling_tells_unless_there_is_one_chain():
     model = BayesianModel(torch.nn.Linear(1, 1).double(), NormalPrior(1.0), Gaussian(scale=0.5))
     x = torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(-1)
-    options = {"num_samples": 40, "warmup": 30, "jobs": 1, "progress": False}
+    options = {"draws": 40, "warmup": 30, "jobs": 1, "progress": False}
     found = sample_nuts(model, (x, x), chains=2, **options)
     draws = {name: values.numpy() for name, values in found.guide.chains.items()}
     expected = max(float(v.max()) for v in az.rhat(az.convert_to_dataset(draws)).values())

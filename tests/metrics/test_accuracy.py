@@ -360,7 +360,7 @@ def test_crps_of_equal_components_is_that_of_one_normal_and_chunks_change_nothin
     many = mixture(means, torch.ones_like(means))
     torch.testing.assert_close(crps(many, y), crps(normal, y))
     whole = crps(many, y)
-    monkeypatch.setattr("probml_tp.metrics.MAX_PAIRS", 9)
+    monkeypatch.setattr("probml_tp.metrics.accuracy.MAX_PAIRS", 9)
     torch.testing.assert_close(crps(many, y), whole)
 
 

@@ -21,7 +21,7 @@ from probml_tp.experiments.lines.nonlinear_regression import (
     mlp_model,
 )
 from probml_tp.experiments.lines.nonlinear_regression_figures import doubtful_range
-from probml_tp.guides.recipes import guides_for
+from probml_tp.guides.recipes import guides_for, start_of
 from probml_tp.harness.experiment import Results, run_experiment
 from probml_tp.harness.results import read_results, write_results
 from probml_tp.models import linear_regression
@@ -139,11 +139,14 @@ def test_every_row_is_complete(results):
 
 
 def test_the_guides_start_at_the_map_estimate():
-    assert {guide for guide in GUIDES if TINY.settings.start(guide) is None} == {
+    assert {guide for guide in GUIDES if start_of(guide, TINY.settings) is None} == {
         "deep-ensemble",
         "map",
     }
-    assert {TINY.settings.start(guide) for guide in set(GUIDES) - {"multi-swag"}} == {"map", None}
+    assert {start_of(guide, TINY.settings) for guide in set(GUIDES) - {"multi-swag"}} == {
+        "map",
+        None,
+    }
 
 
 def test_laplace_sits_at_the_mode_and_counts_its_time(results):
