@@ -125,15 +125,10 @@ def _of_the_line(results: Results[Any]) -> str:
 def _of_the_sizes(results: Results[Any]) -> str:
     sizes = results.main.column("datasets")
     few = [guide for guide, size in sizes.items() if size < results.config.datasets]
-    text = (
-        "Intervals of coverages are binomial (Clopper-Pearson, one fresh input a data set), those "
-        "of scores Student's t over data sets."
-    )
-    if not few:
-        return text
+    only = f"; {labels_of(few)}: of the first {results.config.fits} data sets only" if few else ""
     return (
-        f"{text} {labels_of(few)} were fitted to the first {results.config.fits} data sets only, "
-        f"so that their intervals are wide."
+        "Intervals of coverages are binomial (Clopper-Pearson, one fresh input a data set), those "
+        f"of scores Student's t over data sets{only}."
     )
 
 

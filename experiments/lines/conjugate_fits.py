@@ -63,7 +63,6 @@ class Config(ExperimentConfig):
     jobs: int | None = knob("jobs", None, quick=1)
 
     def __post_init__(self) -> None:
-        """Check the values, and that they go together."""
         super().__post_init__()
         kit.require_exact(self.guides)
         if self.fits > self.datasets:

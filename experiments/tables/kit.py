@@ -127,7 +127,7 @@ class Fits(NamedTuple):
     given: Mapping[str, Posterior] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Task:
     """A kind of tables.
 

@@ -1,10 +1,10 @@
 r"""Real classification tables: guides of a small net beside scikit-learn, on the same splits.
 
 The tables ship with scikit-learn: breast cancer (569 points, 30 inputs, 2 classes), wine (178, 13,
-3) and digits of 8 x 8 pixels (1797, 64, 10). A net with one hidden layer and multinomial logistic
-regression stand beside scikit-learn's ``LogisticRegression``, whose penalty ``C = 1`` is the prior
-:math:`\mathcal N(0, 1)` of the logistic regression here, a random forest, and a Gaussian process
-with a kernel that is not tuned: one of length scale :math:`\sqrt d` for ``d`` standardised inputs.
+3) and digits of 8 x 8 pixels (1797, 64, 10). A net with one hidden layer and logistic regression
+stand beside scikit-learn's ``LogisticRegression``, whose penalty ``C = 1`` is the prior
+:math:`\mathcal N(0, 1)` of the one here, a random forest, and a Gaussian process with the length
+scale :math:`\sqrt d` for ``d`` standardised inputs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ NAME = "tabular-classification"
 DATA = ("breast-cancer", "wine", "digits")
 NET = guides_for("layers", without=(*kit.UNUSED, "reference", "laplace", "laplace-linearized"))
 LOGISTIC = ("laplace-linearized", "map")
-MODE_ROUNDS = 2
 TREES = 100
 
 REFERENCE, MODE = kit.row_name(kit.LIBRARY, "LogisticRegression"), kit.row_name("mlp", "map")
@@ -83,18 +82,14 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of the net and of logistic regression to a split."""
     x, y = split.train
     shape: dict[str, Any] = {"num_features": x.shape[1], "num_classes": int(y.max()) + 1}
-    net = mlp_classifier(
-        **shape,
-        hidden=(config.hidden,),
-        prior=FanInNormalPrior(config.prior_scale),
-        seed=config.seed,
-        dtype=torch.float64,
-    )
+    kind: dict[str, Any] = shape | {"seed": config.seed, "dtype": torch.float64}
+    prior_of_net = FanInNormalPrior(config.prior_scale)
+    net = mlp_classifier(**kind, hidden=(config.hidden,), prior=prior_of_net)
     prior = {"weight": NormalPrior(1.0), "bias": NormalPrior(10.0)}
     how = FitSettings(
         epochs=config.epochs,
         lr=0.05,
-        rounds=MODE_ROUNDS,
+        rounds=2,
         init_scale=0.05,
         rank=config.rank,
         rates={"fc2": config.rate},
@@ -112,23 +107,20 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
 
 def library_methods(split: kit.Split, config: Config) -> dict[str, Callable[[], Any]]:
     """What makes each method of scikit-learn."""
-    kernel = ConstantKernel(4.0) * RBF(split.train[0].shape[1] ** 0.5)
-    seed = config.seed
+    kernel, seed = ConstantKernel(4.0) * RBF(split.train[0].shape[1] ** 0.5), config.seed
+    fixed: dict[str, Any] = {"optimizer": None, "random_state": seed}
     return {
         "LogisticRegression": partial(LogisticRegression, C=1.0, max_iter=2000),
         "RandomForest": partial(RandomForestClassifier, TREES, random_state=seed),
-        "GaussianProcess": partial(
-            GaussianProcessClassifier, kernel, optimizer=None, random_state=seed
-        ),
+        "GaussianProcess": partial(GaussianProcessClassifier, kernel, **fixed),
     }
 
 
 def library_predictive(method: Any, split: kit.Split, config: Config) -> ClassificationPredictive:
     """Fit a method of scikit-learn and predict class probabilities.
 
-    The votes of a forest, which may be 0 for a class, are smoothed by one vote for each class, so
-    that its NLL is finite. The Gaussian process sees the first ``gp_points`` training points, as
-    its cost grows with their cube.
+    The votes of a forest are smoothed by one vote for each class, so that its NLL is finite; the
+    Gaussian process sees the first ``gp_points`` training points.
     """
     x, y = (part.numpy() for part in split.train)
     if isinstance(method, GaussianProcessClassifier):
@@ -145,10 +137,7 @@ def scores(predictive: ClassificationPredictive, split: kit.Split) -> dict[str, 
     return found | {"gap": float(predictive.confidence.mean()) - found["accuracy"]}
 
 
-TASK = kit.Task(
-    fits=fits, methods=library_methods, predict=Posterior.predict, predict_by=library_predictive,
-    scores=scores,
-)  # fmt: skip
+TASK = kit.Task(fits, library_methods, Posterior.predict, library_predictive, scores)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:

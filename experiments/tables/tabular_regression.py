@@ -50,10 +50,6 @@ NET = guides_for(
     "layers",
     without=(*kit.UNUSED, "reference", "laplace-kronecker", "laplace-last-layer", "ensemble"),
 )
-MODE_ROUNDS = 3
-INPUT_DROPOUT = 0.05
-"""Rate at which the linear model's inputs are dropped: it has no other units."""
-
 LEVELS = (0.5, 0.8, 0.95)
 REFERENCE, CHAIN = kit.row_name(kit.LIBRARY, "BayesianRidge"), kit.row_name("linear", "nuts")
 LESS = "Less scikit-learn's BayesianRidge on the same splits (below 0: better)"
@@ -106,19 +102,16 @@ def fit_exact(split: kit.Split, seed: int) -> Posterior:
 def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of both models to a split."""
     seed = derived_seed(config.seed, f"fit {index}")
-    chains = Chains(
-        chains=1, draws=config.draws, warmup=config.warmup, max_tree_depth=config.max_tree_depth,
-        jobs=1,
-    )  # fmt: skip
+    own: dict[str, Any] = {n: getattr(config, n) for n in ("draws", "warmup", "max_tree_depth")}
     how = partial(
         FitSettings,
         epochs=config.epochs,
         lr=0.02,
-        rounds=MODE_ROUNDS,
+        rounds=3,
         init_scale=0.1,
         rank=config.rank,
         from_mode=("normal", "dropout"),
-        chains=chains,
+        chains=Chains(chains=1, jobs=1, **own),
         seed=seed,
     )
     noise = Gaussian(scale=dist.HalfNormal(torch.tensor(1.0, dtype=torch.float64)))
@@ -127,7 +120,8 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     asked = [g for g in config.linear_guides if g != "nuts" or index < config.nuts_splits]
     exact = {"exact": fit_exact(split, seed)} if "exact" in asked else {}
     return {
-        "linear": kit.Fits(linear, asked, how(rates={"fc1": INPUT_DROPOUT}), exact),
+        # it is inputs that are dropped: a linear model has no other units
+        "linear": kit.Fits(linear, asked, how(rates={"fc1": 0.05}), exact),
         "mlp": kit.Fits(net, config.net_guides, how(rates={"fc2": config.rate})),
     }
 
@@ -161,16 +155,12 @@ def scores(predictive: RegressionPredictive, split: kit.Split) -> dict[str, floa
     }
     below = predictive.cdf(y.double())
     for metric, level in zip(INSIDE, LEVELS, strict=True):
-        tail = (1 - level) / 2
-        inside = (below >= tail) & (below <= 1 - tail)
+        inside = (below >= (1 - level) / 2) & (below <= 1 - (1 - level) / 2)
         row[metric] = 100 * float(inside.double().mean())
     return row
 
 
-TASK = kit.Task(
-    fits=fits, methods=library_methods, predict=predict, predict_by=library_predictive,
-    scores=scores,
-)  # fmt: skip
+TASK = kit.Task(fits, library_methods, predict, library_predictive, scores)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
