@@ -23,7 +23,7 @@ from torch import Tensor
 
 from probml_tp.guides.recipes import RECIPES, FitSettings, fit_all
 from probml_tp.harness.config import ExperimentConfig, option
-from probml_tp.harness.experiment import Figure, Progress, SavesNetcdf, SavesTensors, Table
+from probml_tp.harness.experiment import Figure, Progress, Results, Table
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.kit.common import Array, derived_seed, labels_of
 from probml_tp.kit.comparisons import table_panels
@@ -151,7 +151,7 @@ class Task:
         for family, fits in self.fits(split, config, index).items():
             done = fit_all(fits.guides, fits.model, split.train, fits.how, given=fits.given)
             asked = [guide for guide in RECIPES if guide in fits.guides]
-            found |= {row_name(family, guide): done[guide] for guide in asked}
+            found |= {f"{family} · {guide}": done[guide] for guide in asked}
         return found
 
     def judge(
@@ -167,8 +167,8 @@ class Task:
             start = time.perf_counter()
             predictive = self.predict_by(make(), split, config)
             seconds = time.perf_counter() - start
-            row = row_name(LIBRARY, name)
-            table.put(row, self.scores(predictive, split) | {"seconds": seconds})
+            scores = self.scores(predictive, split) | {"seconds": seconds}
+            table.put(f"{LIBRARY} · {name}", scores)
         return table
 
     @single_thread()
@@ -178,24 +178,14 @@ class Task:
         return self.judge(split, self.fit(split, config, index), config)
 
 
-def row_name(family: str, method: str) -> str:
-    """The row of a guide of a model, or of a method of scikit-learn."""
-    return f"{family} · {method}"
-
-
-class Judged(NamedTuple):
-    """What came of all splits: the numbers of each by table, and what is saved of the first."""
-
-    runs: dict[str, list[Table]]
-    posteriors: dict[str, SavesTensors]
-    records: dict[str, SavesNetcdf]
-
-
 def run_splits(
-    task: Task, names: Sequence[str], config: TabularConfig, progress: Progress
-) -> Judged:
-    """Fit everything to every split of every table and judge it on the test points."""
-    judged = Judged({name: [] for name in names}, {}, {})
+    task: Task, names: Sequence[str], results: Results[Any], progress: Progress
+) -> dict[str, list[Table]]:
+    """Fit everything to every split of every table and judge it: table to the numbers of each.
+
+    The posteriors of the first split go into the results.
+    """
+    config: TabularConfig = results.config
     cells = [(name, index) for name in names for index in range(config.splits)]
     split = make_split(*cells[0], config)
     with progress.stage("first split"), single_thread():
@@ -210,14 +200,13 @@ def run_splits(
         tasks = [partial(task.run, *cell, config) for cell in cells[1:]]
         if tasks:
             run_tasks(tasks, jobs=number_of_jobs(config.jobs, len(tasks)), done=done, order="given")
-    for (name, _), table in zip(cells, found, strict=True):
-        judged.runs[name].append(table)
     with progress.stage("records for ArviZ"), single_thread():
         for row, posterior in posteriors.items():
-            key, draws = row.replace(" · ", "-"), config.num_samples
-            judged.posteriors[key] = posterior
-            judged.records[key] = posterior.to_inference_data(*split.train, num_samples=draws)
-    return judged
+            record = posterior.to_inference_data(*split.train, num_samples=config.num_samples)
+            key = row.replace(" · ", "-")
+            results.posteriors[key], results.inference_data[key] = posterior, record
+    starts = {name: place * config.splits for place, name in enumerate(names)}
+    return {name: found[start : start + config.splits] for name, start in starts.items()}
 
 
 def put_means(

@@ -45,7 +45,7 @@ NET = guides_for("layers", without=(*kit.UNUSED, "reference", "laplace", "laplac
 LOGISTIC = ("laplace-linearized", "map")
 TREES = 100
 
-REFERENCE, MODE = kit.row_name(kit.LIBRARY, "LogisticRegression"), kit.row_name("mlp", "map")
+REFERENCE, MODE = "scikit-learn · LogisticRegression", "mlp · map"
 LESS = "Less scikit-learn's LogisticRegression on the same splits (below 0: better)"
 COLUMNS = {**CLASSIFICATION_COLUMNS, "gap": "Confidence less accuracy", **FIT_COLUMN}
 OVERALL = {
@@ -142,47 +142,44 @@ TASK = kit.Task(fits, library_methods, Posterior.predict, library_predictive, sc
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit everything to every split of every table and compare it on the test points."""
-    judged = kit.run_splits(TASK, config.data, config, progress)
+    words = {name: kit.TABLES[name][1] for name in config.data}
+    sizes = {name: kit.split_sizes(name, config) for name in words}
+    parts = [f"{words[n]} ({s['train_size']} + {s['test_size']})" for n, s in sizes.items()]
     over = f"means over {config.splits} splits, corrected 95 % t intervals"
-    headings = {name: f"{kit.TABLES[name][1]}: NLL (nats) ↓" for name in config.data}
-    less, tables, parts = Table(LESS, kit.ROWS, columns=headings), list[Table](), []
-    for name, runs in judged.runs.items():
-        words, sizes = kit.TABLES[name][1], kit.split_sizes(name, config)
-        tables.append(Table(f"{words}: {over}", kit.ROWS, columns=COLUMNS))
-        kit.put_means(tables[-1], runs, {metric: metric for metric in COLUMNS}, sizes)
-        kit.put_means(less, runs, {name: "nll"}, sizes, less=REFERENCE)
-        parts.append(f"{words} ({sizes['train_size']} + {sizes['test_size']})")
+    tables = [Table(f"{on}: {over}", kit.ROWS, columns=COLUMNS) for on in words.values()]
+    headings = {name: f"{on}: NLL (nats) ↓" for name, on in words.items()}
+    less = Table(LESS, kit.ROWS, columns=headings)
     results = Results(
         NAME,
         "Classification of three tables, beside scikit-learn",
         config,
-        _overall([run for runs in judged.runs.values() for run in runs], tables),
+        Table(MAIN_TABLE, kit.ROWS, columns=OVERALL),
         findings=[],
         data_source=f"{', '.join(parts)} of scikit-learn: points to train and to test on, "
         f"{config.splits} stratified random splits each, inputs standardised on the training "
         f"points",
         tables=[*tables, less],
-        posteriors=judged.posteriors,
-        inference_data=judged.records,
     )
+    judged = kit.run_splits(TASK, config.data, results, progress)
+    for (name, runs), table in zip(judged.items(), tables, strict=True):
+        kit.put_means(table, runs, {metric: metric for metric in COLUMNS}, sizes[name])
+        kit.put_means(less, runs, {name: "nll"}, sizes[name], less=REFERENCE)
+    _overall(results.main, [run for runs in judged.values() for run in runs], tables)
     results.findings = findings(results)
     return results
 
 
-def _overall(runs: list[Table], tables: list[Table]) -> Table:
-    """Means over the tables, mean ranks over tables, and wins over all their splits, by NLL."""
-    main = Table(MAIN_TABLE, kit.ROWS, columns=OVERALL)
-    wins = win_rates(
-        {row: [run[row, "nll"] for run in runs] for row in tables[0].rows}, higher_is_better=False
-    )
+def _overall(main: Table, runs: list[Table], tables: list[Table]) -> None:
+    """Enter means and mean ranks over the tables, and wins over all their splits, by NLL."""
+    nll = {row: [run[row, "nll"] for run in runs] for row in tables[0].rows}
+    wins = win_rates(nll, higher_is_better=False)
+    ranked = _ranking(tables)
     for row in tables[0].rows:
         main.put(row, {m: float(np.mean([table[row, m] for table in tables])) for m in COLUMNS})
         if row != REFERENCE:
             main.put(row, {"wins": 100 * wins[row][REFERENCE]})
-    ranked = _ranking(tables)
-    for row, rank in ranked.mean_ranks.items() if ranked else ():
-        main.put(row, {"rank": rank})
-    return main
+        if ranked:
+            main.put(row, {"rank": ranked.mean_ranks[row]})
 
 
 def _ranking(tables: list[Table]) -> CriticalDifference | None:

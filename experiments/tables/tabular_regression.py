@@ -51,7 +51,7 @@ NET = guides_for(
     without=(*kit.UNUSED, "reference", "laplace-kronecker", "laplace-last-layer", "ensemble"),
 )
 LEVELS = (0.5, 0.8, 0.95)
-REFERENCE, CHAIN = kit.row_name(kit.LIBRARY, "BayesianRidge"), kit.row_name("linear", "nuts")
+REFERENCE, CHAIN = "scikit-learn · BayesianRidge", "linear · nuts"
 LESS = "Less scikit-learn's BayesianRidge on the same splits (below 0: better)"
 ERRORS = {"rmse": "RMSE (units of y) ↓", "nll": "NLL (nats/point) ↓", "crps": "CRPS (units of y) ↓"}
 INSIDE = {f"coverage {level:g}": 100 * level for level in LEVELS}
@@ -165,10 +165,8 @@ TASK = kit.Task(fits, library_methods, predict, library_predictive, scores)
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit everything to every split and compare it on the test points."""
-    judged, sizes = kit.run_splits(TASK, [TABLE], config, progress), kit.split_sizes(TABLE, config)
+    sizes = kit.split_sizes(TABLE, config)
     main, less = Table(MAIN_TABLE, kit.ROWS, columns=COLUMNS), Table(LESS, kit.ROWS, columns=ERRORS)
-    kit.put_means(main, judged.runs[TABLE], {m: m for m in COLUMNS}, sizes)
-    kit.put_means(less, judged.runs[TABLE], {m: m for m in ERRORS}, sizes, less=REFERENCE)
     results = Results(
         NAME,
         "Regression on the diabetes table, beside scikit-learn",
@@ -179,9 +177,10 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         f"to train and {sizes['test_size']} to test on, {config.splits} random splits, "
         f"standardised on the training points; metrics in the target's own units",
         tables=[less],
-        posteriors=judged.posteriors,
-        inference_data=judged.records,
     )
+    runs = kit.run_splits(TASK, [TABLE], results, progress)[TABLE]
+    kit.put_means(main, runs, {m: m for m in COLUMNS}, sizes)
+    kit.put_means(less, runs, {m: m for m in ERRORS}, sizes, less=REFERENCE)
     results.findings = findings(results)
     return results
 
@@ -203,7 +202,7 @@ def findings(results: Results[Any]) -> list[str]:
         "The exact posterior with the evidence's noise and prior is the model of BayesianRidge up "
         "to its hyperpriors and the intercept: its NLL differs by {gaps} nats a point.",
         table=LESS,
-        rows=any_of([kit.row_name("linear", "exact")]),
+        rows=any_of(["linear · exact"]),
         clause="{value}{interval}",
         write=lambda value: number(value, "+.4f"),
     )
