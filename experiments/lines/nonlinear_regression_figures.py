@@ -257,8 +257,7 @@ def _law_figure(results: Results[Any]) -> Figure:
     style.shared_legend(made, [left, right], columns=4)
     return Figure(
         "far-field-laws",
-        f"The Gaussian basis tends to σ²; the polynomial's variance grows as x to the power of "
-        f"{_slope(results):.2f}, 2d = {2 * results.config.degree}",
+        kit.as_title(_law(results)),
         "Left, how far the predictive variance of the Gaussian basis is from that of the noise, "
         "and the epistemic variance of the Gaussian process from that of its prior, as a share of "
         "the limit. Right, the epistemic variance of the polynomial basis far out, beside its "

@@ -98,11 +98,7 @@ def split_sizes(name: str, config: TabularConfig) -> dict[str, int]:
 
 
 def make_split(name: str, index: int, config: TabularConfig) -> Split:
-    """Split a table at random, labels in equal shares.
-
-    Inputs and real targets get mean 0 and standard deviation 1 over the training points; inputs
-    that are constant there become 0.
-    """
+    """Split a table at random, labels in equal shares; inputs that are constant become 0."""
     x, y = load_table(name)
     is_labels = y.dtype.kind in "iu"
     seed, size = derived_seed(config.seed, f"split {name} {index}"), split_sizes(name, config)
@@ -181,10 +177,7 @@ class Task:
 def run_splits(
     task: Task, names: Sequence[str], results: Results[Any], progress: Progress
 ) -> dict[str, list[Table]]:
-    """Fit everything to every split of every table and judge it: table to the numbers of each.
-
-    The posteriors of the first split go into the results.
-    """
+    """Fit everything to every split of every table, and judge it; results get the first's fits."""
     config: TabularConfig = results.config
     cells = [(name, index) for name in names for index in range(config.splits)]
     split = make_split(*cells[0], config)

@@ -46,6 +46,7 @@ LOGISTIC = ("laplace-linearized", "map")
 TREES = 100
 
 REFERENCE, MODE = "scikit-learn · LogisticRegression", "mlp · map"
+SETTINGS = "scikit-learn has its defaults, but for the Gaussian process, whose kernel is fixed."
 LESS = "Less scikit-learn's LogisticRegression on the same splits (below 0: better)"
 COLUMNS = {**CLASSIFICATION_COLUMNS, "gap": "Confidence less accuracy", **FIT_COLUMN}
 OVERALL = {
@@ -63,19 +64,13 @@ class Config(kit.TabularConfig):
     data: tuple[str, ...] = option(DATA, "Tables.", quick=DATA[:2], choices=DATA)
     splits: int = knob("splits", 4, quick=2, full=10, minimum=1, remark="Of each table.")
     net_guides: tuple[str, ...] = knob("guides", NET, choices=NET, remark="Of the net.")
-    logistic_guides: tuple[str, ...] = knob(
-        "guides", LOGISTIC, choices=LOGISTIC, remark="Of logistic regression."
-    )
+    logistic_guides: tuple[str, ...] = knob("guides", LOGISTIC, choices=LOGISTIC)
     hidden: int = knob("hidden", 16, quick=8, full=50)
-    prior_scale: float = knob(
-        "prior_scale", 2.0, remark="Of all that enter a unit together, for inputs of unit variance."
-    )
+    prior_scale: float = knob("prior_scale", 2.0, remark="Of a unit's inputs together.")
     epochs: int = knob("epochs", 120, quick=40, full=1000)
     members: int = knob("members", 5, quick=3)
     swag_epochs: int = knob("swag_epochs", 20, quick=5, full=100)
-    gp_points: int = option(
-        300, "Training points that the Gaussian process sees, at most.", full=1000, minimum=20
-    )
+    gp_points: int = option(300, "Training points of the process.", full=1000, minimum=20)
 
 
 def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
@@ -211,15 +206,8 @@ def findings(results: Results[Any]) -> list[str]:
         write=lambda gap: number(gap, "+.3f"),
         reference=MODE,
     )
-    about: list[Finding] = [_ranks, _averaging, gaps, _settings, kit.split_words()]
+    about: list[Finding] = [_ranks, _averaging, gaps, lambda _: SETTINGS, kit.split_words()]
     return tell([*ranges, *rivals, *about], results)
-
-
-def _settings(results: Results[Any]) -> str:
-    return (
-        "scikit-learn is used with its defaults but for the Gaussian process, whose kernel is "
-        f"fixed and which sees {results.config.gp_points} training points at most."
-    )
 
 
 def _ranks(results: Results[Any]) -> str | None:

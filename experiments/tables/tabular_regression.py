@@ -68,12 +68,8 @@ COLUMNS = {
 class Config(kit.TabularConfig):
     """Options of the experiment."""
 
-    nuts_splits: int = option(
-        2, "Splits that NUTS is run on: the first ones.", quick=1, full=20, minimum=1
-    )
-    linear_guides: tuple[str, ...] = knob(
-        "guides", LINEAR, choices=LINEAR, remark="Of the linear model."
-    )
+    nuts_splits: int = option(2, "The first splits get NUTS.", quick=1, full=20, minimum=1)
+    linear_guides: tuple[str, ...] = knob("guides", LINEAR, choices=LINEAR)
     net_guides: tuple[str, ...] = knob("guides", NET, choices=NET, remark="Of the net.")
     hidden: int = knob("hidden", 16)
     epochs: int = knob("epochs", 200, quick=100, full=2000)
