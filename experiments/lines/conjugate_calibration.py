@@ -47,8 +47,7 @@ COLUMNS = {
     **FIT_COLUMN,
 }
 """Metric to heading: how often central intervals held the function and a target at a fresh input of
-each data set, with binomial intervals; mean scores over fresh points and data sets, with t
-intervals over data sets."""
+each data set, and mean scores over fresh points and data sets."""
 
 
 def binomial_interval(hits: Array) -> tuple[float, float, float]:

@@ -192,10 +192,9 @@ def _along(results: Results[Any]) -> Figure:
     return Figure(
         "coverage-along-x",
         title.split(":")[0],
-        "Left: share of data sets whose 95 % interval holds the function at x, with pointwise "
-        "binomial intervals of the guides fitted to all data sets. Right: standard deviation of "
-        "the function, mean ratio to the exact one. Grey: the range of the training inputs, and "
-        "what is promised.",
+        "Left: share of data sets whose 95 % interval holds the function at x, with binomial "
+        "intervals of the guides fitted to all; right: standard deviation of the function over the "
+        "exact one. Grey: the range of the training inputs, and what is promised.",
         made,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -237,25 +238,20 @@ def _type_two(results: Results[Any]) -> str:
     )
 
 
+means = partial(Gap, table=CHOOSES, name=str, grouped=True)
 CHOICE_FINDINGS = (
     _agreement,
-    Gap(
+    means(
         "rank",
         "Rank correlations with the held-out NLL over the candidates, means over "
         "{config.training_sets} training sets with 95 % intervals: {gaps}.",
-        table=CHOOSES,
         write=lambda value: number(min(max(value, -1.0), 1.0), ".2f"),
-        name=str,
-        grouped=True,
     ),
     _order,
-    Gap(
+    means(
         "cost",
         "What a choice costs against the best candidate in held-out NLL, in nats a point: {gaps}.",
-        table=CHOOSES,
         write=lambda value: number(value, ".3f"),
-        name=str,
-        grouped=True,
     ),
     _psis,
     _type_two,

@@ -229,9 +229,8 @@ def _far_figure(results: Results[Any]) -> Figure:
         "far-field",
         kit.as_title(_net_far(results) or _bases_far(results)),
         "Total predictive variance on a range five times that of the training data (grey bar), of "
-        "the bases and one guide of each family. A model that reaches the dark dotted line, the "
-        "variance of the noise, claims to know the function there; the Gaussian process returns to "
-        "the variance of its prior, the other dotted line.",
+        "the bases and one guide of each family. Dark dotted: the variance of the noise alone; the "
+        "other dotted line: that of the Gaussian process's prior.",
         made,
     )
 
@@ -243,24 +242,22 @@ def _law_figure(results: Results[Any]) -> Figure:
     noise, prior = results.config.noise, results.arrays[f"{GP}.hyperparameters"][0]
     gaussian, process = (kit.band_of(results, row) for row in ("gaussian-exact", GP))
     off = gaussian.epistemic_variance / noise**2, np.abs(process.epistemic_variance / prior - 1)
-    for share, look, to in zip(
-        off, (BASES["gaussian"], GP_STYLE), ("σ²", "its prior"), strict=True
-    ):
-        kit.plot_line(process.x, share + 1e-17, look, ax=left, label=f"{look.label} to {to}")
+    looks = {"σ²": BASES["gaussian"], "its prior": GP_STYLE}
+    for share, (limit, look) in zip(off, looks.items(), strict=True):
+        kit.plot_line(process.x, share + 1e-17, look, ax=left, label=f"{look.label} to {limit}")
     draw.mark_training_range(results.arrays["x"], ax=left)
     left.set(xlabel="x", ylabel="relative distance to the limit", ylim=(1e-16, 30), yscale="log")
     left.set(xlim=process.x[[0, -1]], title="Models with a finite limit")
-    x, variance, limit = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
+    x, variance, term = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
     right.loglog(x, variance, color=BASES["polynomial"].color, label=BASES["polynomial"].label)
-    right.loglog(x, limit, ":", color=style.DATA_COLOR, label=r"limit $\Sigma_{dd}\,x^{2d}$")
+    right.loglog(x, term, ":", color=style.DATA_COLOR, label=r"limit $\Sigma_{dd}\,x^{2d}$")
     right.set(xlabel="x", ylabel="Var f (units of y²)", title="Polynomial: no limit but a law")
     style.shared_legend(made, [left, right], columns=4)
     return Figure(
         "far-field-laws",
         kit.as_title(_law(results)),
         "Left, how far the predictive variance of the Gaussian basis is from that of the noise, "
-        "and the epistemic variance of the Gaussian process from that of its prior, as a share of "
-        "the limit. Right, the epistemic variance of the polynomial basis far out, beside its "
-        "leading term.",
+        "and that of the Gaussian process from its prior, as a share of the limit. Right, the "
+        "epistemic variance of the polynomial basis far out, beside its leading term.",
         made,
     )

@@ -34,6 +34,7 @@ from probml_tp.model import BayesianModel
 from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 
+Data = tuple[Tensor, Tensor]
 TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
     "diabetes": (datasets.load_diabetes, "diabetes"),
     "breast-cancer": (datasets.load_breast_cancer, "breast cancer"),
@@ -42,15 +43,11 @@ TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
 }
 """Name to what loads the table, without a network, and what to call it."""
 
-LIBRARY = "scikit-learn"
-ROWS = "Model and posterior"
-"""What the rows of all tables are."""
-
+LIBRARY, ROWS = "scikit-learn", "Model and posterior"
 CAPTION = (
     "Means over random splits; bars: t intervals at 95 % with the variance corrected for the "
     "overlap of the splits. Grey: scikit-learn."
 )
-
 UNUSED = ("laplace-diagonal", "concrete-dropout", "gaussian-dropout", "multi-swag")
 """Guides of neither task, each close to one that is."""
 
@@ -78,8 +75,8 @@ class Split:
         y_scale: what they were divided by, in the units of ``y``.
     """
 
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: Data
+    test: Data
     y_mean: float = 0.0
     y_scale: float = 1.0
 
@@ -128,11 +125,11 @@ class Task:
     """A kind of tables.
 
     Args:
-        fits: given a split, the options and the split's index, what is fitted of each model.
-        methods: given a split and the options, name to what makes each method of scikit-learn.
-        predict: given a posterior, inputs and ``num_samples``, predicts.
-        predict_by: given a method, a split and the options, fits it and predicts the test points.
-        scores: given a prediction and the split, judges it.
+        fits: from a split, the options and the split's index to what is fitted of each model.
+        methods: from a split and the options to what makes each method of scikit-learn, by name.
+        predict: from a posterior, inputs and ``num_samples`` to a prediction.
+        predict_by: from a method, a split and the options to a prediction of the test points.
+        scores: from a prediction and the split to its metrics.
     """
 
     fits: Callable[[Split, Any, int], Mapping[str, Fits]]
