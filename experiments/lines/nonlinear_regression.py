@@ -41,7 +41,7 @@ from probml_tp.model import BayesianModel
 from probml_tp.models import Basis, PolynomialBasis, linear_regression, mlp_regressor
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
-from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
+from probml_tp.priors import FanInNormalPrior, NormalPrior
 
 NAME = "nonlinear-regression"
 GUIDES = guides_for("layers", without=("laplace-diagonal",))
@@ -91,10 +91,7 @@ def mlp_model(config: Config) -> BayesianModel:
     :math:`w_j, b_j \sim \mathcal N(0, 4^2)`, :math:`v_j \sim \mathcal N(0, 2^2/H)`,
     :math:`c \sim \mathcal N(0, 1)`, so that the prior over functions has a limit as ``H`` grows.
     """
-    prior: dict[str, Prior] = {
-        "fc1.*": NormalPrior(4.0),
-        "fc2.*": FanInNormalPrior(2.0, bias_scale=1.0),
-    }
+    prior: Any = {"fc1.*": NormalPrior(4.0), "fc2.*": FanInNormalPrior(2.0, bias_scale=1.0)}
     kind: Any = {"prior": prior, "likelihood": config.noise, "dtype": torch.float64}
     return mlp_regressor(1, hidden=(config.hidden,), seed=config.seed, **kind)
 

@@ -78,9 +78,8 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     x, y = split.train
     shape: dict[str, Any] = {"num_features": x.shape[1], "num_classes": int(y.max()) + 1}
     kind: dict[str, Any] = shape | {"seed": config.seed, "dtype": torch.float64}
-    prior_of_net = FanInNormalPrior(config.prior_scale)
-    net = mlp_classifier(**kind, hidden=(config.hidden,), prior=prior_of_net)
-    prior = {"weight": NormalPrior(1.0), "bias": NormalPrior(10.0)}
+    prior = FanInNormalPrior(config.prior_scale)
+    net = mlp_classifier(**kind, hidden=(config.hidden,), prior=prior)
     how = FitSettings(
         epochs=config.epochs,
         lr=0.05,
@@ -93,7 +92,8 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
         swag=SwagPath(lr=0.02, epochs=config.swag_epochs, batch_size=64, rank=10),
         seed=derived_seed(config.seed, f"fit {index}"),
     )
-    logistic = logistic_regression(**shape, prior=prior)
+    own = {"weight": NormalPrior(1.0), "bias": NormalPrior(10.0)}
+    logistic = logistic_regression(**shape, prior=own)
     return {
         "mlp": kit.Fits(net, config.net_guides, how),
         "logistic": kit.Fits(logistic, config.logistic_guides, how),
