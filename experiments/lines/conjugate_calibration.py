@@ -3,15 +3,11 @@ r"""Do intervals hold what they promise? Every guide of one conjugate model on m
 For each data set the weights are drawn from the prior and the targets from the likelihood,
 
 .. math:: w \sim \mathcal N(0, \alpha^{-1} I), \qquad y_n = w_0 + w_1 x_n + \varepsilon_n,
-          \qquad x_n \sim U(0, 2), \qquad \varepsilon_n \sim \mathcal N(0, \sigma^2),
+          \qquad x_n \sim U(0, 2), \qquad \varepsilon_n \sim \mathcal N(0, \sigma^2).
 
-the inputs and the noise being those of the labs' line. Given the data, the function at any ``x`` is
-then a draw from the exact posterior, so that the exact posterior's central intervals hold it with
-just the probability that they promise: for a normal guide with its mean and the standard deviation
-:math:`s_q(x)` the probability is :math:`2\Phi(z\,s_q(x) / s(x)) - 1`.
-
-The guarantee is one on average over the prior. For weights that stay the same it need not hold:
-over data sets from the line :math:`w = (-0.3, 0.5)` the exact posterior's mean is
+Given the data the function at any ``x`` is then a draw from the exact posterior, whose central
+intervals hold it with just the probability that they promise. That is so on average over the prior
+alone: over data sets from one line :math:`w` the exact posterior's mean is
 :math:`\mathcal N(f - \alpha\phi^\top\Sigma w, \beta\phi^\top\Sigma\Phi^\top\Phi\Sigma\phi)`, which
 gives its coverage in closed form.
 """
@@ -51,8 +47,7 @@ COLUMNS = {
     **FIT_COLUMN,
 }
 """Metric to heading: how often central intervals held the function and a target at a fresh input of
-each data set, with binomial intervals; mean scores over fresh points and data sets, with t
-intervals over data sets."""
+each data set, and mean scores over fresh points and data sets."""
 
 
 def binomial_interval(hits: Array) -> tuple[float, float, float]:

@@ -12,13 +12,12 @@ from probml_tp.experiments.lines.kit import plot_line
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import labels_of, span
 from probml_tp.kit.comparisons import table_panels
-from probml_tp.kit.sentences import Finding
+from probml_tp.kit.sentences import Finding, Range, any_of
 from probml_tp.plots import style
 from probml_tp.plots.regression import mark_training_range
 from probml_tp.plots.style import guide_style, house_style, number
 
 LEVELS = (0.5, 0.8, 0.95)
-LEVEL_WORDS = ", ".join(f"{100 * level:g}" for level in LEVELS)
 PREDICTIVE, FUNCTION = "predictive {:g}", "function {:g}"
 PLACES = (1.0, 0.0, 4.0)
 """The mean of the inputs, the lower end of their range, and one width beyond the upper end."""
@@ -36,20 +35,18 @@ def _off(results: Results[Any], pattern: str) -> dict[str, list[float]]:
     return found
 
 
-def _held(results: Results[Any], guide: str, pattern: str) -> str:
-    values = [results.main[guide, pattern.format(level)] for level in LEVELS]
-    return ", ".join(f"{value:.1f}" for value in values)
-
-
 def _of_exact(results: Results[Any]) -> str:
     off = [level for p in (FUNCTION, PREDICTIVE) for level in _off(results, p).get("exact", [])]
     broken = f"{len(off)} of {2 * len(LEVELS)} promises are" if off else "no promise is"
+    held = {}
+    for pattern in (FUNCTION, PREDICTIVE):
+        shares = [results.main["exact", pattern.format(level)] for level in LEVELS]
+        held[pattern] = ", ".join(f"{share:.1f}" for share in shares)
     return (
         f"Over {results.config.datasets:,.0f} data sets with weights from the prior the exact "
-        f"posterior's {LEVEL_WORDS} % intervals hold the function in "
-        f"{_held(results, 'exact', FUNCTION)} % of them, and a fresh target in "
-        f"{_held(results, 'exact', PREDICTIVE)} %: {broken} broken beyond chance (binomial tests "
-        f"at 5 % for all {2 * len(LEVELS)} together)."
+        f"posterior's 50, 80, 95 % intervals hold the function in {held[FUNCTION]} % of them, and "
+        f"a fresh target in {held[PREDICTIVE]} %: {broken} broken beyond chance (binomial tests at "
+        f"5 % for all {2 * len(LEVELS)} together)."
     )
 
 
@@ -67,18 +64,6 @@ def _broken(pattern: str, what: str) -> Finding:
             f"{labels_of(others)} break a promise beyond chance"
             + (f"; those of {labels_of(rest)} do not." if rest else ".")
         )
-
-    return say
-
-
-def _about(guide: str, pattern: str, words: str) -> Finding:
-    """What is to be said of a guide, with how often its intervals ``{held}`` the truth."""
-
-    def say(results: Results[Any]) -> str | None:
-        if guide not in results.main.rows:
-            return None
-        held = _held(results, guide, pattern)
-        return words.format(levels=LEVEL_WORDS, held=held, config=results.config)
 
     return say
 
@@ -125,15 +110,10 @@ def _of_the_line(results: Results[Any]) -> str:
 def _of_the_sizes(results: Results[Any]) -> str:
     sizes = results.main.column("datasets")
     few = [guide for guide, size in sizes.items() if size < results.config.datasets]
-    text = (
-        "Intervals of coverages are binomial (Clopper-Pearson, one fresh input a data set), those "
-        "of scores Student's t over data sets."
-    )
-    if not few:
-        return text
+    only = f"; {labels_of(few)}: of the first {results.config.fits} data sets only" if few else ""
     return (
-        f"{text} {labels_of(few)} were fitted to the first {results.config.fits} data sets only, "
-        f"so that their intervals are wide."
+        "Intervals of coverages are binomial (Clopper-Pearson, one fresh input a data set), those "
+        f"of scores Student's t over data sets{only}."
     )
 
 
@@ -142,18 +122,20 @@ FINDINGS = (
     _broken(FUNCTION, "function"),
     _broken(PREDICTIVE, "target"),
     _of_mean_field,
-    _about(
-        "map",
-        PREDICTIVE,
-        "MAP is one function, whose interval has no width and holds nothing; its {levels} % "
-        "intervals for targets hold {held} %, as most of the predictive variance is noise here.",
+    Range(
+        "predictive 0.95",
+        "MAP is one function, whose interval has no width and holds nothing; its 95 % interval for "
+        "targets holds {high} %, as most of the predictive variance is noise here.",
+        rows=any_of(["map"]),
+        write="{:.1f}".format,
     ),
-    _about(
-        "mc-dropout",
-        FUNCTION,
+    Range(
+        "function 0.95",
         "Dropout in a linear regression drops the input, as there are no hidden units: its "
         "posterior is two lines, a constant with probability {config.rate:g} and a slope "
-        "otherwise, and its {levels} % intervals hold the function in {held} % of the data sets.",
+        "otherwise, and its 95 % interval holds the function in {high} % of the data sets.",
+        rows=any_of(["mc-dropout"]),
+        write="{:.1f}".format,
     ),
     _costs,
     _of_the_line,
@@ -206,21 +188,13 @@ def _along(results: Results[Any]) -> Figure:
         mark_training_range(np.linspace(0, 2, 21), ax=ax)
         ax.set_xlabel("x")
     style.shared_legend(made, [left, right])
-    title = "Coverage of the function's 95 % interval along x"
-    if "mean-field" in results.main.rows:
-        row = results.tables[1].row("mean-field")
-        shares = [f"{row[f'held {place:g}']:.0f} %" for place in PLACES]
-        title = (
-            f"Mean-field's 95 % interval holds the function in {shares[0]} amid the data, "
-            f"{shares[1]} at their edge and {shares[2]} beyond"
-        )
+    title = _of_mean_field(results) or "Coverage of the function's 95 % interval along x"
     return Figure(
         "coverage-along-x",
-        title,
-        "Left: share of data sets whose 95 % interval holds the function at x, with pointwise "
-        "binomial intervals of the guides fitted to all data sets. Right: standard deviation of "
-        "the function, mean ratio to the exact one. Grey: the range of the training inputs, and "
-        "what is promised.",
+        title.split(":")[0],
+        "Left: share of data sets whose 95 % interval holds the function at x, with binomial "
+        "intervals of the guides fitted to all; right: standard deviation of the function over the "
+        "exact one. Grey: the range of the training inputs, and what is promised.",
         made,
     )
 

@@ -33,7 +33,8 @@ from probml_tp.priors import NormalPrior
 PLAIN = guides_for("conjugate", without=("ensemble", "laplace-diagonal"))
 GUIDES = tuple(guide for guide in RECIPES if guide in {*PLAIN, "mc-dropout"})
 FEW = {"nuts", "correlated", "dropout"}
-SLOW = "NUTS, correlated normals and dropout: the first of the others'"
+"""What takes long: fitted to the first few data sets only."""
+
 
 STACKED = "factorised"
 """What is fitted to all data sets at once."""
@@ -43,18 +44,14 @@ STACKED = "factorised"
 class Config(ExperimentConfig):
     """Options of the experiment."""
 
-    datasets: int = option(
-        200, "Data sets of the guides that are fitted fast.", quick=30, full=1000, minimum=2
-    )
-    fits: int = option(12, f"Data sets of {SLOW}.", quick=3, full=200, minimum=2)
+    datasets: int = option(200, "Data sets of the fast guides.", quick=30, full=1000, minimum=2)
+    fits: int = option(12, "Data sets of the slow guides.", quick=3, full=200, minimum=2)
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
     n: int = knob("n", 25, remark="In a data set.")
     noise: float = knob("noise", 0.2, minimum=0.01)
     prior_precision: float = knob("prior_precision", 2.0, minimum=1e-3)
     test_size: int = knob("test_size", 20, remark="Each fit is judged by them.")
-    stacked_epochs: int = option(
-        1000, "Gradient steps of the mean-field fits.", quick=300, full=3000, minimum=1
-    )
+    stacked_epochs: int = option(1000, "Epochs of mean-field.", quick=300, full=3000, minimum=1)
     epochs: int = knob("epochs", 300, full=1000)
     rate: float = knob("rate", 0.05, remark="It is the input that is dropped.")
     num_samples: int = knob("num_samples", 200, minimum=50, remark=kit.RECORDS)
@@ -63,7 +60,6 @@ class Config(ExperimentConfig):
     jobs: int | None = knob("jobs", None, quick=1)
 
     def __post_init__(self) -> None:
-        """Check the values, and that they go together."""
         super().__post_init__()
         kit.require_exact(self.guides)
         if self.fits > self.datasets:

@@ -47,10 +47,8 @@ COLUMNS = {
 }
 """Metric to heading, for every regression experiment.
 
-RMSE, NLL and the share of targets inside their 95 % intervals are those of fresh data. Inside is
-the training range; far out is at least one width of it away. Means and standard deviations of the
-weights are compared with the exact ones; the largest difference over the weights counts. The
-evidence of a last layer is that given the layers before it.
+Scores are of fresh data. Inside is the training range; far out is at least one width of it away.
+Of means and standard deviations of the weights the largest difference from the exact ones counts.
 """
 
 

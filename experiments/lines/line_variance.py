@@ -3,14 +3,11 @@ r"""What decides the posterior variance of a line: where the points are, and wha
 With :math:`\phi(x) = (1, x)` the variance depends on the inputs alone,
 
 .. math:: \Sigma^{-1} = \alpha I + \beta\Phi^\top\Phi, \qquad
-          \det\Phi^\top\Phi = n\sum x^2 - \Big(\sum x\Big)^2 = n\,S, \qquad
-          S = \sum (x - \bar x)^2
+          \det\Phi^\top\Phi = n\sum x^2 - \Big(\sum x\Big)^2 = n\sum (x - \bar x)^2 = n\,S
 
 so that moving points outwards, as a hole does, makes it smaller. As :math:`\alpha \to 0`,
 
-.. math:: \Sigma \to \frac{1}{\beta\,n S}\begin{pmatrix}\sum x^2 & -\sum x\\ -\sum x & n
-          \end{pmatrix}, \qquad
-          \phi(x)^\top\Sigma\,\phi(x) \to \frac1\beta\Big(\frac1n + \frac{(x - \bar x)^2}{S}\Big).
+.. math:: \phi(x)^\top\Sigma\,\phi(x) \to \frac1\beta\Big(\frac1n + \frac{(x - \bar x)^2}{S}\Big).
 """
 
 from __future__ import annotations

@@ -72,7 +72,6 @@ class Config(kit.RegressionConfig):
     epochs: int = knob("epochs", 2000, quick=500, full=10_000)
 
     def __post_init__(self) -> None:
-        """Check the values, and that the exact posterior is there to compare with."""
         super().__post_init__()
         kit.require_exact(self.guides)
 

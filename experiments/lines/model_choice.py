@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,15 +59,11 @@ class ChoiceConfig(RegressionConfig):
     """Options of the candidates, and of the data on which criteria choose among them."""
 
     n: int = knob("n", 50, minimum=5)
-    prior_precision: float = knob(
-        "prior_precision", 0.05, remark="Of a basis; the net has its own."
-    )
+    prior_precision: float = knob("prior_precision", 0.05, remark="Not of the net.")
     bumps: int = option(9, "Number of Gaussian basis functions.", minimum=1)
     max_degree: int = option(16, "Largest degree among which criteria choose.", minimum=3)
     max_bumps: int = option(14, "Largest number of bumps among which criteria choose.", minimum=3)
-    training_sets: int = option(
-        8, "Training sets on which criteria choose a model.", quick=3, full=50, minimum=1
-    )
+    training_sets: int = option(8, "Training sets to choose on.", quick=3, full=50, minimum=1)
 
     def families(self) -> dict[str, list[Candidate]]:
         """The candidates by family."""
@@ -241,25 +238,20 @@ def _type_two(results: Results[Any]) -> str:
     )
 
 
+means = partial(Gap, table=CHOOSES, name=str, grouped=True)
 CHOICE_FINDINGS = (
     _agreement,
-    Gap(
+    means(
         "rank",
         "Rank correlations with the held-out NLL over the candidates, means over "
         "{config.training_sets} training sets with 95 % intervals: {gaps}.",
-        table=CHOOSES,
         write=lambda value: number(min(max(value, -1.0), 1.0), ".2f"),
-        name=str,
-        grouped=True,
     ),
     _order,
-    Gap(
+    means(
         "cost",
         "What a choice costs against the best candidate in held-out NLL, in nats a point: {gaps}.",
-        table=CHOOSES,
         write=lambda value: number(value, ".3f"),
-        name=str,
-        grouped=True,
     ),
     _psis,
     _type_two,
@@ -274,17 +266,12 @@ def choice_figure(results: Results[Any]) -> Figure:
     for ax, family in zip(axes.flat, FAMILIES, strict=True):
         _family_panel(results, family, ax)
     shared_legend(made, [axes[0, 0]], columns=4)
-    degrees, criteria = (_array(results, f"degree.{name}") for name in ("values", "criteria"))
-    evidence, psis, _, held_out = degrees[criteria[0].argmin(-1)]
-    cost = choices(criteria)[0].mean(0)
     return Figure(
         "model-choice",
-        f"Among polynomials the evidence chooses degree {evidence:g}, PSIS-LOO {psis:g}, held-out "
-        f"data {held_out:g}; their choices cost {cost[0]:.3f} and {cost[1]:.3f} nats a point over "
-        f"training sets",
-        "Each criterion as nats a point above its own least value (large symbol): −log p(y)/n, "
-        "mean negative log densities of points left out, and of fresh points; lower is better. α "
-        "and β are chosen for the Gaussian basis.",
+        _agreement(results).split(" (")[0],
+        "Each criterion as nats a point above its own least value (large symbol), on the first "
+        "training set: −log p(y)/n, mean negative log densities of points left out, and of fresh "
+        "points; lower is better.",
         made,
     )
 

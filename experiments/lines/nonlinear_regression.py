@@ -2,11 +2,10 @@ r"""What a model believes where there are no data: bases and a small net on a no
 
 The data are those of the labs, :math:`y = \sin(2\pi x) + x + \varepsilon` on [0, 1]. A basis
 regression has an exact posterior, but its epistemic variance :math:`\phi(x)^\top\Sigma\phi(x)` far
-from the data says more of the basis than of the data: with Gaussian bumps it falls to zero and the
-predictive variance to :math:`\sigma^2`; with powers of ``x`` of degree ``d`` it grows as
-:math:`x^{2d}` (Bishop 2006, section 3.3.2). Beside them stands a net with one hidden layer of tanh
-units, under every guide. All guides of the net start at its MAP estimate, but for the members of
-the ensembles, which start at random.
+from the data is that of its largest feature: with Gaussian bumps it falls to zero, with powers of
+``x`` of degree ``d`` it tends to :math:`\Sigma_{dd}\,x^{2d}` (Bishop 2006, section 3.3.2). A
+Gaussian process returns to its prior (Rasmussen & Williams 2006, section 2.2). Beside them stands a
+net with one hidden layer of tanh units, whose guides start at its MAP estimate, but for ensembles.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from probml_tp.model import BayesianModel
 from probml_tp.models import Basis, PolynomialBasis, linear_regression, mlp_regressor
 from probml_tp.posterior import Posterior
 from probml_tp.predictions.predictive import RegressionPredictive
-from probml_tp.priors import FanInNormalPrior, NormalPrior, Prior
+from probml_tp.priors import FanInNormalPrior, NormalPrior
 
 NAME = "nonlinear-regression"
 GUIDES = guides_for("layers", without=("laplace-diagonal",))
@@ -54,12 +53,6 @@ class Config(ChoiceConfig):
 
     degree: int = option(10, "Degree of the polynomial basis.", minimum=1)
     hidden: int = knob("hidden", 20, quick=10, full=50)
-    weight_scale: float = option(
-        4.0, "Prior SD of the net's first layer, in units of 1/x.", minimum=1e-3
-    )
-    output_scale: float = option(
-        2.0, "Prior SD of the net's output without its bias, in units of y.", minimum=1e-3
-    )
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
     epochs: int = knob("epochs", 3000, quick=1000, full=20_000)
     rate: float = knob("rate", 0.05, remark="Concrete dropout learns it from there.")
@@ -95,13 +88,10 @@ def bases(config: Config) -> dict[str, Basis]:
 def mlp_model(config: Config) -> BayesianModel:
     r"""The net :math:`f(x) = c + \sum_{j=1}^H v_j\tanh(w_j x + b_j)` with its priors.
 
-    :math:`w_j, b_j \sim \mathcal N(0, s^2)`, :math:`v_j \sim \mathcal N(0, r^2/H)`,
+    :math:`w_j, b_j \sim \mathcal N(0, 4^2)`, :math:`v_j \sim \mathcal N(0, 2^2/H)`,
     :math:`c \sim \mathcal N(0, 1)`, so that the prior over functions has a limit as ``H`` grows.
     """
-    prior: dict[str, Prior] = {
-        "fc1.*": NormalPrior(config.weight_scale),
-        "fc2.*": FanInNormalPrior(config.output_scale, bias_scale=1.0),
-    }
+    prior: Any = {"fc1.*": NormalPrior(4.0), "fc2.*": FanInNormalPrior(2.0, bias_scale=1.0)}
     kind: Any = {"prior": prior, "likelihood": config.noise, "dtype": torch.float64}
     return mlp_regressor(1, hidden=(config.hidden,), seed=config.seed, **kind)
 

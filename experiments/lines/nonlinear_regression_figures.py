@@ -12,7 +12,6 @@ from probml_tp.experiments.lines import kit
 from probml_tp.experiments.lines.model_choice import CHOICE_FINDINGS, choice_figure, plane_figure
 from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
-from probml_tp.kit.common import Array
 from probml_tp.kit.sentences import Chains, Range
 from probml_tp.plots import regression as draw
 from probml_tp.plots import style
@@ -53,19 +52,9 @@ def _bases_far(results: Results[Any]) -> str:
     )
 
 
-def _hyperparameters(results: Results[Any]) -> tuple[float, float]:
-    variance, lengthscale = results.arrays[f"{GP}.hyperparameters"]
-    return float(variance), float(lengthscale)
-
-
-def _far_out(results: Results[Any]) -> list[Array]:
-    """The polynomial far out: inputs, variance, and its limit."""
-    return [results.arrays[f"{LAW}.{name}"] for name in ("x", "variance", "limit")]
-
-
 def _slope(results: Results[Any]) -> float:
     """The slope of the polynomial's variance on logarithmic axes, over the last decade."""
-    x, variance, _ = _far_out(results)
+    x, variance = (results.arrays[f"{LAW}.{name}"] for name in ("x", "variance"))
     last = x >= x[-1] / 10.0001
     return float(np.polyfit(np.log(x[last]), np.log(variance[last]), 1)[0])
 
@@ -74,16 +63,11 @@ def _law(results: Results[Any]) -> str:
     """How the two bases approach their limits."""
     band, degree = kit.band_of(results, "gaussian-exact"), results.config.degree
     ends = band.epistemic_variance[[0, -1]].max() / results.config.noise**2
-    x, variance, limit = _far_out(results)
-    reached = x[np.abs(variance / limit - 1) < 0.05]
-    within = "beyond what is drawn"
-    if len(reached):
-        within = f"from x = {float(reached[0]):,.0f} on within 5 % of its leading term"
     return (
         f"At the ends of the range, two widths of the data away, the Gaussian basis is off its "
         f"limit σ² = 1/β by a share of {style.order_of_magnitude(ends)}; the polynomial of degree "
         f"{degree} diverges with the slope {_slope(results):.2f} on logarithmic axes, its limit "
-        f"being 2d = {2 * degree}, and is {within}."
+        f"being 2d = {2 * degree}."
     )
 
 
@@ -105,7 +89,8 @@ def _descending(values: Mapping[str, float], spec: str) -> str:
 
 def _return(results: Results[Any]) -> str:
     """What cures the overconfidence of the Gaussian basis far away."""
-    (variance, lengthscale), band = _hyperparameters(results), kit.band_of(results, GP)
+    variance, lengthscale = results.arrays[f"{GP}.hyperparameters"]
+    band = kit.band_of(results, GP)
     x, off = results.arrays["x"], np.abs(band.epistemic_variance / variance - 1)
     distance = np.maximum(x.min() - band.x, band.x - x.max())
     away = float(distance[(distance > 0) & (off > 0.01)].max()) / lengthscale
@@ -227,7 +212,7 @@ def _far_figure(results: Results[Any]) -> Figure:
     nets = {f"mlp-{guide}": guide_style(guide) for guide in shown}
     bases = {f"{name}-exact": basis for name, basis in BASES.items()}
     limit = results.config.noise**2
-    prior = _hyperparameters(results)[0] + limit
+    prior = results.arrays[f"{GP}.hyperparameters"][0] + limit
     for ax, models in zip(axes[0], (bases, nets), strict=True):
         for row, look in {**models, GP: GP_STYLE}.items():
             band = kit.band_of(results, row)
@@ -244,9 +229,8 @@ def _far_figure(results: Results[Any]) -> Figure:
         "far-field",
         kit.as_title(_net_far(results) or _bases_far(results)),
         "Total predictive variance on a range five times that of the training data (grey bar), of "
-        "the bases and one guide of each family. A model that reaches the dark dotted line, the "
-        "variance of the noise, claims to know the function there; the Gaussian process returns to "
-        "the variance of its prior, the other dotted line.",
+        "the bases and one guide of each family. Dark dotted: the variance of the noise alone; the "
+        "other dotted line: that of the Gaussian process's prior.",
         made,
     )
 
@@ -255,28 +239,25 @@ def _far_figure(results: Results[Any]) -> Figure:
 def _law_figure(results: Results[Any]) -> Figure:
     """How the bases approach their limits, and the Gaussian process its prior."""
     made, ((left, right),) = style.figure(1, 2, height=3.6)
-    noise, prior = results.config.noise, _hyperparameters(results)[0]
+    noise, prior = results.config.noise, results.arrays[f"{GP}.hyperparameters"][0]
     gaussian, process = (kit.band_of(results, row) for row in ("gaussian-exact", GP))
     off = gaussian.epistemic_variance / noise**2, np.abs(process.epistemic_variance / prior - 1)
-    for share, look, to in zip(
-        off, (BASES["gaussian"], GP_STYLE), ("σ²", "its prior"), strict=True
-    ):
-        kit.plot_line(process.x, share + 1e-17, look, ax=left, label=f"{look.label} to {to}")
+    looks = {"σ²": BASES["gaussian"], "its prior": GP_STYLE}
+    for share, (limit, look) in zip(off, looks.items(), strict=True):
+        kit.plot_line(process.x, share + 1e-17, look, ax=left, label=f"{look.label} to {limit}")
     draw.mark_training_range(results.arrays["x"], ax=left)
     left.set(xlabel="x", ylabel="relative distance to the limit", ylim=(1e-16, 30), yscale="log")
     left.set(xlim=process.x[[0, -1]], title="Models with a finite limit")
-    x, variance, limit = _far_out(results)
+    x, variance, term = (results.arrays[f"{LAW}.{n}"] for n in ("x", "variance", "limit"))
     right.loglog(x, variance, color=BASES["polynomial"].color, label=BASES["polynomial"].label)
-    right.loglog(x, limit, ":", color=style.DATA_COLOR, label=r"limit $\Sigma_{dd}\,x^{2d}$")
+    right.loglog(x, term, ":", color=style.DATA_COLOR, label=r"limit $\Sigma_{dd}\,x^{2d}$")
     right.set(xlabel="x", ylabel="Var f (units of y²)", title="Polynomial: no limit but a law")
     style.shared_legend(made, [left, right], columns=4)
     return Figure(
         "far-field-laws",
-        f"The Gaussian basis tends to σ²; the polynomial's variance grows as x to the power of "
-        f"{_slope(results):.2f}, 2d = {2 * results.config.degree}",
+        kit.as_title(_law(results)),
         "Left, how far the predictive variance of the Gaussian basis is from that of the noise, "
-        "and the epistemic variance of the Gaussian process from that of its prior, as a share of "
-        "the limit. Right, the epistemic variance of the polynomial basis far out, beside its "
-        "leading term.",
+        "and that of the Gaussian process from its prior, as a share of the limit. Right, the "
+        "epistemic variance of the polynomial basis far out, beside its leading term.",
         made,
     )

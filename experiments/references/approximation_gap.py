@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from probml_tp.diagnostics import to_inference_data
 from probml_tp.experiments import EXPERIMENTS
@@ -36,30 +37,15 @@ class Config(ExperimentConfig):
 
     problems: tuple[str, ...] = option(NAMES, "Which problems.", choices=NAMES)
     epochs: int = knob("epochs", 2000, quick=300, full=10_000)
-    draws: int | None = knob(
-        "draws", None, quick=50, full=4000, remark="By default what each problem needs."
-    )
+    draws: int | None = knob("draws", None, quick=50, full=4000, remark="Default: by problem.")
     warmup: int = knob("warmup", 200, quick=50, full=1000)
-    accept_reference: bool = option(
-        False, "Compare with chains that have not converged, too.", quick=True
-    )
+    accept_reference: bool = option(False, "Allow unconverged references.", quick=True)
     num_samples: int = knob("num_samples", 1000, quick=200, full=4000, minimum=100)
     resamples: int = knob("resamples", 100, quick=40, full=1000, minimum=20)
-    simulations: int = option(
-        60, "Data sets whose ranks test the calibration.", quick=12, full=1000, minimum=4
-    )
-    nuts_simulations: int = option(
-        12, "How many of these NUTS is run on.", quick=4, full=200, minimum=4
-    )
-    rank_draws: int = option(
-        19, "Draws of each posterior that the truth is ranked among.", full=39, minimum=4
-    )
+    simulations: int = option(60, "Data sets of the ranks.", quick=12, full=1000, minimum=4)
+    nuts_simulations: int = option(12, "Of these with NUTS.", quick=4, full=200, minimum=4)
+    rank_draws: int = option(19, "Draws to rank the truth among.", full=39, minimum=4)
     jobs: int | None = knob("jobs", None)
-
-    def size(self, problem: str) -> dict[str, int]:
-        """How much is run on a problem."""
-        draws = DRAWS[problem] if self.draws is None else self.draws
-        return {"epochs": self.epochs, "draws": draws, "warmup": self.warmup}
 
     @property
     def sbc(self) -> SbcSize:
@@ -77,7 +63,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     studies: list[GapStudy] = []
     refused: dict[str, str] = {}
     for name in config.problems:
-        problem = PROBLEMS[name](**config.size(name), seed=config.seed)
+        size: Any = {n: getattr(config, n) for n in ("epochs", "warmup", "seed")}
+        problem = PROBLEMS[name](draws=config.draws or DRAWS[name], **size)
         with progress.stage(f"fit and compare {name}") as update:
             try:
                 study = study_gap(problem, comparison=comparison, seed=config.seed, update=update)

@@ -36,6 +36,7 @@ NET_GUIDES = guides_for(
 POINTS = 24
 """In each region."""
 
+NET: Mapping[str, Any] = {"hidden": (10,), "dtype": torch.float64}
 Data = tuple[Tensor, Tensor]
 
 
@@ -93,7 +94,7 @@ def moons_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProb
     return _problem(
         "moons",
         "Two moons, a net of 10 units",
-        model=mlp_classifier(2, prior=NormalPrior(1.0), activation="tanh", **_net(seed)),
+        model=mlp_classifier(2, prior=NormalPrior(1.0), activation="tanh", seed=seed, **NET),
         data=_away_from(gap, 0.1, two_moons(n=60, seed=seed, **made)),
         where=two_moons(n=POINTS, seed=derived_seed(seed, "data region"), **made)[0],
         between=gap,
@@ -116,7 +117,7 @@ def sine_problem(*, epochs: int, draws: int, warmup: int, seed: int) -> GapProbl
     return _problem(
         "sine",
         "Sine with a hole, a net of 10 units",
-        model=mlp_regressor(1, prior=prior, likelihood=noise, **_net(seed)),
+        model=mlp_regressor(1, prior=prior, likelihood=noise, seed=seed, **NET),
         data=_away_from(gap, 0.01, data),
         where=_two_sides((0.0, 0.35), (0.75, 1.0)),
         between=gap,
@@ -142,11 +143,6 @@ def _problem(
     """A problem with the points of its regions put together."""
     x, regions = in_regions(dict(zip(REGIONS, (where, between, far), strict=True)))
     return GapProblem(name=name, title=title, x=x, regions=regions, **parts)
-
-
-def _net(seed: int) -> dict[str, Any]:
-    """What the nets have in common."""
-    return {"hidden": (10,), "seed": seed, "dtype": torch.float64}
 
 
 def _settings(epochs: int, seed: int, **options: Any) -> FitSettings:

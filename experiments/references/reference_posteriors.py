@@ -272,12 +272,11 @@ def _dots(values: Mapping[str, Array], place: int, guides: tuple[str, ...], ax: 
 
 
 def _title(results: Results[Config]) -> str:
-    columns = {guide: results.tables[0].column(guide) for guide in results.tables[0].columns}
-    narrow = {guide: float(np.median([*column.values()])) for guide, column in columns.items()}
-    said = [f"{labels_of([guide])} {value:.2f}" for guide, value in narrow.items() if value]
-    if not said:
-        return "How far the means are from the true ones"
-    return f"Narrowest marginal over the true one, median over the posteriors: {', '.join(said)}"
+    narrowest = results.tables[0]
+    columns = {labels_of([guide]): narrowest.column(guide) for guide in narrowest.columns}
+    narrow = {guide: np.median([*column.values()]) for guide, column in columns.items()}
+    said = ", ".join(f"{guide} {value:.2f}" for guide, value in narrow.items() if value)
+    return f"Narrowest marginal over the true one, median over the posteriors: {said or 'none'}"
 
 
 EXPERIMENT = with_posterior_checks(

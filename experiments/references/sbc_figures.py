@@ -120,8 +120,7 @@ def _ecdf_figure(problem: str, methods: Mapping[str, SbcResult], wrong: list[str
         f"{PROBLEMS[problem].title}: {verdict}.",
         "The ECDF of the truth's rank among posterior draws, less that of uniform ranks: first "
         "above the band and then below it where the posterior is too narrow, below it everywhere "
-        "where it lies below the truth. Titles name who leaves the 95 % band of a panel, which one "
-        "of 20 right methods does; the figure's title is by the test of all quantities together.",
+        "where it lies below the truth. One of 20 right methods leaves the 95 % band of a panel.",
         made,
     )
 
@@ -185,18 +184,13 @@ def _distance_figure(judged: judging.Judgements) -> Figure:
             f"posterior's SDs from its mean, where a right posterior has 1."
         )
     known = {n: sbc_study.expected_distance(m) for n, (p, m, _) in each.items() if p == "linear"}
+    distances, biases = (
+        {name: getattr(one, field) for name, (_, _, one) in each.items()}
+        for field in ("distance", "bias")
+    )
     panels = [
-        Panel(
-            "Truth from the mean, RMS (SDs)",
-            {name: one.distance for name, (_, _, one) in each.items()},
-            reference=1.0,
-            published=known,
-        ),
-        Panel(
-            "Mean z-score, slope or steepness (SDs)",
-            {name: one.bias for name, (_, _, one) in each.items()},
-            reference=0.0,
-        ),
+        Panel("Truth from the mean, RMS (SDs)", distances, reference=1.0, published=known),
+        Panel("Mean z-score, slope or steepness (SDs)", biases, reference=0.0),
     ]
     families = {name: judging.sbc_style(method) for name, (_, method, _) in each.items()}
     return Figure(

@@ -97,9 +97,8 @@ def _judge(result: SbcResult, problem: Problem) -> Judged:
 def squared_distances(result: SbcResult, parameters: int) -> Array:
     r"""The mean over parameters of :math:`(\theta_i^* - m_i)^2 / s_i^2`, for each data set.
 
-    Mean and standard deviation of ``L`` draws stand in for ``m`` and ``s``. Of normal draws they
-    are independent, and :math:`E[z^2] = (E[(\theta^* - m)^2] / s^2 + 1/L)\,(L - 1)/(L - 3)`,
-    which is solved for the wanted ratio.
+    Mean and standard deviation of ``L`` draws stand in for ``m`` and ``s``, so that of a normal
+    :math:`E[z^2] = (E[(\theta^* - m)^2] / s^2 + 1/L)\,(L - 1)/(L - 3)`, which is solved.
     """
     draws = result.num_samples
     z = result.z_scores[:, :parameters]

@@ -54,7 +54,6 @@ class SbcSize:
     epochs: int = 40
 
     def __post_init__(self) -> None:
-        """Check that NUTS has data sets to share."""
         if not 1 <= self.nuts_simulations <= self.simulations:
             raise ValueError(
                 f"nuts_simulations must be from 1 to simulations, of which NUTS takes the first; "

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from probml_tp.guides.recipes import RECIPES, FitSettings, fit_all
 from probml_tp.harness.config import ExperimentConfig, option
-from probml_tp.harness.experiment import Figure, Progress, SavesNetcdf, SavesTensors, Table
+from probml_tp.harness.experiment import Figure, Progress, Results, Table
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.kit.common import Array, derived_seed, labels_of
 from probml_tp.kit.comparisons import table_panels
@@ -34,6 +34,7 @@ from probml_tp.model import BayesianModel
 from probml_tp.plots.style import GuideStyle, guide_style
 from probml_tp.posterior import Posterior
 
+Data = tuple[Tensor, Tensor]
 TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
     "diabetes": (datasets.load_diabetes, "diabetes"),
     "breast-cancer": (datasets.load_breast_cancer, "breast cancer"),
@@ -42,15 +43,11 @@ TABLES: Mapping[str, tuple[Callable[..., Any], str]] = {
 }
 """Name to what loads the table, without a network, and what to call it."""
 
-LIBRARY = "scikit-learn"
-ROWS = "Model and posterior"
-"""What the rows of all tables are."""
-
+LIBRARY, ROWS = "scikit-learn", "Model and posterior"
 CAPTION = (
     "Means over random splits; bars: t intervals at 95 % with the variance corrected for the "
     "overlap of the splits. Grey: scikit-learn."
 )
-
 UNUSED = ("laplace-diagonal", "concrete-dropout", "gaussian-dropout", "multi-swag")
 """Guides of neither task, each close to one that is."""
 
@@ -78,8 +75,8 @@ class Split:
         y_scale: what they were divided by, in the units of ``y``.
     """
 
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: Data
+    test: Data
     y_mean: float = 0.0
     y_scale: float = 1.0
 
@@ -98,11 +95,7 @@ def split_sizes(name: str, config: TabularConfig) -> dict[str, int]:
 
 
 def make_split(name: str, index: int, config: TabularConfig) -> Split:
-    """Split a table at random, labels in equal shares.
-
-    Inputs and real targets get mean 0 and standard deviation 1 over the training points; inputs
-    that are constant there become 0.
-    """
+    """Split a table at random, labels in equal shares; inputs that are constant become 0."""
     x, y = load_table(name)
     is_labels = y.dtype.kind in "iu"
     seed, size = derived_seed(config.seed, f"split {name} {index}"), split_sizes(name, config)
@@ -127,16 +120,16 @@ class Fits(NamedTuple):
     given: Mapping[str, Posterior] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Task:
     """A kind of tables.
 
     Args:
-        fits: given a split, the options and the split's index, what is fitted of each model.
-        methods: given a split and the options, name to what makes each method of scikit-learn.
-        predict: given a posterior, inputs and ``num_samples``, predicts.
-        predict_by: given a method, a split and the options, fits it and predicts the test points.
-        scores: given a prediction and the split, judges it.
+        fits: from a split, the options and the split's index to what is fitted of each model.
+        methods: from a split and the options to what makes each method of scikit-learn, by name.
+        predict: from a posterior, inputs and ``num_samples`` to a prediction.
+        predict_by: from a method, a split and the options to a prediction of the test points.
+        scores: from a prediction and the split to its metrics.
     """
 
     fits: Callable[[Split, Any, int], Mapping[str, Fits]]
@@ -151,7 +144,7 @@ class Task:
         for family, fits in self.fits(split, config, index).items():
             done = fit_all(fits.guides, fits.model, split.train, fits.how, given=fits.given)
             asked = [guide for guide in RECIPES if guide in fits.guides]
-            found |= {row_name(family, guide): done[guide] for guide in asked}
+            found |= {f"{family} · {guide}": done[guide] for guide in asked}
         return found
 
     def judge(
@@ -167,8 +160,8 @@ class Task:
             start = time.perf_counter()
             predictive = self.predict_by(make(), split, config)
             seconds = time.perf_counter() - start
-            row = row_name(LIBRARY, name)
-            table.put(row, self.scores(predictive, split) | {"seconds": seconds})
+            scores = self.scores(predictive, split) | {"seconds": seconds}
+            table.put(f"{LIBRARY} · {name}", scores)
         return table
 
     @single_thread()
@@ -178,24 +171,11 @@ class Task:
         return self.judge(split, self.fit(split, config, index), config)
 
 
-def row_name(family: str, method: str) -> str:
-    """The row of a guide of a model, or of a method of scikit-learn."""
-    return f"{family} · {method}"
-
-
-class Judged(NamedTuple):
-    """What came of all splits: the numbers of each by table, and what is saved of the first."""
-
-    runs: dict[str, list[Table]]
-    posteriors: dict[str, SavesTensors]
-    records: dict[str, SavesNetcdf]
-
-
 def run_splits(
-    task: Task, names: Sequence[str], config: TabularConfig, progress: Progress
-) -> Judged:
-    """Fit everything to every split of every table and judge it on the test points."""
-    judged = Judged({name: [] for name in names}, {}, {})
+    task: Task, names: Sequence[str], results: Results[Any], progress: Progress
+) -> dict[str, list[Table]]:
+    """Fit everything to every split of every table, and judge it; results get the first's fits."""
+    config: TabularConfig = results.config
     cells = [(name, index) for name in names for index in range(config.splits)]
     split = make_split(*cells[0], config)
     with progress.stage("first split"), single_thread():
@@ -210,14 +190,13 @@ def run_splits(
         tasks = [partial(task.run, *cell, config) for cell in cells[1:]]
         if tasks:
             run_tasks(tasks, jobs=number_of_jobs(config.jobs, len(tasks)), done=done, order="given")
-    for (name, _), table in zip(cells, found, strict=True):
-        judged.runs[name].append(table)
     with progress.stage("records for ArviZ"), single_thread():
         for row, posterior in posteriors.items():
-            key, draws = row.replace(" · ", "-"), config.num_samples
-            judged.posteriors[key] = posterior
-            judged.records[key] = posterior.to_inference_data(*split.train, num_samples=draws)
-    return judged
+            record = posterior.to_inference_data(*split.train, num_samples=config.num_samples)
+            key = row.replace(" · ", "-")
+            results.posteriors[key], results.inference_data[key] = posterior, record
+    starts = {name: place * config.splits for place, name in enumerate(names)}
+    return {name: found[start : start + config.splits] for name, start in starts.items()}
 
 
 def put_means(

@@ -1,10 +1,10 @@
 r"""Real classification tables: guides of a small net beside scikit-learn, on the same splits.
 
 The tables ship with scikit-learn: breast cancer (569 points, 30 inputs, 2 classes), wine (178, 13,
-3) and digits of 8 x 8 pixels (1797, 64, 10). A net with one hidden layer and multinomial logistic
-regression stand beside scikit-learn's ``LogisticRegression``, whose penalty ``C = 1`` is the prior
-:math:`\mathcal N(0, 1)` of the logistic regression here, a random forest, and a Gaussian process
-with a kernel that is not tuned: one of length scale :math:`\sqrt d` for ``d`` standardised inputs.
+3) and digits of 8 x 8 pixels (1797, 64, 10). A net with one hidden layer and logistic regression
+stand beside scikit-learn's ``LogisticRegression``, whose penalty ``C = 1`` is the prior
+:math:`\mathcal N(0, 1)` of the one here, a random forest, and a Gaussian process with the length
+scale :math:`\sqrt d` for ``d`` standardised inputs.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ NAME = "tabular-classification"
 DATA = ("breast-cancer", "wine", "digits")
 NET = guides_for("layers", without=(*kit.UNUSED, "reference", "laplace", "laplace-linearized"))
 LOGISTIC = ("laplace-linearized", "map")
-MODE_ROUNDS = 2
 TREES = 100
 
-REFERENCE, MODE = kit.row_name(kit.LIBRARY, "LogisticRegression"), kit.row_name("mlp", "map")
+REFERENCE, MODE = "scikit-learn · LogisticRegression", "mlp · map"
+SETTINGS = "scikit-learn has its defaults, but for the Gaussian process, whose kernel is fixed."
 LESS = "Less scikit-learn's LogisticRegression on the same splits (below 0: better)"
 COLUMNS = {**CLASSIFICATION_COLUMNS, "gap": "Confidence less accuracy", **FIT_COLUMN}
 OVERALL = {
@@ -64,37 +64,26 @@ class Config(kit.TabularConfig):
     data: tuple[str, ...] = knob("data", DATA, quick=DATA[:2], choices=DATA)
     splits: int = knob("splits", 4, quick=2, full=10, minimum=1, remark="Of each table.")
     net_guides: tuple[str, ...] = knob("guides", NET, choices=NET, remark="Of the net.")
-    logistic_guides: tuple[str, ...] = knob(
-        "guides", LOGISTIC, choices=LOGISTIC, remark="Of logistic regression."
-    )
+    logistic_guides: tuple[str, ...] = knob("guides", LOGISTIC, choices=LOGISTIC)
     hidden: int = knob("hidden", 16, quick=8, full=50)
-    prior_scale: float = knob(
-        "prior_scale", 2.0, remark="Of all that enter a unit together, for inputs of unit variance."
-    )
+    prior_scale: float = knob("prior_scale", 2.0, remark="Of a unit's inputs together.")
     epochs: int = knob("epochs", 120, quick=40, full=1000)
     members: int = knob("members", 5, quick=3)
     swag_epochs: int = knob("swag_epochs", 20, quick=5, full=100)
-    gp_points: int = option(
-        300, "Training points that the Gaussian process sees, at most.", full=1000, minimum=20
-    )
+    gp_points: int = option(300, "Training points of the process.", full=1000, minimum=20)
 
 
 def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of the net and of logistic regression to a split."""
     x, y = split.train
     shape: dict[str, Any] = {"num_features": x.shape[1], "num_classes": int(y.max()) + 1}
-    net = mlp_classifier(
-        **shape,
-        hidden=(config.hidden,),
-        prior=FanInNormalPrior(config.prior_scale),
-        seed=config.seed,
-        dtype=torch.float64,
-    )
-    prior = {"weight": NormalPrior(1.0), "bias": NormalPrior(10.0)}
+    kind: dict[str, Any] = shape | {"seed": config.seed, "dtype": torch.float64}
+    prior = FanInNormalPrior(config.prior_scale)
+    net = mlp_classifier(**kind, hidden=(config.hidden,), prior=prior)
     how = FitSettings(
         epochs=config.epochs,
         lr=0.05,
-        rounds=MODE_ROUNDS,
+        rounds=2,
         init_scale=0.05,
         rank=config.rank,
         rates={"fc2": config.rate},
@@ -103,7 +92,8 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
         swag=SwagPath(lr=0.02, epochs=config.swag_epochs, batch_size=64, rank=10),
         seed=derived_seed(config.seed, f"fit {index}"),
     )
-    logistic = logistic_regression(**shape, prior=prior)
+    own = {"weight": NormalPrior(1.0), "bias": NormalPrior(10.0)}
+    logistic = logistic_regression(**shape, prior=own)
     return {
         "mlp": kit.Fits(net, config.net_guides, how),
         "logistic": kit.Fits(logistic, config.logistic_guides, how),
@@ -112,23 +102,20 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
 
 def library_methods(split: kit.Split, config: Config) -> dict[str, Callable[[], Any]]:
     """What makes each method of scikit-learn."""
-    kernel = ConstantKernel(4.0) * RBF(split.train[0].shape[1] ** 0.5)
-    seed = config.seed
+    kernel, seed = ConstantKernel(4.0) * RBF(split.train[0].shape[1] ** 0.5), config.seed
+    fixed: dict[str, Any] = {"optimizer": None, "random_state": seed}
     return {
         "LogisticRegression": partial(LogisticRegression, C=1.0, max_iter=2000),
         "RandomForest": partial(RandomForestClassifier, TREES, random_state=seed),
-        "GaussianProcess": partial(
-            GaussianProcessClassifier, kernel, optimizer=None, random_state=seed
-        ),
+        "GaussianProcess": partial(GaussianProcessClassifier, kernel, **fixed),
     }
 
 
 def library_predictive(method: Any, split: kit.Split, config: Config) -> ClassificationPredictive:
     """Fit a method of scikit-learn and predict class probabilities.
 
-    The votes of a forest, which may be 0 for a class, are smoothed by one vote for each class, so
-    that its NLL is finite. The Gaussian process sees the first ``gp_points`` training points, as
-    its cost grows with their cube.
+    The votes of a forest are smoothed by one vote for each class, so that its NLL is finite; the
+    Gaussian process sees the first ``gp_points`` training points.
     """
     x, y = (part.numpy() for part in split.train)
     if isinstance(method, GaussianProcessClassifier):
@@ -145,55 +132,49 @@ def scores(predictive: ClassificationPredictive, split: kit.Split) -> dict[str, 
     return found | {"gap": float(predictive.confidence.mean()) - found["accuracy"]}
 
 
-TASK = kit.Task(
-    fits=fits, methods=library_methods, predict=Posterior.predict, predict_by=library_predictive,
-    scores=scores,
-)  # fmt: skip
+TASK = kit.Task(fits, library_methods, Posterior.predict, library_predictive, scores)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit everything to every split of every table and compare it on the test points."""
-    judged = kit.run_splits(TASK, config.data, config, progress)
+    words = {name: kit.TABLES[name][1] for name in config.data}
+    sizes = {name: kit.split_sizes(name, config) for name in words}
+    parts = [f"{words[n]} ({s['train_size']} + {s['test_size']})" for n, s in sizes.items()]
     over = f"means over {config.splits} splits, corrected 95 % t intervals"
-    headings = {name: f"{kit.TABLES[name][1]}: NLL (nats) ↓" for name in config.data}
-    less, tables, parts = Table(LESS, kit.ROWS, columns=headings), list[Table](), []
-    for name, runs in judged.runs.items():
-        words, sizes = kit.TABLES[name][1], kit.split_sizes(name, config)
-        tables.append(Table(f"{words}: {over}", kit.ROWS, columns=COLUMNS))
-        kit.put_means(tables[-1], runs, {metric: metric for metric in COLUMNS}, sizes)
-        kit.put_means(less, runs, {name: "nll"}, sizes, less=REFERENCE)
-        parts.append(f"{words} ({sizes['train_size']} + {sizes['test_size']})")
+    tables = [Table(f"{on}: {over}", kit.ROWS, columns=COLUMNS) for on in words.values()]
+    headings = {name: f"{on}: NLL (nats) ↓" for name, on in words.items()}
+    less = Table(LESS, kit.ROWS, columns=headings)
     results = Results(
         NAME,
         "Classification of three tables, beside scikit-learn",
         config,
-        _overall([run for runs in judged.runs.values() for run in runs], tables),
+        Table(MAIN_TABLE, kit.ROWS, columns=OVERALL),
         findings=[],
         data_source=f"{', '.join(parts)} of scikit-learn: points to train and to test on, "
         f"{config.splits} stratified random splits each, inputs standardised on the training "
         f"points",
         tables=[*tables, less],
-        posteriors=judged.posteriors,
-        inference_data=judged.records,
     )
+    judged = kit.run_splits(TASK, config.data, results, progress)
+    for (name, runs), table in zip(judged.items(), tables, strict=True):
+        kit.put_means(table, runs, {metric: metric for metric in COLUMNS}, sizes[name])
+        kit.put_means(less, runs, {name: "nll"}, sizes[name], less=REFERENCE)
+    _overall(results.main, [run for runs in judged.values() for run in runs], tables)
     results.findings = findings(results)
     return results
 
 
-def _overall(runs: list[Table], tables: list[Table]) -> Table:
-    """Means over the tables, mean ranks over tables, and wins over all their splits, by NLL."""
-    main = Table(MAIN_TABLE, kit.ROWS, columns=OVERALL)
-    wins = win_rates(
-        {row: [run[row, "nll"] for run in runs] for row in tables[0].rows}, higher_is_better=False
-    )
+def _overall(main: Table, runs: list[Table], tables: list[Table]) -> None:
+    """Enter means and mean ranks over the tables, and wins over all their splits, by NLL."""
+    nll = {row: [run[row, "nll"] for run in runs] for row in tables[0].rows}
+    wins = win_rates(nll, higher_is_better=False)
+    ranked = _ranking(tables)
     for row in tables[0].rows:
         main.put(row, {m: float(np.mean([table[row, m] for table in tables])) for m in COLUMNS})
         if row != REFERENCE:
             main.put(row, {"wins": 100 * wins[row][REFERENCE]})
-    ranked = _ranking(tables)
-    for row, rank in ranked.mean_ranks.items() if ranked else ():
-        main.put(row, {"rank": rank})
-    return main
+        if ranked:
+            main.put(row, {"rank": ranked.mean_ranks[row]})
 
 
 def _ranking(tables: list[Table]) -> CriticalDifference | None:
@@ -225,15 +206,8 @@ def findings(results: Results[Any]) -> list[str]:
         write=lambda gap: number(gap, "+.3f"),
         reference=MODE,
     )
-    about: list[Finding] = [_ranks, _averaging, gaps, _settings, kit.split_words()]
+    about: list[Finding] = [_ranks, _averaging, gaps, lambda _: SETTINGS, kit.split_words()]
     return tell([*ranges, *rivals, *about], results)
-
-
-def _settings(results: Results[Any]) -> str:
-    return (
-        "scikit-learn is used with its defaults but for the Gaussian process, whose kernel is "
-        f"fixed and which sees {results.config.gp_points} training points at most."
-    )
 
 
 def _ranks(results: Results[Any]) -> str | None:

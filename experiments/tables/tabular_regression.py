@@ -50,12 +50,8 @@ NET = guides_for(
     "layers",
     without=(*kit.UNUSED, "reference", "laplace-kronecker", "laplace-last-layer", "ensemble"),
 )
-MODE_ROUNDS = 3
-INPUT_DROPOUT = 0.05
-"""Rate at which the linear model's inputs are dropped: it has no other units."""
-
 LEVELS = (0.5, 0.8, 0.95)
-REFERENCE, CHAIN = kit.row_name(kit.LIBRARY, "BayesianRidge"), kit.row_name("linear", "nuts")
+REFERENCE, CHAIN = "scikit-learn · BayesianRidge", "linear · nuts"
 LESS = "Less scikit-learn's BayesianRidge on the same splits (below 0: better)"
 ERRORS = {"rmse": "RMSE (units of y) ↓", "nll": "NLL (nats/point) ↓", "crps": "CRPS (units of y) ↓"}
 INSIDE = {f"coverage {level:g}": 100 * level for level in LEVELS}
@@ -72,12 +68,8 @@ COLUMNS = {
 class Config(kit.TabularConfig):
     """Options of the experiment."""
 
-    nuts_splits: int = option(
-        2, "Splits that NUTS is run on: the first ones.", quick=1, full=20, minimum=1
-    )
-    linear_guides: tuple[str, ...] = knob(
-        "guides", LINEAR, choices=LINEAR, remark="Of the linear model."
-    )
+    nuts_splits: int = option(2, "The first splits get NUTS.", quick=1, full=20, minimum=1)
+    linear_guides: tuple[str, ...] = knob("guides", LINEAR, choices=LINEAR)
     net_guides: tuple[str, ...] = knob("guides", NET, choices=NET, remark="Of the net.")
     hidden: int = knob("hidden", 16)
     epochs: int = knob("epochs", 200, quick=100, full=2000)
@@ -106,19 +98,16 @@ def fit_exact(split: kit.Split, seed: int) -> Posterior:
 def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of both models to a split."""
     seed = derived_seed(config.seed, f"fit {index}")
-    chains = Chains(
-        chains=1, draws=config.draws, warmup=config.warmup, max_tree_depth=config.max_tree_depth,
-        jobs=1,
-    )  # fmt: skip
+    own: dict[str, Any] = {n: getattr(config, n) for n in ("draws", "warmup", "max_tree_depth")}
     how = partial(
         FitSettings,
         epochs=config.epochs,
         lr=0.02,
-        rounds=MODE_ROUNDS,
+        rounds=3,
         init_scale=0.1,
         rank=config.rank,
         from_mode=("normal", "dropout"),
-        chains=chains,
+        chains=Chains(chains=1, jobs=1, **own),
         seed=seed,
     )
     noise = Gaussian(scale=dist.HalfNormal(torch.tensor(1.0, dtype=torch.float64)))
@@ -127,7 +116,8 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     asked = [g for g in config.linear_guides if g != "nuts" or index < config.nuts_splits]
     exact = {"exact": fit_exact(split, seed)} if "exact" in asked else {}
     return {
-        "linear": kit.Fits(linear, asked, how(rates={"fc1": INPUT_DROPOUT}), exact),
+        # it is inputs that are dropped: a linear model has no other units
+        "linear": kit.Fits(linear, asked, how(rates={"fc1": 0.05}), exact),
         "mlp": kit.Fits(net, config.net_guides, how(rates={"fc2": config.rate})),
     }
 
@@ -161,24 +151,18 @@ def scores(predictive: RegressionPredictive, split: kit.Split) -> dict[str, floa
     }
     below = predictive.cdf(y.double())
     for metric, level in zip(INSIDE, LEVELS, strict=True):
-        tail = (1 - level) / 2
-        inside = (below >= tail) & (below <= 1 - tail)
+        inside = (below >= (1 - level) / 2) & (below <= 1 - (1 - level) / 2)
         row[metric] = 100 * float(inside.double().mean())
     return row
 
 
-TASK = kit.Task(
-    fits=fits, methods=library_methods, predict=predict, predict_by=library_predictive,
-    scores=scores,
-)  # fmt: skip
+TASK = kit.Task(fits, library_methods, predict, library_predictive, scores)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit everything to every split and compare it on the test points."""
-    judged, sizes = kit.run_splits(TASK, [TABLE], config, progress), kit.split_sizes(TABLE, config)
+    sizes = kit.split_sizes(TABLE, config)
     main, less = Table(MAIN_TABLE, kit.ROWS, columns=COLUMNS), Table(LESS, kit.ROWS, columns=ERRORS)
-    kit.put_means(main, judged.runs[TABLE], {m: m for m in COLUMNS}, sizes)
-    kit.put_means(less, judged.runs[TABLE], {m: m for m in ERRORS}, sizes, less=REFERENCE)
     results = Results(
         NAME,
         "Regression on the diabetes table, beside scikit-learn",
@@ -189,9 +173,10 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         f"to train and {sizes['test_size']} to test on, {config.splits} random splits, "
         f"standardised on the training points; metrics in the target's own units",
         tables=[less],
-        posteriors=judged.posteriors,
-        inference_data=judged.records,
     )
+    runs = kit.run_splits(TASK, [TABLE], results, progress)[TABLE]
+    kit.put_means(main, runs, {m: m for m in COLUMNS}, sizes)
+    kit.put_means(less, runs, {m: m for m in ERRORS}, sizes, less=REFERENCE)
     results.findings = findings(results)
     return results
 
@@ -213,7 +198,7 @@ def findings(results: Results[Any]) -> list[str]:
         "The exact posterior with the evidence's noise and prior is the model of BayesianRidge up "
         "to its hyperpriors and the intercept: its NLL differs by {gaps} nats a point.",
         table=LESS,
-        rows=any_of([kit.row_name("linear", "exact")]),
+        rows=any_of(["linear · exact"]),
         clause="{value}{interval}",
         write=lambda value: number(value, "+.4f"),
     )
