@@ -154,6 +154,11 @@ class _Shifts:
     def __len__(self) -> int:
         return 1 + sum(map(len, self.corrupted.values())) + len(self.turned)
 
+    @property
+    def rows(self) -> list[list[ImageDataset]]:
+        """Of each corruption: the clean images and those of each severity."""
+        return [[self.clean, *steps.values()] for steps in self.corrupted.values()]
+
     def first_of(self, label: int) -> int:
         """The index of the first image of a class."""
         return int((self.clean.labels == label).nonzero()[0])
@@ -161,10 +166,7 @@ class _Shifts:
     def arrays(self) -> dict[str, Array]:
         """What the figures need of the images."""
         sheet, turned = self.first_of(SHEET), self.first_of(TURNED)
-        sheets = [
-            [self.clean.images[sheet], *(data.images[sheet] for data in steps.values())]
-            for steps in self.corrupted.values()
-        ]
+        sheets = [torch.stack([data.images[sheet] for data in row]) for row in self.rows]
         turns = [data.images[turned] for data in self.turned.values()]
         return {
             "corruptions": np.array(list(self.corrupted)),
@@ -172,7 +174,7 @@ class _Shifts:
             "angles": np.array(list(self.turned)),
             "classes": np.array(self.clean.classes),
             "size": np.array(len(self.clean)),
-            "sheet.images": torch.stack([torch.stack(row) for row in sheets]).numpy(),
+            "sheet.images": torch.stack(sheets).numpy(),
             "sheet.label": np.array(SHEET),
             "turned.images": torch.stack(turns).numpy(),
             "turned.label": np.array(TURNED),
@@ -239,12 +241,8 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
     turned, sheet = shifts.first_of(TURNED), shifts.first_of(SHEET)
     x = torch.cat([normalized(data)[turned : turned + 1] for data in shifts.turned.values()])
     outputs = posterior.predict(x, num_samples=TURNED_DRAWS, keep_outputs=True).require_outputs()
-    rows = [
-        normalized(data)[sheet : sheet + 1]
-        for steps in shifts.corrupted.values()
-        for data in (shifts.clean, *steps.values())
-    ]
-    classes = posterior.predict(torch.cat(rows), num_samples=TURNED_DRAWS).predicted_class
+    sheets = torch.cat([normalized(data)[sheet : sheet + 1] for row in shifts.rows for data in row])
+    classes = posterior.predict(sheets, num_samples=TURNED_DRAWS).predicted_class
     return {
         f"{guide}.turned": outputs.softmax(-1).transpose(0, 1).numpy(),
         f"{guide}.sheet": classes.reshape(len(shifts.corrupted), -1).numpy(),

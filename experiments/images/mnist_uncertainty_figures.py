@@ -46,7 +46,7 @@ def _medians(between: Mapping[str, Array]) -> str:
     """Say the median over the pairs of guides of each measure's rank correlation."""
     pairs = {name: table[np.tri(len(table), k=-1, dtype=bool)] for name, table in between.items()}
     parts = [
-        f"{number(float(np.nanmedian(rho)), '.2f')} by {digits.MEASURES[name].label.lower()}"
+        f"{number(float(np.nanmedian(rho)), '.2f')} by {digits.MEASURES[name].lower()}"
         for name, rho in pairs.items()
         if np.isfinite(rho).any()
     ]
@@ -244,11 +244,12 @@ def _by_measure(guide: str, results: Results[Any]) -> Figure:
                 predicted=arrays[f"{guide}.predicted"][index],
                 values=arrays[f"{guide}.{name}"][index],
             )
-            groups.setdefault(heading, {})[f"{measure.label} ({measure.unit})"] = ranked
+            unit = "share of draws" if name == "variation_ratio" else "nats"
+            groups.setdefault(heading, {})[f"{measure} ({unit})"] = ranked
     least = {m: arrays[f"{guide}.{name}.uncertain"] for name, m in digits.MEASURES.items()}
     common = len(set.intersection(*(set(index.tolist()) for index in least.values())))
     wrong = [
-        f"{(~arrays[f'{guide}.correct'][index]).sum()} by {measure.label.lower()}"
+        f"{(~arrays[f'{guide}.correct'][index]).sum()} by {measure.lower()}"
         for measure, index in least.items()
     ]
     title = (
@@ -322,7 +323,7 @@ def _agreement_of_measures(guides: list[str], results: Results[Any]) -> Figure:
 def _agreement_of_guides(results: Results[Any]) -> Figure:
     between = _correlations(results)
     drawn = {
-        digits.MEASURES[name].label: between[name]
+        digits.MEASURES[name]: between[name]
         for name in ("entropy", "mutual_information")
         if _medians({name: between[name]})
     }
