@@ -18,10 +18,11 @@ from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageClassifie
 from probml_tp.guides.recipes import RECIPES
 from probml_tp.harness.experiment import Figure, Results, Table
 from probml_tp.kit.common import percent
-from probml_tp.kit.comparisons import interval_words
+from probml_tp.kit.comparisons import interval_words, minus
+from probml_tp.kit.sentences import Gap, any_of
 from probml_tp.metrics.calibration import TemperatureScaling
 from probml_tp.plots.robustness import Panel, interval_panels
-from probml_tp.plots.style import GuideStyle, guide_style
+from probml_tp.plots.style import GuideStyle, guide_style, number
 from probml_tp.scores import (
     OUTPUT_SCORES,
     Mahalanobis,
@@ -92,6 +93,18 @@ def table_named(title: str, results: Results[Any]) -> Table:
 def paired_intervals(results: Results[Any]) -> str:
     """The finding on which intervals these are."""
     return f"Intervals are {interval_words(results.config.seeds)}; differences are paired."
+
+
+def gap_to(rival: str, metric: str, row: str, *, table: str, words: str = "{gaps}") -> Gap:
+    """How far a row of a comparison is from a rival, in percentage points."""
+    return Gap(
+        metric,
+        words,
+        table=minus(table, rival),
+        rows=any_of([row]),
+        clause=f"{{size}} points {{side}} {rival}{{interval}}",
+        write=lambda value: number(value, ".1f"),
+    )
 
 
 def interval_figure(

@@ -16,9 +16,8 @@ from torch import Tensor
 from probml_tp.harness.table import Table
 from probml_tp.metrics.bootstrap import Bootstrap, RankingMetric, bootstrap, paired_difference
 from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
-from probml_tp.plots.style import number
 
-__all__ = ["Ends", "compare", "difference_words", "interval_words", "minus", "scale", "with_ends"]
+__all__ = ["Ends", "compare", "interval_words", "minus", "scale", "with_ends"]
 
 Ends = tuple[float, float, float]
 """An estimate and the two ends of its interval, NaN where there is none."""
@@ -72,28 +71,6 @@ def with_ends(table: Table, metric: str) -> dict[str, Ends]:
     ends = table.ends(metric)
     nothing = (np.nan, np.nan)
     return {row: (v, *ends.get(row, nothing)) for row, v in table.column(metric).items()}
-
-
-def difference_words(table: Table, row: str, metric: str, rival: str) -> str:
-    """The difference of a method from another one, in words.
-
-    Args:
-        table: of differences from the rival, in percentage points.
-        row: the method.
-        metric: which.
-        rival: the other method.
-
-    Returns:
-        A clause.
-
-    Example:
-        >>> table = Table("", "", {"ODIN": {"auroc": 1.2}}, None, {"ODIN": {"auroc": (0.3, 2.1)}})
-        >>> difference_words(table, "ODIN", "auroc", "MCP")
-        '1.2 points above MCP [+0.3, +2.1]'
-    """
-    value, ends = table[row, metric], table.ends(metric).get(row, ())
-    words = f"{abs(value):.1f} points {'above' if value >= 0 else 'below'} {rival}"
-    return f"{words} [{', '.join(number(end, '+.1f') for end in ends)}]" if ends else words
 
 
 def interval_words(seeds: int) -> str:
