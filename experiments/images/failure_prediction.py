@@ -130,8 +130,7 @@ def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
     head = confidnet.after_head
     with progress.stage(f"fit other scores, seed {seed}"):
         rows = [
-            *score_rows.output_rows(classifiers),
-            *score_rows.feature_rows(classifiers),
+            *score_rows.net_rows(classifiers, {}),
             *score_rows.draw_rows(["mc-dropout"]),
             *([] if head is None else [score_rows.Row(HEAD, DROPOUT_OFF, head)]),
             score_rows.Row(CONFIDNET, DROPOUT_OFF, confidnet),

@@ -120,10 +120,16 @@ def interval_figure(
     return Figure(name, title, caption, made)
 
 
-def output_rows(classifiers: ImageClassifiers) -> list[Row]:
-    """Scores of the deterministic net's outputs; the temperature is fitted on validation images."""
+def net_rows(classifiers: ImageClassifiers, others: Mapping[str, Score]) -> list[Row]:
+    """Scores of the deterministic net: of its outputs, some others, and of its features.
+
+    The temperature is fitted to validation images, features to those of the training images.
+    """
     validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
     scaling = TemperatureScaling.fit(validation.predictive, classifiers.validation.labels)
+    train, labels = classifiers.train, classifiers.train.labels
+    run = classifiers.network_pass(DROPOUT_OFF, train)
+    neighbours = min(NEIGHBOURS, max(1, len(train) // 1000))
     scores: dict[str, Score] = {
         "MCP": OUTPUT_SCORES["max-probability"],
         "MCP, tempered": Tempered(scaling.temperature),
@@ -131,16 +137,7 @@ def output_rows(classifiers: ImageClassifiers) -> list[Row]:
         "DOCTOR": OUTPUT_SCORES["doctor"],
         "Max logit": OUTPUT_SCORES["max-logit"],
         "Energy": OUTPUT_SCORES["energy"],
-    }
-    return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
-
-
-def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
-    """Scores of the deterministic net's features, fitted to those of the training images."""
-    train, labels = classifiers.train, classifiers.train.labels
-    run = classifiers.network_pass(DROPOUT_OFF, train)
-    neighbours = min(NEIGHBOURS, max(1, len(train) // 1000))
-    scores: dict[str, Score] = {
+        **others,
         "Mahalanobis": Mahalanobis.fit(run, labels),
         "Mahalanobis, relative": Mahalanobis.fit(run, labels, relative=True),
         "k-NN": NearestNeighbours.fit(run, k=neighbours),
@@ -150,16 +147,15 @@ def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
     return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
-def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
+def odin_scores(classifiers: ImageClassifiers) -> dict[str, Odin]:
     """ODIN as in the paper, as in the labs, and with its step chosen on validation images."""
     std = classifiers.std
     validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
-    scores = {
+    return {
         ODIN_PAPER: Odin(1000.0, 0.0014, std),
         ODIN_LAB: Odin(5.0, 0.0014, std),
         ODIN_CHOSEN: choose_odin(validation, like=Odin(std=std)).odin,
     }
-    return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
 def draw_rows(guides: Iterable[str]) -> list[Row]:
