@@ -191,48 +191,35 @@ def _judge(
     """
     posterior, steps = classifiers.posterior(guide), iter(range(1, len(shifts) + 1))
 
-    def look(data: ImageDataset) -> _Look:
+    def look(data: ImageDataset) -> NetworkPass:
         x = classifiers.normalized(data)
-        seen = _Look.at(network_pass(posterior, x, num_samples=config.shift_samples), data.labels)
+        seen = network_pass(posterior, x, num_samples=config.shift_samples)
         update(next(steps), len(shifts))
         return seen
 
-    clean = look(shifts.clean)
+    clean, labels = look(shifts.clean), shifts.clean.labels
     damaged = [[clean, *map(look, row.values())] for row in shifts.corrupted.values()]
-    cells = [[seen.metrics(clean) for seen in row] for row in damaged]
-    turned = [look(data).metrics(clean) for data in shifts.turned.values()]
+    cells = [[_metrics(seen, clean, labels) for seen in row] for row in damaged]
+    turned = [_metrics(look(data), clean, labels) for data in shifts.turned.values()]
     found = {name: np.array([[cell[name] for cell in row] for row in cells]) for name in turned[0]}
     found |= {f"rotation.{name}": np.array([cell[name] for cell in turned]) for name in turned[0]}
-    return {**found, "share_right": np.mean([row[-1].correct for row in damaged], axis=0)}
+    right = [(row[-1].predictive.predicted_class == labels).numpy() for row in damaged]
+    return {**found, "share_right": np.mean(right, axis=0)}
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What a guide says of one set of images: which it gets right, scores, and uncertainty."""
-
-    correct: Array
-    scores: Mapping[str, float]
-    uncertainty: Mapping[str, Array]
-
-    @classmethod
-    def at(cls, seen: NetworkPass, labels: Tensor) -> _Look:
-        """Judge a pass by the labels; a single draw has no mutual information."""
-        correct = (seen.predictive.predicted_class == labels).numpy()
-        scores = classification_scores(seen.predictive, labels)
-        uncertainty = {"entropy": -negative_entropy(seen).numpy()}
-        if seen.predictive.num_samples > 1:
-            uncertainty["mutual_information"] = -negative_mutual_information(seen).numpy()
-        return cls(correct, {name: scores[name] for name in JUDGED}, uncertainty)
-
-    def metrics(self, clean: _Look) -> dict[str, float]:
-        """Scores, mean uncertainties, and how well these tell the images from the clean ones."""
-        found = dict(self.scores)
-        for name, values in self.uncertainty.items():
-            before = clean.uncertainty[name]
-            is_shifted = np.repeat([False, True], [len(before), len(values)])
-            found[name] = float(values.mean())
-            found[f"auroc_{name}"] = auroc(np.concatenate([before, values]), is_shifted)
-        return found
+def _metrics(seen: NetworkPass, clean: NetworkPass, labels: Tensor) -> dict[str, float]:
+    """Scores, mean uncertainties, and how well these tell the images from the clean ones."""
+    scores = classification_scores(seen.predictive, labels)
+    found = {name: scores[name] for name in JUDGED}
+    measures = {"entropy": negative_entropy, "mutual_information": negative_mutual_information}
+    if seen.predictive.num_samples == 1:
+        del measures["mutual_information"]
+    for name, confidence in measures.items():
+        before, values = (-confidence(one).numpy() for one in (clean, seen))
+        is_shifted = np.repeat([False, True], [len(before), len(values)])
+        found[name] = float(values.mean())
+        found[f"auroc_{name}"] = auroc(np.concatenate([before, values]), is_shifted)
+    return found
 
 
 def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[str, Array]:
