@@ -103,7 +103,7 @@ class ImageClassifiers:
         self.model = lenet(prior=prior, num_classes=len(self.train.classes), seed=seed)
         self.how = settings(config, seed)
         self._done: dict[str, Posterior] = {}
-        self._passes: dict[tuple[str, str], NetworkPass] = {}
+        self._passes: dict[tuple[str, int], NetworkPass] = {}
         self._records: dict[str, SavesNetcdf] = {}
 
     @property
@@ -153,13 +153,13 @@ class ImageClassifiers:
 
         Passes over the training, validation and test images are kept.
         """
-        splits = {id(self.train): "train", id(self.validation): "validation", id(self.test): "test"}
-        split = splits.get(id(data))
-        if split is None:
-            return self._pass(guide, data)
-        if (guide, split) not in self._passes:
-            self._passes[guide, split] = self._pass(guide, data)
-        return self._passes[guide, split]
+        found = self._passes.get((guide, id(data)))
+        if found is None:
+            x, count = self.normalized(data), self.config.num_samples
+            found = network_pass(self.posterior(guide), x, num_samples=count, features=True)
+            if any(data is own for own in (self.train, self.validation, self.test)):
+                self._passes[guide, id(data)] = found
+        return found
 
     def correct(self, guide: str, data: ImageDataset) -> Tensor:
         """Which images a guide gets right, ``(N,)``."""
@@ -167,25 +167,12 @@ class ImageClassifiers:
 
     def records(self, guides: Sequence[str]) -> dict[str, SavesNetcdf]:
         """ArviZ records: weights of the last layer, log likelihood at the first test images."""
-        x = self.normalized(self.test)[:RECORD_SIZE]
-        for guide in guides:
-            if guide not in self._records:
-                self._records[guide] = to_inference_data(
-                    self.posterior(guide),
-                    x,
-                    self.test.labels[:RECORD_SIZE],
-                    sites=RECORD_SITES,
-                    num_samples=RECORD_SAMPLES,
-                )
+        x, y = self.normalized(self.test)[:RECORD_SIZE], self.test.labels[:RECORD_SIZE]
+        for guide in [guide for guide in guides if guide not in self._records]:
+            self._records[guide] = to_inference_data(
+                self.posterior(guide), x, y, sites=RECORD_SITES, num_samples=RECORD_SAMPLES
+            )
         return {guide: self._records[guide] for guide in guides}
-
-    def _pass(self, guide: str, data: ImageDataset) -> NetworkPass:
-        return network_pass(
-            self.posterior(guide),
-            self.normalized(data),
-            num_samples=self.config.num_samples,
-            features=True,
-        )
 
 
 @lru_cache(maxsize=10)  # a run of five seeds in two sizes

@@ -7,7 +7,6 @@ posterior they are of.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -23,18 +22,10 @@ SET_ASIDE = 0.05
 """The share of images set aside as the most uncertain."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What a measure of uncertainty is called in figures and sentences."""
-
-    label: str
-    unit: str
-
-
-MEASURES: Mapping[str, Measure] = {
-    "variation_ratio": Measure("Variation ratio", "share of draws"),
-    "entropy": Measure("Predictive entropy", "nats"),
-    "mutual_information": Measure("Mutual information", "nats"),
+MEASURES = {
+    "variation_ratio": "Variation ratio",
+    "entropy": "Predictive entropy",
+    "mutual_information": "Mutual information",
 }
 """Name of a measure, as of its array, to what it is called; larger is less certain."""
 
@@ -50,7 +41,7 @@ AGREEMENT = "Spearman's rank correlation of measures of uncertainty over the tes
 
 def pair_of(metric: str) -> str:
     """Name the two measures that a metric of :data:`PAIRS` compares."""
-    return " and ".join(MEASURES[name].label.lower() for name in PAIRS[metric])
+    return " and ".join(MEASURES[name].lower() for name in PAIRS[metric])
 
 
 def lead_guide(guides: Iterable[str]) -> str | None:

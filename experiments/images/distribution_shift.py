@@ -154,6 +154,11 @@ class _Shifts:
     def __len__(self) -> int:
         return 1 + sum(map(len, self.corrupted.values())) + len(self.turned)
 
+    @property
+    def rows(self) -> list[list[ImageDataset]]:
+        """Of each corruption: the clean images and those of each severity."""
+        return [[self.clean, *steps.values()] for steps in self.corrupted.values()]
+
     def first_of(self, label: int) -> int:
         """The index of the first image of a class."""
         return int((self.clean.labels == label).nonzero()[0])
@@ -161,10 +166,7 @@ class _Shifts:
     def arrays(self) -> dict[str, Array]:
         """What the figures need of the images."""
         sheet, turned = self.first_of(SHEET), self.first_of(TURNED)
-        sheets = [
-            [self.clean.images[sheet], *(data.images[sheet] for data in steps.values())]
-            for steps in self.corrupted.values()
-        ]
+        sheets = [torch.stack([data.images[sheet] for data in row]) for row in self.rows]
         turns = [data.images[turned] for data in self.turned.values()]
         return {
             "corruptions": np.array(list(self.corrupted)),
@@ -172,7 +174,7 @@ class _Shifts:
             "angles": np.array(list(self.turned)),
             "classes": np.array(self.clean.classes),
             "size": np.array(len(self.clean)),
-            "sheet.images": torch.stack([torch.stack(row) for row in sheets]).numpy(),
+            "sheet.images": torch.stack(sheets).numpy(),
             "sheet.label": np.array(SHEET),
             "turned.images": torch.stack(turns).numpy(),
             "turned.label": np.array(TURNED),
@@ -189,48 +191,35 @@ def _judge(
     """
     posterior, steps = classifiers.posterior(guide), iter(range(1, len(shifts) + 1))
 
-    def look(data: ImageDataset) -> _Look:
+    def look(data: ImageDataset) -> NetworkPass:
         x = classifiers.normalized(data)
-        seen = _Look.at(network_pass(posterior, x, num_samples=config.shift_samples), data.labels)
+        seen = network_pass(posterior, x, num_samples=config.shift_samples)
         update(next(steps), len(shifts))
         return seen
 
-    clean = look(shifts.clean)
+    clean, labels = look(shifts.clean), shifts.clean.labels
     damaged = [[clean, *map(look, row.values())] for row in shifts.corrupted.values()]
-    cells = [[seen.metrics(clean) for seen in row] for row in damaged]
-    turned = [look(data).metrics(clean) for data in shifts.turned.values()]
+    cells = [[_metrics(seen, clean, labels) for seen in row] for row in damaged]
+    turned = [_metrics(look(data), clean, labels) for data in shifts.turned.values()]
     found = {name: np.array([[cell[name] for cell in row] for row in cells]) for name in turned[0]}
     found |= {f"rotation.{name}": np.array([cell[name] for cell in turned]) for name in turned[0]}
-    return {**found, "share_right": np.mean([row[-1].correct for row in damaged], axis=0)}
+    right = [(row[-1].predictive.predicted_class == labels).numpy() for row in damaged]
+    return {**found, "share_right": np.mean(right, axis=0)}
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What a guide says of one set of images: which it gets right, scores, and uncertainty."""
-
-    correct: Array
-    scores: Mapping[str, float]
-    uncertainty: Mapping[str, Array]
-
-    @classmethod
-    def at(cls, seen: NetworkPass, labels: Tensor) -> _Look:
-        """Judge a pass by the labels; a single draw has no mutual information."""
-        correct = (seen.predictive.predicted_class == labels).numpy()
-        scores = classification_scores(seen.predictive, labels)
-        uncertainty = {"entropy": -negative_entropy(seen).numpy()}
-        if seen.predictive.num_samples > 1:
-            uncertainty["mutual_information"] = -negative_mutual_information(seen).numpy()
-        return cls(correct, {name: scores[name] for name in JUDGED}, uncertainty)
-
-    def metrics(self, clean: _Look) -> dict[str, float]:
-        """Scores, mean uncertainties, and how well these tell the images from the clean ones."""
-        found = dict(self.scores)
-        for name, values in self.uncertainty.items():
-            before = clean.uncertainty[name]
-            is_shifted = np.repeat([False, True], [len(before), len(values)])
-            found[name] = float(values.mean())
-            found[f"auroc_{name}"] = auroc(np.concatenate([before, values]), is_shifted)
-        return found
+def _metrics(seen: NetworkPass, clean: NetworkPass, labels: Tensor) -> dict[str, float]:
+    """Scores, mean uncertainties, and how well these tell the images from the clean ones."""
+    scores = classification_scores(seen.predictive, labels)
+    found = {name: scores[name] for name in JUDGED}
+    measures = {"entropy": negative_entropy, "mutual_information": negative_mutual_information}
+    if seen.predictive.num_samples == 1:
+        del measures["mutual_information"]
+    for name, confidence in measures.items():
+        before, values = (-confidence(one).numpy() for one in (clean, seen))
+        is_shifted = np.repeat([False, True], [len(before), len(values)])
+        found[name] = float(values.mean())
+        found[f"auroc_{name}"] = auroc(np.concatenate([before, values]), is_shifted)
+    return found
 
 
 def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[str, Array]:
@@ -239,12 +228,8 @@ def _shown(guide: str, classifiers: ImageClassifiers, shifts: _Shifts) -> dict[s
     turned, sheet = shifts.first_of(TURNED), shifts.first_of(SHEET)
     x = torch.cat([normalized(data)[turned : turned + 1] for data in shifts.turned.values()])
     outputs = posterior.predict(x, num_samples=TURNED_DRAWS, keep_outputs=True).require_outputs()
-    rows = [
-        normalized(data)[sheet : sheet + 1]
-        for steps in shifts.corrupted.values()
-        for data in (shifts.clean, *steps.values())
-    ]
-    classes = posterior.predict(torch.cat(rows), num_samples=TURNED_DRAWS).predicted_class
+    sheets = torch.cat([normalized(data)[sheet : sheet + 1] for row in shifts.rows for data in row])
+    classes = posterior.predict(sheets, num_samples=TURNED_DRAWS).predicted_class
     return {
         f"{guide}.turned": outputs.softmax(-1).transpose(0, 1).numpy(),
         f"{guide}.sheet": classes.reshape(len(shifts.corrupted), -1).numpy(),

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images.cell_panels import heat_map_panels
 from probml_tp.experiments.images.kit import intervals, longer_trained
 from probml_tp.experiments.images.shift_panels import (
     Curve,
@@ -16,6 +15,7 @@ from probml_tp.experiments.images.shift_panels import (
     curve_panels,
     turning_panels,
 )
+from probml_tp.experiments.images.uncertainty_panels import heat_map_panels
 from probml_tp.guides.recipes import one_of_each_family
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array, by_guide, labels_of, percent

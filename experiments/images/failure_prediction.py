@@ -71,9 +71,6 @@ class Config(ImageConfig):
         "mistakes among them, or the loss.",
         choices=("loss", "aupr-error"),
     )
-    error_weight: float = option(
-        1.0, "Weight of a mistake in ConfidNet's loss, that of a hit being 1.", minimum=1e-6
-    )
     resamples: int = knob("resamples", 1000, quick=200, minimum=50)
 
 
@@ -90,7 +87,8 @@ class _Run:
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit the classifiers and the scores of each seed, and compare them on the test images."""
     runs = [_one_seed(config, seed, progress) for seed in config.each_seed]
-    own = [_own(config, one.classifiers) for one in runs]
+    own = score_rows.draw_rows(config.guides)
+    fitted = [one.classifiers for one in runs]
     with progress.stage("compare"):
         of_scores, *differences = compare(
             MAIN_TABLE,
@@ -103,8 +101,8 @@ def run(config: Config, progress: Progress) -> Results[Config]:
         )
         of_guides = compare(
             told.POSTERIORS,
-            [confidence for confidence, _ in own],
-            [correct for _, correct in own],
+            [score_rows.confidences(own, c, c.test) for c in fitted],
+            [{row.label: c.correct(row.guide, c.test) for row in own} for c in fitted],
             columns=told.COLUMNS,
             row_heading="Posterior: score",
             resamples=config.resamples,
@@ -113,7 +111,7 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     title = "Published: Corbière et al. 2019, a small ConvNet on the same images"
     published = Table(title, "Score", told.PUBLISHED, told.COLUMNS)
     return kit.results_of(
-        runs[0].classifiers,
+        fitted[0],
         config,
         progress,
         findings=told.FINDINGS,
@@ -132,8 +130,7 @@ def _one_seed(config: Config, seed: int, progress: Progress) -> _Run:
     head = confidnet.after_head
     with progress.stage(f"fit other scores, seed {seed}"):
         rows = [
-            *score_rows.output_rows(classifiers),
-            *score_rows.feature_rows(classifiers),
+            *score_rows.net_rows(classifiers, {}),
             *score_rows.draw_rows(["mc-dropout"]),
             *([] if head is None else [score_rows.Row(HEAD, DROPOUT_OFF, head)]),
             score_rows.Row(CONFIDNET, DROPOUT_OFF, confidnet),
@@ -159,19 +156,9 @@ def _fit_confidnet(config: Config, classifiers: ImageClassifiers, update: Update
         cloning_epochs=config.cloning_epochs,
         cloning_lr=config.cloning_lr,
         select_by=cast("ConfidNetCriterion", config.select_by),
-        error_weight=config.error_weight,
         seed=classifiers.seed,
         progress=update,
     )
-
-
-def _own(
-    config: Config, classifiers: ImageClassifiers
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Each guide's uncertainty of its own predictions, and which of these are right."""
-    rows, test = score_rows.draw_rows(config.guides), classifiers.test
-    correct = {row.label: classifiers.correct(row.guide, test) for row in rows}
-    return score_rows.confidences(rows, classifiers, test), correct
 
 
 def _arrays(first: _Run) -> dict[str, Array]:

@@ -11,11 +11,11 @@ from probml_tp.experiments.images import score_rows
 from probml_tp.harness.experiment import MAIN_TABLE, Figure, Results, Table
 from probml_tp.kit.common import percent, span
 from probml_tp.kit.comparisons import interval_words, minus, with_ends
-from probml_tp.kit.sentences import Gap, Range, any_of, together
+from probml_tp.kit.sentences import Gap, Range, together
 from probml_tp.metrics.selective import risk_coverage
 from probml_tp.plots.detection import mistake_panels
 from probml_tp.plots.robustness import Panel, plot_risk_coverage
-from probml_tp.plots.style import GuideStyle, figure, house_style, number, shared_legend
+from probml_tp.plots.style import GuideStyle, figure, house_style, shared_legend
 
 COLUMNS = {
     "fpr95": "FPR at 95 % TPR (%) ↓",
@@ -98,14 +98,7 @@ FINDINGS = (
             write=score_rows.in_percent,
             name=str,
         ),
-        Gap(
-            "aupr_error",
-            "{gaps}.",
-            table=MINUS_MCP,
-            rows=any_of(["ConfidNet"]),
-            clause="{size} points {side} MCP{interval}",
-            write=lambda points: number(points, ".1f"),
-        ),
+        score_rows.gap_to("MCP", "aupr_error", "ConfidNet", table=MAIN_TABLE, words="{gaps}."),
         Range(
             "aupr_error",
             f"The oracle, the true class probability itself, has {{values[{ORACLE}]}}.",

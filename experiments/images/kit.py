@@ -120,11 +120,9 @@ def averaged(
     Returns:
         The table.
     """
-    of_table = [
-        {row: {m: v for m, v in values.items() if m in columns} for row, values in run.items()}
-        for run in runs
-    ]
-    means, intervals = over_seeds(of_table)
+    means, intervals = over_seeds(
+        [{row: {m: of[m] for m in of if m in columns} for row, of in run.items()} for run in runs]
+    )
     return Table(title, row_heading, means, columns, intervals)
 
 

@@ -18,7 +18,6 @@ from typing import cast
 
 import numpy as np
 
-from probml_tp.datasets import ImageDataset
 from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.images import digit_uncertainty as digits
 from probml_tp.experiments.images import kit
@@ -35,8 +34,6 @@ from probml_tp.kit.common import CLASSIFICATION_COLUMNS, FIT_COLUMN, Array
 from probml_tp.kit.knobs import knob
 from probml_tp.likelihoods import ClassificationLikelihood
 from probml_tp.metrics.accuracy import classification_scores
-from probml_tp.posterior import Posterior
-from probml_tp.predictions.predictive import ClassificationPredictive
 
 NAME = "mnist-uncertainty"
 GUIDES = tuple(guide for guide in ALL_GUIDES if guide != "multi-swag")
@@ -51,7 +48,7 @@ COLUMNS = {
 }
 AGREEMENT_COLUMNS = {
     **{metric: digits.pair_of(metric).capitalize() for metric in digits.PAIRS},
-    **{f"others_{n}": f"{m.label}, with other guides (mean)" for n, m in digits.MEASURES.items()},
+    **{f"others_{n}": f"{m}, with other guides (mean)" for n, m in digits.MEASURES.items()},
     **dict.fromkeys(["ties", "shared", *(f"shared_{metric}" for metric in digits.PAIRS)], ""),
 }
 
@@ -83,32 +80,24 @@ def _check_digit(config: Config, test_size: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A posterior and what it predicts at the test images."""
-
-    posterior: Posterior
-    predictive: ClassificationPredictive
-    measures: dict[str, Array]
-    correct: Array
-    fit_seconds: float
-    predict_seconds: float
-
-    @property
-    def has_draws(self) -> bool:
-        return "variation_ratio" in self.measures
+Measures = Mapping[str, Mapping[str, Array]]
+"""Guide to measure of uncertainty to its values at the test images."""
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:
     """Fit LeNet with every guide, predict the test images, and find the uncertain ones."""
     runs = [kit.classify(config, config.guides, seed, progress) for seed in config.each_seed]
-    judged = [{guide: _judge(one, guide) for guide in config.guides} for one in runs]
+    measures = [
+        {g: digits.measures_of(one.network_pass(g, one.test).predictive) for g in config.guides}
+        for one in runs
+    ]
     first = runs[0]
-    arrays = _arrays(judged[0], first.test)
+    arrays = _arrays(measures[0], first)
     if lead := digits.lead_guide(config.guides):
         with progress.stage("draws of single images"):
-            arrays |= _single_images(judged[0][lead], first, config)
-    rows = [{guide: _row(guide, of, first.test) for guide in of} for of in judged]
+            arrays |= _single_images(lead, measures[0][lead], first, config)
+    of_seeds = zip(measures, runs, strict=True)
+    rows = [{guide: _row(guide, found, one) for guide in found} for found, one in of_seeds]
     return kit.results_of(
         first,
         config,
@@ -122,14 +111,6 @@ def run(config: Config, progress: Progress) -> Results[Config]:
     )
 
 
-def _judge(classifiers: ImageClassifiers, guide: str) -> _Judged:
-    run = classifiers.network_pass(guide, classifiers.test)
-    correct = classifiers.correct(guide, classifiers.test).numpy()
-    times = classifiers.seconds(guide), run.seconds
-    measures = digits.measures_of(run.predictive)
-    return _Judged(classifiers.posterior(guide), run.predictive, measures, correct, *times)
-
-
 def _main(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> Table:
     table = kit.averaged(MAIN_TABLE, "Posterior", COLUMNS, rows)
     hits = table.column("mi_hits")
@@ -139,61 +120,68 @@ def _main(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> Table:
     return table
 
 
-def _row(guide: str, judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, float]:
+def _row(guide: str, measures: Measures, classifiers: ImageClassifiers) -> dict[str, float]:
     """Scores of a guide, and how far its measures agree and with those of other guides."""
-    one, own = judged[guide], judged[guide].measures
-    row = classification_scores(one.predictive, test.labels)
-    if not one.correct.all():
-        row["caught"] = digits.caught_aside(own["entropy"], one.correct)
-    if one.has_draws:
-        groups = {"mi_hits": one.correct, "mi_mistakes": ~one.correct}
+    own, test, fitted = measures[guide], classifiers.test, classifiers.posterior(guide).guide
+    seen, correct = classifiers.network_pass(guide, test), classifiers.correct(guide, test).numpy()
+    row = classification_scores(seen.predictive, test.labels)
+    if not correct.all():
+        row["caught"] = digits.caught_aside(own["entropy"], correct)
+    if "variation_ratio" in own:
+        groups = {"mi_hits": correct, "mi_mistakes": ~correct}
         row |= {m: float(own["mutual_information"][g].mean()) for m, g in groups.items() if g.any()}
         row |= digits.own_agreement(own)
-    if isinstance(one.posterior.guide, StructuredNormal):
-        row["log_evidence"] = one.posterior.guide.log_evidence()
+    if isinstance(fitted, StructuredNormal):
+        row["log_evidence"] = fitted.log_evidence()
     for name, values in own.items():
         others = [
-            digits.rank_correlation(values, another.measures[name])
-            for other, another in judged.items()
-            if other != guide and name in another.measures
+            digits.rank_correlation(values, another[name])
+            for other, another in measures.items()
+            if other != guide and name in another
         ]
         row[f"others_{name}"] = float(np.mean(others)) if others else np.nan
-    row |= {"seconds": one.fit_seconds, "predict_seconds": one.predict_seconds}
+    row |= {"seconds": classifiers.seconds(guide), "predict_seconds": seen.seconds}
     return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
-def _arrays(judged: Mapping[str, _Judged], test: ImageDataset) -> dict[str, Array]:
+def _arrays(measures: Measures, classifiers: ImageClassifiers) -> dict[str, Array]:
     """Measures and votes of every test image, and the pixels of those that are shown."""
+    test = classifiers.test
     arrays = {"classes": np.array(test.classes), "labels": test.labels.numpy()}
     shown = [np.empty(0, dtype=np.int64)]
-    for guide, one in judged.items():
-        own = {"correct": one.correct, "predicted": one.predictive.predicted_class.numpy()}
-        if one.posterior.info.losses:
-            own["losses"] = np.array(one.posterior.info.losses)
-        if one.has_draws:
-            index = digits.extremes(one.measures)
+    for guide, found in measures.items():
+        predictive = classifiers.network_pass(guide, test).predictive
+        predicted, correct = predictive.predicted_class, classifiers.correct(guide, test)
+        own = {**found, "predicted": predicted.numpy(), "correct": correct.numpy()}
+        if losses := classifiers.posterior(guide).info.losses:
+            own["losses"] = np.array(losses)
+        if "variation_ratio" in found:
+            index = digits.extremes(found)
             shown += index.values()
-            own |= index | {"votes": one.predictive.require_votes().numpy().astype(np.uint16)}
-        arrays |= {f"{guide}.{name}": values for name, values in (own | one.measures).items()}
+            own |= index | {"votes": predictive.require_votes().numpy().astype(np.uint16)}
+        arrays |= {f"{guide}.{name}": values for name, values in own.items()}
     arrays["shown.index"] = np.unique(np.concatenate(shown))
     arrays["shown.images"] = test.images.numpy()[arrays["shown.index"]]
     return arrays
 
 
-def _single_images(one: _Judged, classifiers: ImageClassifiers, config: Config) -> dict[str, Array]:
+def _single_images(
+    guide: str, measures: Mapping[str, Array], classifiers: ImageClassifiers, config: Config
+) -> dict[str, Array]:
     """A few test images at every draw.
 
     The draws are those of the predictions, except for the linearised Laplace guides, which predict
     by the moments of the outputs: theirs are other draws from the same distribution.
     """
-    test = classifiers.test
+    posterior, test = classifiers.posterior(guide), classifiers.test
     _check_digit(config, len(test))  # images that stand in for those asked for may be fewer
-    chosen = digits.choose(one.measures, one.correct, digit=config.digit)
+    correct = classifiers.correct(guide, test).numpy()
+    chosen = digits.choose(measures, correct, digit=config.digit)
     index = np.array(list(chosen))
-    predictive = one.posterior.predict(
+    predictive = posterior.predict(
         classifiers.normalized(test)[index], num_samples=config.num_samples, keep_outputs=True
     )
-    likelihood = cast("ClassificationLikelihood", one.posterior.model.likelihood)
+    likelihood = cast("ClassificationLikelihood", posterior.model.likelihood)
     return {
         "chosen.index": index,
         "chosen.rules": np.array(list(chosen.values())),

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from probml_tp.experiments.images import cell_panels, uncertainty_panels
 from probml_tp.experiments.images import digit_uncertainty as digits
+from probml_tp.experiments.images import uncertainty_panels as panels
 from probml_tp.experiments.images.kit import longer_trained
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array, by_guide, labels_of, listed, percent, span
@@ -46,7 +46,7 @@ def _medians(between: Mapping[str, Array]) -> str:
     """Say the median over the pairs of guides of each measure's rank correlation."""
     pairs = {name: table[np.tri(len(table), k=-1, dtype=bool)] for name, table in between.items()}
     parts = [
-        f"{number(float(np.nanmedian(rho)), '.2f')} by {digits.MEASURES[name].label.lower()}"
+        f"{number(float(np.nanmedian(rho)), '.2f')} by {digits.MEASURES[name].lower()}"
         for name, rho in pairs.items()
         if np.isfinite(rho).any()
     ]
@@ -190,7 +190,7 @@ def _draws(lead: str, results: Results[Any]) -> Figure:
         label, top = (int(arrays[name][index]) for name in ("labels", f"{lead}.predicted"))
         found = (f"{s} {arrays[f'{lead}.{name}'][index]:.2f}" for s, name in signs.items())
         rows.append(
-            uncertainty_panels.DrawnImage(
+            panels.DrawnImage(
                 f"{str(arrays['chosen.rules'][place]).capitalize()}\ntest image {index}",
                 f"true {names[label]}, predicted {names[top]}\n{', '.join(found)}",
                 image=arrays["chosen.images"][place],
@@ -198,7 +198,7 @@ def _draws(lead: str, results: Results[Any]) -> Figure:
                 probs=arrays["chosen.probs"][:, place],
             )
         )
-    made = uncertainty_panels.drawn_panels(rows, classes=names.tolist())
+    made = panels.drawn_panels(rows, classes=names.tolist())
     caption = (
         f"Single test images at each of {len(rows[0].probs)} draws of {guide_style(lead).label}: "
         f"mean class probabilities, the votes of the draws, and how the probability of a class "
@@ -234,21 +234,22 @@ def _images(results: Results[Any], index: Array) -> Array:
 
 def _by_measure(guide: str, results: Results[Any]) -> Figure:
     arrays = results.arrays
-    groups: dict[str, dict[str, uncertainty_panels.RankedImages]] = {}
+    groups: dict[str, dict[str, panels.RankedImages]] = {}
     for part, heading in PARTS.items():
         for name, measure in digits.MEASURES.items():
             index = arrays[f"{guide}.{name}.{part}"]
-            ranked = uncertainty_panels.RankedImages(
+            ranked = panels.RankedImages(
                 images=_images(results, index),
                 labels=arrays["labels"][index],
                 predicted=arrays[f"{guide}.predicted"][index],
                 values=arrays[f"{guide}.{name}"][index],
             )
-            groups.setdefault(heading, {})[f"{measure.label} ({measure.unit})"] = ranked
+            unit = "share of draws" if name == "variation_ratio" else "nats"
+            groups.setdefault(heading, {})[f"{measure} ({unit})"] = ranked
     least = {m: arrays[f"{guide}.{name}.uncertain"] for name, m in digits.MEASURES.items()}
     common = len(set.intersection(*(set(index.tolist()) for index in least.values())))
     wrong = [
-        f"{(~arrays[f'{guide}.correct'][index]).sum()} by {measure.label.lower()}"
+        f"{(~arrays[f'{guide}.correct'][index]).sum()} by {measure.lower()}"
         for measure, index in least.items()
     ]
     title = (
@@ -260,7 +261,7 @@ def _by_measure(guide: str, results: Results[Any]) -> Figure:
         f"of the measure, the most extreme first; ties in the order of the predictive entropy. "
         f"Values below 0.005 are rounded to a power of ten."
     )
-    made = uncertainty_panels.ranked_panels(groups, classes=arrays["classes"].tolist())
+    made = panels.ranked_panels(groups, classes=arrays["classes"].tolist())
     return Figure(f"certain-and-uncertain-by-measure-{guide}", title, caption, made)
 
 
@@ -301,7 +302,7 @@ def _agreement_of_measures(guides: list[str], results: Results[Any]) -> Figure:
     )
     medians = (percent(float(np.median(row)), 0) for row in shared)
     words = listed(f"{median} ({pair})" for pair, median in zip(pairs, medians, strict=True))
-    made = cell_panels.agreement_rows(
+    made = panels.agreement_rows(
         {
             "Rank correlation over all test images": ranks,
             f"Share in common of the {AS_LEAST}": shared,
@@ -322,7 +323,7 @@ def _agreement_of_measures(guides: list[str], results: Results[Any]) -> Figure:
 def _agreement_of_guides(results: Results[Any]) -> Figure:
     between = _correlations(results)
     drawn = {
-        digits.MEASURES[name].label: between[name]
+        digits.MEASURES[name]: between[name]
         for name in ("entropy", "mutual_information")
         if _medians({name: between[name]})
     }
@@ -331,7 +332,7 @@ def _agreement_of_guides(results: Results[Any]) -> Figure:
         "test images, each pair of guides once; the title's median is over the pairs. A guide "
         "without draws has no mutual information."
     )
-    made = cell_panels.agreement_triangles(drawn, guides=results.config.guides)
+    made = panels.agreement_triangles(drawn, guides=results.config.guides)
     title = f"Median rank correlation between guides: {_medians(between)}"
     return Figure("agreement-of-guides", title, caption, made)
 

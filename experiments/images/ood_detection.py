@@ -104,12 +104,10 @@ def _one_seed(
     guides = score_rows.scored_guides(config)
     classifiers = kit.classify(config, guides, seed, progress)
     with progress.stage(f"fit scores, seed {seed}"):
-        validated = _validated_odin(classifiers)
+        odin = score_rows.odin_scores(classifiers)
+        odin[told.ODIN_VALIDATED] = _by_letters(classifiers)
         rows = [
-            *score_rows.output_rows(classifiers),
-            *score_rows.odin_rows(classifiers),
-            score_rows.Row(told.ODIN_VALIDATED, DROPOUT_OFF, validated),
-            *score_rows.feature_rows(classifiers),
+            *score_rows.net_rows(classifiers, odin),
             *score_rows.draw_rows(guide for guide in guides if guide not in (DROPOUT_OFF, "map")),
         ]
     with progress.stage(f"score, seed {seed}") as update:
@@ -120,7 +118,7 @@ def _one_seed(
     return _Run(classifiers, rows, inside, outside)
 
 
-def _validated_odin(classifiers: ImageClassifiers) -> Odin:
+def _by_letters(classifiers: ImageClassifiers) -> Odin:
     """ODIN chosen to tell validation images from letters of the training split."""
     size = len(classifiers.validation)
     letters = load_images("letters", "train", max_size=size, seed=classifiers.seed)

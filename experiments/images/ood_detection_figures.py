@@ -11,8 +11,8 @@ import numpy as np
 from probml_tp.experiments.images import score_rows
 from probml_tp.harness.experiment import Figure, Results
 from probml_tp.kit.common import Array, percent, span
-from probml_tp.kit.comparisons import difference_words, interval_words, minus, with_ends
-from probml_tp.kit.sentences import Finding, Gap, Range, together
+from probml_tp.kit.comparisons import interval_words, minus, with_ends
+from probml_tp.kit.sentences import Finding, Gap, Range, tell, together
 from probml_tp.metrics.over_runs import critical_difference, win_rates
 from probml_tp.plots.detection import accepted_panels, distribution_panels, grid_panels
 from probml_tp.plots.robustness import Panel, plot_critical_difference
@@ -100,15 +100,11 @@ def _best(name: str) -> Finding:
 
 def _answer(results: Results[Any]) -> str:
     """The question of the labs: ODIN beat MCP but lost to MC dropout. Should it be so?"""
-
-    def gap(name: str, rival: str) -> str:
-        table = score_rows.table_named(minus(against(name), rival), results)
-        return difference_words(table, score_rows.ODIN_LAB, "aupr_out", rival)
-
-    parts = [
-        f"on {SETS[name]} {', '.join(gap(name, rival) for rival in RIVALS)}"
-        for name in results.main.columns
-    ]
+    parts = []
+    for name in results.main.columns:
+        to = partial(score_rows.gap_to, metric="aupr_out", row=score_rows.ODIN_LAB)
+        gaps = [to(rival, table=against(name)) for rival in RIVALS]
+        parts.append(f"on {SETS[name]} {', '.join(tell(gaps, results))}")
     grid = _grid_counts(results)
     mcp, entropy = (
         f"above {rival} in {grid[f'above {rival}']} and below it in {grid[f'below {rival}']}"

@@ -18,10 +18,11 @@ from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageClassifie
 from probml_tp.guides.recipes import RECIPES
 from probml_tp.harness.experiment import Figure, Results, Table
 from probml_tp.kit.common import percent
-from probml_tp.kit.comparisons import interval_words
+from probml_tp.kit.comparisons import interval_words, minus
+from probml_tp.kit.sentences import Gap, any_of
 from probml_tp.metrics.calibration import TemperatureScaling
 from probml_tp.plots.robustness import Panel, interval_panels
-from probml_tp.plots.style import GuideStyle, guide_style
+from probml_tp.plots.style import GuideStyle, guide_style, number
 from probml_tp.scores import (
     OUTPUT_SCORES,
     Mahalanobis,
@@ -94,6 +95,18 @@ def paired_intervals(results: Results[Any]) -> str:
     return f"Intervals are {interval_words(results.config.seeds)}; differences are paired."
 
 
+def gap_to(rival: str, metric: str, row: str, *, table: str, words: str = "{gaps}") -> Gap:
+    """How far a row of a comparison is from a rival, in percentage points."""
+    return Gap(
+        metric,
+        words,
+        table=minus(table, rival),
+        rows=any_of([row]),
+        clause=f"{{size}} points {{side}} {rival}{{interval}}",
+        write=lambda value: number(value, ".1f"),
+    )
+
+
 def interval_figure(
     name: str,
     title: str,
@@ -107,10 +120,16 @@ def interval_figure(
     return Figure(name, title, caption, made)
 
 
-def output_rows(classifiers: ImageClassifiers) -> list[Row]:
-    """Scores of the deterministic net's outputs; the temperature is fitted on validation images."""
+def net_rows(classifiers: ImageClassifiers, others: Mapping[str, Score]) -> list[Row]:
+    """Scores of the deterministic net: of its outputs, some others, and of its features.
+
+    The temperature is fitted to validation images, features to those of the training images.
+    """
     validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
     scaling = TemperatureScaling.fit(validation.predictive, classifiers.validation.labels)
+    train, labels = classifiers.train, classifiers.train.labels
+    run = classifiers.network_pass(DROPOUT_OFF, train)
+    neighbours = min(NEIGHBOURS, max(1, len(train) // 1000))
     scores: dict[str, Score] = {
         "MCP": OUTPUT_SCORES["max-probability"],
         "MCP, tempered": Tempered(scaling.temperature),
@@ -118,16 +137,7 @@ def output_rows(classifiers: ImageClassifiers) -> list[Row]:
         "DOCTOR": OUTPUT_SCORES["doctor"],
         "Max logit": OUTPUT_SCORES["max-logit"],
         "Energy": OUTPUT_SCORES["energy"],
-    }
-    return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
-
-
-def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
-    """Scores of the deterministic net's features, fitted to those of the training images."""
-    train, labels = classifiers.train, classifiers.train.labels
-    run = classifiers.network_pass(DROPOUT_OFF, train)
-    neighbours = min(NEIGHBOURS, max(1, len(train) // 1000))
-    scores: dict[str, Score] = {
+        **others,
         "Mahalanobis": Mahalanobis.fit(run, labels),
         "Mahalanobis, relative": Mahalanobis.fit(run, labels, relative=True),
         "k-NN": NearestNeighbours.fit(run, k=neighbours),
@@ -137,16 +147,15 @@ def feature_rows(classifiers: ImageClassifiers) -> list[Row]:
     return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
-def odin_rows(classifiers: ImageClassifiers) -> list[Row]:
+def odin_scores(classifiers: ImageClassifiers) -> dict[str, Odin]:
     """ODIN as in the paper, as in the labs, and with its step chosen on validation images."""
     std = classifiers.std
     validation = classifiers.network_pass(DROPOUT_OFF, classifiers.validation)
-    scores = {
+    return {
         ODIN_PAPER: Odin(1000.0, 0.0014, std),
         ODIN_LAB: Odin(5.0, 0.0014, std),
         ODIN_CHOSEN: choose_odin(validation, like=Odin(std=std)).odin,
     }
-    return [Row(label, DROPOUT_OFF, score) for label, score in scores.items()]
 
 
 def draw_rows(guides: Iterable[str]) -> list[Row]:

@@ -159,7 +159,8 @@ def _problems(config: Config) -> list[GapProblem]:
 
 def figures(results: Results[Any]) -> Iterator[Figure]:
     """Draw divergences from NUTS, bounds on the evidence, and costs."""
-    yield from posterior_gap.gap_figures(results)
+    yield posterior_gap.divergence_figure(results)
+    yield posterior_gap.evidence_figure(results)
     yield cost_scaling.cost_figure(results)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +19,9 @@ from probml_tp.harness.experiment import MAIN_TABLE, Figure, Progress, Results, 
 from probml_tp.inference.parallel import single_thread
 from probml_tp.kit.common import FIT_COLUMN, HALF_WIDTH, derived_seed
 from probml_tp.kit.comparisons import with_ends
-from probml_tp.kit.sentences import BestWorst, table_of
+from probml_tp.kit.sentences import BestWorst, table_of, tell
 from probml_tp.plots.robustness import PUBLISHED, plot_intervals
 from probml_tp.plots.style import DATA_COLOR, TRAINING_RANGE_COLOR, figure, house_style, number
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as MatplotlibFigure
 
 BLOBS_GUIDES = guides_for(without=("swag",))
 MOONS_GUIDES = guides_for("layers", without=("ensemble", "concrete-dropout", "gaussian-dropout"))
@@ -162,34 +159,15 @@ def highest_bound(title: str, results: Results[Any]) -> str | None:
     )
 
 
-def gap_figures(results: Results[Any]) -> Iterator[Figure]:
-    """Draw divergences from NUTS and bounds on the evidence."""
-    tables = {t: table for t, name in TABLES.items() if (table := table_of(results, name))}
-    least = [
-        by_divergence(t, "far", f"{t}: {{best}} {{value}}, {{worst}} {{last}}") for t in TABLES
-    ]
-    yield Figure(
-        "predictive-kl",
-        f"Least and largest KL from NUTS far away, in nats. "
-        f"{'; '.join(filter(None, (form(results) for form in least)))}",
-        "KL divergence of each guide's predictive from that of NUTS, averaged over the points of a "
-        "region, with bootstrap intervals at 95 %. Grey: one half of NUTS's draws against the "
-        "other, with its interval.",
-        _divergence_panels(tables),
-    )
-    highest = [f"{title}: {by_bound(title)(results)}" for title in tables]
-    yield Figure(
-        "evidence",
-        f"Highest evidence lower bound. {'; '.join(highest)}",
-        "Filled: the evidence lower bound of each guide's normal with its interval at 95 %. "
-        "Hollow: the Laplace approximation's own estimate of the evidence, no bound.",
-        _evidence_panels(tables),
-    )
+def _tables(results: Results[Any]) -> dict[str, Table]:
+    """Title of a problem to its table."""
+    return {t: table for t, name in TABLES.items() if (table := table_of(results, name))}
 
 
 @house_style()
-def _divergence_panels(tables: Mapping[str, Table]) -> MatplotlibFigure:
-    """Divergences with their intervals on logarithmic axes, one row of panels a problem."""
+def divergence_figure(results: Results[Any]) -> Figure:
+    """Draw divergences with their intervals on logarithmic axes, one row of panels a problem."""
+    tables = _tables(results)
     lines = [len(table.column("kl_far")) - 1 for table in tables.values()]
     height = 0.22 * sum(lines) + 0.9 * len(tables)
     made, axes = figure(len(tables), len(REGIONS), height=height, sharey="row")
@@ -202,18 +180,28 @@ def _divergence_panels(tables: Mapping[str, Table]) -> MatplotlibFigure:
             ax.axvspan(low, high, color=TRAINING_RANGE_COLOR, alpha=0.3, lw=0, zorder=0)
             ax.axvline(at, color=TRAINING_RANGE_COLOR, lw=1.2, zorder=0, label=NOISE_FLOOR)
             plot_intervals(ends, ax=ax)
-            ax.set_xscale("log")
             smallest = min(min(e[0] for e in ends.values()), max(at, high / 100))
-            ax.set_xlim(smallest / 3, 2 * max(e[2] for e in ends.values()))
+            ax.set(xscale="log", xlim=(smallest / 3, 2 * max(e[2] for e in ends.values())))
             ax.set_title(f"{title}\n{words}", fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel("KL from NUTS (nats)")
-    return made
+    least = [
+        by_divergence(t, "far", f"{t}: {{best}} {{value}}, {{worst}} {{last}}") for t in tables
+    ]
+    return Figure(
+        "predictive-kl",
+        f"Least and largest KL from NUTS far away, in nats. {'; '.join(tell(least, results))}",
+        "KL divergence of each guide's predictive from that of NUTS, averaged over the points of a "
+        "region, with bootstrap intervals at 95 %. Grey: one half of NUTS's draws against the "
+        "other, with its interval.",
+        made,
+    )
 
 
 @house_style()
-def _evidence_panels(tables: Mapping[str, Table]) -> MatplotlibFigure:
-    """Lower bounds on the evidence and estimates of it, one panel a problem."""
+def evidence_figure(results: Results[Any]) -> Figure:
+    """Draw lower bounds on the evidence and estimates of it, one panel a problem."""
+    tables = _tables(results)
     most = max(len(table.column("elbo")) for table in tables.values())
     made, axes = figure(1, len(tables), height=0.25 * most + 1.2)
     for (title, table), ax in zip(tables.items(), axes[0], strict=True):
@@ -223,11 +211,17 @@ def _evidence_panels(tables: Mapping[str, Table]) -> MatplotlibFigure:
         seen = [*table.column("elbo").values(), *estimates.values()]
         if max(seen) - min(seen) > WIDE:
             ax.set_xscale("symlog", linthresh=10.0)
-        ax.set_title(title)
-        ax.set_xlabel("Log evidence (nats)")
+        ax.set(title=title, xlabel="Log evidence (nats)")
     kinds = {
         "lower bound": Line2D([], [], color=DATA_COLOR, marker="o", linestyle="-"),
         "Laplace's estimate": Line2D([], [], **PUBLISHED),
     }
     made.legend(list(kinds.values()), list(kinds), loc="outside lower center", ncols=2)
-    return made
+    highest = [f"{title}: {by_bound(title)(results)}" for title in tables]
+    return Figure(
+        "evidence",
+        f"Highest evidence lower bound. {'; '.join(highest)}",
+        "Filled: the evidence lower bound of each guide's normal with its interval at 95 %. "
+        "Hollow: the Laplace approximation's own estimate of the evidence, no bound.",
+        made,
+    )

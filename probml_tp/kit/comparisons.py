@@ -17,6 +17,7 @@ from torch import Tensor
 from probml_tp.harness.table import Table
 from probml_tp.metrics.bootstrap import Bootstrap, RankingMetric, bootstrap, paired_difference
 from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
+<<<<<<< HEAD
 from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import GuideStyle, guide_style, number
 
@@ -30,6 +31,10 @@ __all__ = [
     "table_panels",
     "with_ends",
 ]
+=======
+
+__all__ = ["Ends", "compare", "interval_words", "minus", "scale", "with_ends"]
+>>>>>>> p2b
 
 Ends = tuple[float, float, float]
 """An estimate and the two ends of its interval, NaN where there is none."""
@@ -85,6 +90,7 @@ def with_ends(table: Table, metric: str) -> dict[str, Ends]:
     return {row: (v, *ends.get(row, nothing)) for row, v in table.column(metric).items()}
 
 
+<<<<<<< HEAD
 def table_panels(
     table: Table,
     headings: Mapping[str, str],
@@ -137,6 +143,8 @@ def difference_words(table: Table, row: str, metric: str, rival: str) -> str:
     return f"{words} [{', '.join(number(end, '+.1f') for end in ends)}]" if ends else words
 
 
+=======
+>>>>>>> p2b
 def interval_words(seeds: int) -> str:
     """Say which intervals these are.
 

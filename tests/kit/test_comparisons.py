@@ -9,8 +9,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from probml_tp.harness.report.tables import metric_table
-from probml_tp.harness.table import Table
-from probml_tp.kit.comparisons import compare, difference_words, minus, scale, with_ends
+from probml_tp.kit.comparisons import compare, minus, scale, with_ends
 
 COLUMNS = {"auroc": "AUROC", "aupr_error": "AUPR-Error", "aurc": "AURC"}
 OPTIONS = {"columns": COLUMNS, "references": ("a",), "resamples": 60, "seed": 0}
@@ -94,10 +93,3 @@ def test_shares_are_per_cent_and_areas_under_risk_per_mille():
         "aurc": 1000,
     }
     assert all(set(found.ends(metric)) == {"a", "b"} for metric in COLUMNS)
-
-
-def test_a_difference_in_words():
-    table = Table("T", "", {"a": {"auroc": -2.0}, "b": {"auroc": 2.0}})
-    table.put("a", {"auroc": -2.0}, {"auroc": (-3.0, 1.0)})
-    assert difference_words(table, "a", "auroc", "MCP") == "2.0 points below MCP [−3.0, +1.0]"
-    assert difference_words(table, "b", "auroc", "MCP") == "2.0 points above MCP"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from probml_tp.experiments.images.cell_panels import (
+from probml_tp.experiments.images.uncertainty_panels import (
     agreement_rows,
     agreement_triangles,
     heat_map_panels,

@@ -19,10 +19,10 @@ from probml_tp.experiments.images.ood_detection_figures import (
     grid_title,
     verdict,
 )
-from probml_tp.experiments.images.score_rows import ODIN_LAB, ODIN_PAPER
-from probml_tp.harness.experiment import Results, run_experiment
+from probml_tp.experiments.images.score_rows import ODIN_LAB, ODIN_PAPER, gap_to
+from probml_tp.harness.experiment import Results, Table, run_experiment
 from probml_tp.harness.results import read_results, write_results
-from probml_tp.kit.comparisons import difference_words, minus, with_ends
+from probml_tp.kit.comparisons import minus, with_ends
 from probml_tp.kit.sentences import table_of
 from probml_tp.metrics.detection import fpr_at_tpr
 
@@ -114,7 +114,10 @@ def test_the_answer_quotes_the_paired_differences(results):
     answer = next(f for f in results.findings if f.startswith("Does ODIN beat MCP"))
     for name in SETS:
         table = table_of(results, minus(against(name), "MCP"))
-        assert difference_words(table, ODIN_LAB, "aupr_out", "MCP") in answer
+        value, (low, high) = table[ODIN_LAB, "aupr_out"], table.ends("aupr_out")[ODIN_LAB]
+        side = "above" if value >= 0 else "below"
+        words = f"{abs(value):.1f} points {side} MCP [{low:.1f}, {high:.1f}]"
+        assert words.replace("-", "\N{MINUS SIGN}") in answer
     assert f"{2 * len(TEMPERATURES) * len(EPSILONS)} cells" in answer
 
 
@@ -140,6 +143,15 @@ def test_odins_choice_is_in_the_grids_and_told(results):
     assert t_validated in TEMPERATURES
     assert e_validated in EPSILONS
     assert any(f"ε = {e:g}" in finding for finding in results.findings)
+
+
+def test_a_difference_in_words():
+    table = Table("T, minus MCP", "", {"a": {"auroc": -2.0}, "b": {"auroc": 2.0}})
+    table.put("a", {"auroc": -2.0}, {"auroc": (-3.0, 1.0)})
+    results = Results("x", "X", Config(), table, [], "")
+    first, second = (gap_to("MCP", "auroc", row, table="T")(results) for row in ("a", "b"))
+    assert first == "2.0 points below MCP [\N{MINUS SIGN}3.0, 1.0]"
+    assert second == "2.0 points above MCP"
 
 
 def test_seeds_give_t_intervals(two_seeds):
