@@ -17,7 +17,6 @@ from torch import Tensor
 from probml_tp.harness.table import Table
 from probml_tp.metrics.bootstrap import Bootstrap, RankingMetric, bootstrap, paired_difference
 from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
-<<<<<<< HEAD
 from probml_tp.plots.robustness import Panel, interval_panels
 from probml_tp.plots.style import GuideStyle, guide_style, number
 
@@ -121,30 +120,6 @@ def table_panels(
     return made
 
 
-def difference_words(table: Table, row: str, metric: str, rival: str) -> str:
-    """The difference of a method from another one, in words.
-
-    Args:
-        table: of differences from the rival, in percentage points.
-        row: the method.
-        metric: which.
-        rival: the other method.
-
-    Returns:
-        A clause.
-
-    Example:
-        >>> table = Table("", "", {"ODIN": {"auroc": 1.2}}, None, {"ODIN": {"auroc": (0.3, 2.1)}})
-        >>> difference_words(table, "ODIN", "auroc", "MCP")
-        '1.2 points above MCP [+0.3, +2.1]'
-    """
-    value, ends = table[row, metric], table.ends(metric).get(row, ())
-    words = f"{abs(value):.1f} points {'above' if value >= 0 else 'below'} {rival}"
-    return f"{words} [{', '.join(number(end, '+.1f') for end in ends)}]" if ends else words
-
-
-=======
->>>>>>> p2b
 def interval_words(seeds: int) -> str:
     """Say which intervals these are.
 
