@@ -18,22 +18,17 @@ from probml_tp.harness.table import Table
 from probml_tp.metrics.bootstrap import Bootstrap, RankingMetric, bootstrap, paired_difference
 from probml_tp.metrics.over_runs import MeanInterval, mean_interval, paired_seeds
 from probml_tp.plots.robustness import Panel, interval_panels
-from probml_tp.plots.style import GuideStyle, guide_style, number
+from probml_tp.plots.style import GuideStyle, guide_style
 
 __all__ = [
     "Ends",
     "compare",
-    "difference_words",
     "interval_words",
     "minus",
     "scale",
     "table_panels",
     "with_ends",
 ]
-=======
-
-__all__ = ["Ends", "compare", "interval_words", "minus", "scale", "with_ends"]
->>>>>>> p2b
 
 Ends = tuple[float, float, float]
 """An estimate and the two ends of its interval, NaN where there is none."""
@@ -89,7 +84,6 @@ def with_ends(table: Table, metric: str) -> dict[str, Ends]:
     return {row: (v, *ends.get(row, nothing)) for row, v in table.column(metric).items()}
 
 
-<<<<<<< HEAD
 def table_panels(
     table: Table,
     headings: Mapping[str, str],
