@@ -137,7 +137,7 @@ def fit_gaussian_process(data: kit.Data, *, noise: float, steps: int = 100) -> G
         optimizer.step(closure)
         evidence = -float(closure().detach())
         variance, lengthscale = (
-            float(torch.as_tensor(value)) for value in (kernel.variance, kernel.lengthscale)
+            float(torch.as_tensor(v).detach()) for v in (kernel.variance, kernel.lengthscale)
         )
     seconds = time.perf_counter() - start
     return GaussianProcess(gp, variance, lengthscale, noise, evidence, seconds)
