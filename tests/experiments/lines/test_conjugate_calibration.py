@@ -185,7 +185,7 @@ def test_posteriors_of_the_first_data_set_are_saved(results, tmp_path):
     assert set(results.posteriors) == set(results.inference_data) == set(TINY.guides)
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
     assert results.checks is not None
-    assert saved.all_tables == tuple(results.all_tables)
+    assert saved.all_tables == results.all_tables
 
 
 def test_findings_and_figures(results):
