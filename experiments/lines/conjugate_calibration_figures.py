@@ -153,9 +153,9 @@ def figures(results: Results[Any]) -> Iterator[Figure]:
 
 def _coverage(results: Results[Any], pattern: str, what: str) -> Figure:
     off = _off(results, pattern)
-    title = f"The {what}'s intervals break their promises for {labels_of(off)}"
-    if not off:
-        title = f"The {what}'s intervals keep their promises for all guides, up to chance"
+    title = f"The {what}'s intervals keep their promises for all guides, up to chance"
+    if off:
+        title = f"The {what}'s intervals break their promises for {labels_of(off)}"
     promised = {pattern.format(level): 100 * level for level in LEVELS}
     headings = {m: f"{level:g} % interval holds the {what}" for m, level in promised.items()}
     return Figure(

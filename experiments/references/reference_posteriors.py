@@ -40,8 +40,8 @@ HARD = ("eight-schools-centered", "funnel")
 """Where NUTS fails by the geometry: a dense metric, adapted to it, only makes it slow."""
 WITHOUT_MODE = ("rats", "eight-schools-centered")
 WHY = (
-    ", for there is no mode to expand around: the joint density grows without bound where the "
-    "members of a group coincide and its scale goes to 0"
+    ", for there is no mode to expand around (the joint density grows without bound where the "
+    "members of a group coincide and its scale goes to 0)"
 )
 ERROR = "Largest error of a mean, in true standard deviations"
 NARROWEST = "Smallest standard deviation over the true one"
