@@ -120,7 +120,7 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "mistakes",
     ]
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
-    assert saved.all_tables == tuple(results.all_tables)
+    assert saved.all_tables == results.all_tables
 
 
 def test_a_net_without_mistakes_is_told(results):

@@ -167,5 +167,5 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
     names = ["auroc", "odin-grid", "distributions", "accepted"]
     assert [f.name for f in drawn if f.name != "ranking"] == names
     saved = read_results(write_results(results, EXPERIMENT, tmp_path))
-    assert saved.all_tables == tuple(results.all_tables)
+    assert saved.all_tables == results.all_tables
     assert sum(table.is_shown for table in saved.all_tables) == 1 + len(SETS)
