@@ -11,7 +11,7 @@ from probml_tp.datasets import ImageDataset, embedded_digits
 from probml_tp.experiments.images import classifiers as image_classifiers
 from probml_tp.experiments.images.classifiers import DROPOUT_OFF, ImageConfig, settings
 from probml_tp.experiments.images.kit import classify
-from probml_tp.guides.recipes import guides_for
+from probml_tp.guides.recipes import guides_for, start_of
 from probml_tp.harness.experiment import NullProgress, SharedStage
 from probml_tp.kit.knobs import knob
 
@@ -89,7 +89,7 @@ def test_stages_name_the_seed_where_there_are_several():
 
 def test_only_what_trains_on_starts_at_the_mode_and_fits_use_all_threads():
     how = settings(TINY, 11)
-    starts = {guide: how.start(guide) for guide in guides_for(families=["normal"])}
+    starts = {guide: start_of(guide, how) for guide in guides_for(families=["normal"])}
     assert {start for guide, start in starts.items() if guide != "mean-field"} == {"map"}
     assert starts["mean-field"] is None
     assert not how.one_thread
