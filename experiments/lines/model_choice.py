@@ -40,7 +40,6 @@ FAMILIES = {
     "alpha": "prior precision α",
     "beta": "noise precision β",
 }
-DASHES = (0, (6, 1, 1, 1))
 LOOKS: dict[str, dict[str, Any]] = {
     "evidence": {"label": "Evidence", "color": "#0072B2", "linestyle": "-", "marker": "o"},
     "psis-loo": {"label": "PSIS-LOO", "color": "#D55E00", "linestyle": (0, (4, 2)), "marker": "s"},

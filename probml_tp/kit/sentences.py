@@ -8,36 +8,30 @@ A study lists its findings as data, the most important first, and :func:`tell` m
     )
     results.findings = tell(FINDINGS, results)
 
-There are seven forms: :class:`Range` over rows, :class:`BestWorst`, :class:`Agreement` of two
-columns, :class:`Gap` between two rows with its interval, :class:`Count` of rows that meet a rule,
-:class:`Chains` (their health) and :class:`Refusals`. A form whose selection is empty says nothing.
-What fits none is a function of the results that returns a sentence or ``None``.
+There are five forms: :class:`Range` over rows, :class:`BestWorst`, :class:`Gap` between two rows
+with its interval, :class:`Count` of rows that meet a rule and :class:`Chains` (their health);
+:func:`together` tells several in one breath. A form whose selection is empty says nothing. What
+fits none is a function of the results that returns a sentence or ``None``.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from scipy.stats import spearmanr
-
 from probml_tp.harness.experiment import Results
 from probml_tp.harness.table import MAIN_TABLE, Ends, Table
-from probml_tp.kit.common import labels_of, listed, span
+from probml_tp.kit.common import chain_health, listed, span
 from probml_tp.kit.wording import Rows, Write, any_of, plain_label, points, runs, shares
 
 __all__ = [
-    "Agreement",
     "BestWorst",
     "Chains",
     "Count",
     "Finding",
     "Gap",
     "Range",
-    "Refusals",
     "Rows",
     "Write",
     "any_of",
@@ -117,13 +111,12 @@ class _Form:
     write: Write = field(default="{:.3g}".format, kw_only=True)
     name: Callable[[str], str] = field(default=plain_label, kw_only=True)
 
-    def _column(self, results: Results[Any], metric: str | None = None) -> dict[str, float]:
-        column = self._whole(results, metric)
-        return {row: value for row, value in column.items() if self.rows(row)}
+    def _column(self, results: Results[Any]) -> dict[str, float]:
+        return {row: value for row, value in self._whole(results).items() if self.rows(row)}
 
-    def _whole(self, results: Results[Any], metric: str | None = None) -> dict[str, float]:
+    def _whole(self, results: Results[Any]) -> dict[str, float]:
         table = table_of(results, self.table)
-        return {} if table is None else table.column(metric or self.metric)
+        return {} if table is None else table.column(self.metric)
 
     def _say(
         self,
@@ -222,28 +215,6 @@ class BestWorst(_Form):
             worst=self.name(last),
             last=self.write(column[last]),
         )
-
-
-@dataclass(frozen=True)
-class Agreement(_Form):
-    """How two columns agree over rows: ``{correlation}`` of ranks (Spearman).
-
-    Args:
-        other: the second column, of the same table.
-    """
-
-    other: str = field(kw_only=True)
-
-    def __call__(self, results: Results[Any]) -> str | None:
-        """The sentence."""
-        first, second = self._column(results), self._column(results, self.other)
-        rows = [row for row in first if row in second]
-        if len(rows) < 3:
-            return None
-        found = spearmanr([first[r] for r in rows], [second[r] for r in rows]).statistic
-        if not np.isfinite(found):
-            return None
-        return self._say(results, dict.fromkeys(rows, 0.0), correlation=f"{found:+.2f}")
 
 
 @dataclass(frozen=True)
@@ -363,32 +334,7 @@ class Chains:
 
     def __call__(self, results: Results[Any]) -> str | None:
         """The sentence."""
-        from probml_tp.kit.common import chain_health
-
         found: Any = results.inference_data.get(self.record)
         if found is None:
             return None
         return chain_health(found, group=self.group).sentence(self.watched)
-
-
-@dataclass(frozen=True)
-class Refusals:
-    """What refused and why: ``{reasons}``, those of one reason together.
-
-    Args:
-        refused: name to reason.
-        words: the sentence.
-    """
-
-    refused: Mapping[str, str]
-    words: str = "Left out: {reasons}."
-
-    def __call__(self, results: Results[Any]) -> str | None:
-        """The sentence."""
-        if not self.refused:
-            return None
-        groups: dict[str, list[str]] = {}
-        for name, reason in self.refused.items():
-            groups.setdefault(re.sub(r"\.$", "", reason), []).append(name)
-        reasons = "; ".join(f"{labels_of(names)}: {reason}" for reason, names in groups.items())
-        return self.words.format(config=results.config, reasons=reasons, n=len(self.refused))
