@@ -199,10 +199,9 @@ def _manifest(
 
 def _lines(results: Results[Any]) -> list[dict[str, Any]]:
     """The tidy frame, with ``null`` for the ends of an interval where there is none."""
-    frame = results.frame
     return [
         {name: None if value != value else value for name, value in line.items()}
-        for line in frame.to_dict("records")
+        for line in results.frame.to_dict("records")
     ]
 
 
@@ -279,6 +278,9 @@ def read_results(folder: Path, *, arrays: bool = False) -> Results[Any]:
     parts: dict[str, Any] = {
         part: _part(folder / f"{part}.json", form) for part, form in _PARTS.items()
     }
+    with _damage_named(folder / MANIFEST):
+        if not tables:
+            raise ValueError("its tables must be at least one; got none")
     with _damage_named(folder / "metrics.json"):
         for number, line in enumerate(parts.pop("metrics")):
             _enter(line, tables, f"its [{number}]")

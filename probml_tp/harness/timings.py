@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from probml_tp.harness.config import Size
 from probml_tp.harness.experiment import SharedStage
+from probml_tp.storage.schema import conform, read_json
 
 __all__ = ["FILE", "Plan", "foretold", "recorded"]
 
 FILE = "timings.json"
+
+LONGEST = 1e7
+"""Seconds that no stage takes: four months."""
+
 Plan = dict[str, dict[str, float]]
 """Experiment to stage to seconds, in the order of the run."""
 
@@ -35,17 +41,20 @@ def recorded(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("[!.]*/manifest.json")):
         try:
-            manifest = json.loads(path.read_text("utf-8"))
-            found[path.parent.name] = {
-                "preset": str(manifest["preset"]),
-                "stages": {str(name): float(s) for name, s in manifest["timings"].items()},
-                "shared": [str(name) for name in manifest["shared_stages"]],
+            manifest = read_json(path)
+            entry = {
+                "preset": conform(manifest["preset"], str),
+                "stages": conform(manifest["timings"], dict[str, float]),
+                "shared": conform(manifest["shared_stages"], list[str]),
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError):
             continue  # only a forecast: what is damaged is said when it is read as results
+        if all(0 <= seconds < LONGEST for seconds in entry["stages"].values()):
+            found[path.parent.name] = entry
     return found
 
 
+@cache
 def _shipped(size: Size) -> dict[str, Any]:
     """The record of a size; of a run that was not recorded in it that of the nearest one."""
     content = json.loads((files("probml_tp.harness") / FILE).read_text("utf-8"))

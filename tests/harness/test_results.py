@@ -326,6 +326,14 @@ def test_a_changed_character_is_seen(written, tmp_path, part, old, new):
     read_results(path.parent)
 
 
+def test_results_without_a_table_are_refused(written, tmp_path):
+    path = shutil.copytree(written, tmp_path / "demo") / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tables": []}))
+    write_digests(path.parent)
+    with pytest.raises(ValueError, match=r"manifest.json is not .* tables must be at least one"):
+        read_results(path.parent)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "reason"),
     [

@@ -51,9 +51,26 @@ def test_a_run_in_the_same_folder_knows_better(shipped, tmp_path):
     config = demo.Config()
     results = run_experiment(demo.EXPERIMENT, config)
     results.timings = {"make data": 1.5, "fit": 2.5}
-    folder = write_results(results, demo.EXPERIMENT, tmp_path)
+    write_results(results, demo.EXPERIMENT, tmp_path)
     preset = config.describe()
     assert foretold([("demo", "default", preset)], tmp_path) == {"demo": results.timings}
     assert foretold([("demo", "quick", "quick preset")], tmp_path) == {"demo": {}}
-    (folder / "manifest.json").write_text(json.dumps({"timings": 3}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"timings": 3}, {"timings": {"fit": float("nan")}}, {"timings": {"fit": 1e308}},
+        {"timings": {"fit": -1.0}}, {"timings": {"fit": "long"}}, {"shared_stages": 3}, [],
+    ],
+)  # fmt: skip
+def test_a_damaged_record_foretells_nothing(tmp_path, content):
+    (tmp_path / "demo").mkdir()
+    path = tmp_path / "demo" / "manifest.json"
+    whole = {"preset": "default preset", "timings": {"fit": 1.0}, "shared_stages": []}
+    path.write_text(json.dumps(whole))
+    assert recorded(tmp_path)["demo"]["stages"] == {"fit": 1.0}
+    path.write_text(json.dumps(whole | content if isinstance(content, dict) else content))
+    assert recorded(tmp_path) == {}
+    path.write_text("[" * 100_000)
     assert recorded(tmp_path) == {}
