@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -64,6 +64,13 @@ class SwagPath:
     momentum: float = 0.0
     rank: int = 20
 
+    @classmethod
+    def of(cls, options: Any) -> SwagPath:
+        """The path that options called ``swag_lr``, ``swag_epochs``, ``swag_batch_size`` choose."""
+        return cls(
+            lr=options.swag_lr, epochs=options.swag_epochs, batch_size=options.swag_batch_size
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chains:
@@ -90,6 +97,17 @@ class Chains:
     start: str | None = None
     per_batch: int | None = None
     jobs: int | None = None
+
+    @classmethod
+    def of(cls, options: Any, **more: Any) -> Chains:
+        """The chains that options of the same names choose.
+
+        Args:
+            options: with ``chains``, ``draws`` and ``warmup``, and perhaps others.
+            more: what the options do not say.
+        """
+        own = {f.name: getattr(options, f.name) for f in fields(cls) if hasattr(options, f.name)}
+        return cls(**own | more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from probml_tp.empirical import Empirical
 from probml_tp.guides import Delta, MeanFieldNormal
 from probml_tp.guides.gaussian import StructuredNormal
 from probml_tp.guides.low_rank import LowRankPlusDiagonal
-from probml_tp.guides.recipes import Chains, SwagPath
 from probml_tp.harness.config import ExperimentConfig
 from probml_tp.harness.experiment import Results, Table
 from probml_tp.kit.common import Array
@@ -76,16 +75,6 @@ class RegressionConfig(ExperimentConfig):
     def coverage_error(self) -> float:
         """The standard error of the share of fresh points inside 95 % intervals, in percent."""
         return 100 * math.sqrt(0.95 * 0.05 / self.test_size)
-
-    @property
-    def swag(self) -> SwagPath:
-        """The path of SWAG."""
-        return SwagPath(lr=self.swag_lr, epochs=self.swag_epochs, batch_size=self.swag_batch_size)
-
-    def nuts(self, **options: Any) -> Chains:
-        """How NUTS is run, with further options of :class:`~probml_tp.guides.recipes.Chains`."""
-        own: Any = {name: getattr(self, name) for name in ("chains", "draws", "warmup", "jobs")}
-        return Chains(**own, **options)
 
 
 def require_exact(guides: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from probml_tp.experiments import EXPERIMENTS
 from probml_tp.experiments.lines import kit
 from probml_tp.experiments.lines import line_variance as line
 from probml_tp.experiments.lines.linear_regression_figures import FINDINGS, SEQUENCE, figures
-from probml_tp.guides.recipes import FitSettings, fit_all, guides_for
+from probml_tp.guides.recipes import Chains, FitSettings, SwagPath, fit_all, guides_for
 from probml_tp.harness.config import option
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table
 from probml_tp.kit.common import Array
@@ -93,8 +93,8 @@ class Config(kit.RegressionConfig):
             rounds=3,
             lrs={"correlated": 0.1},
             rank=1,
-            swag=self.swag,
-            chains=self.nuts(mass_matrix="dense"),
+            swag=SwagPath.of(self),
+            chains=Chains.of(self, mass_matrix="dense"),
             seed=self.seed,
         )
 

@@ -29,7 +29,7 @@ from probml_tp.experiments.lines import kit
 from probml_tp.experiments.lines.model_choice import CHOICE, ChoiceConfig, bumps, compare_choices
 from probml_tp.experiments.lines.nonlinear_regression_figures import FINDINGS, GP, LAW, figures
 from probml_tp.guides import Exact
-from probml_tp.guides.recipes import FitSettings, fit_all, guides_for
+from probml_tp.guides.recipes import Chains, FitSettings, SwagPath, fit_all, guides_for
 from probml_tp.harness.config import option
 from probml_tp.harness.experiment import MAIN_TABLE, Experiment, Progress, Results, Table
 from probml_tp.inference import fit
@@ -74,8 +74,8 @@ class Config(ChoiceConfig):
             rates={"fc2": self.rate},
             members=self.members,
             from_mode=("normal", "dropout"),
-            swag=self.swag,
-            chains=self.nuts(max_tree_depth=self.max_tree_depth, start="map"),
+            swag=SwagPath.of(self),
+            chains=Chains.of(self, start="map"),
             seed=self.seed,
         )
 

@@ -125,12 +125,7 @@ def _problems(config: Config) -> list[GapProblem]:
         rank=10,
         rates={"fc2": 0.2},
         from_mode=("correlated",),
-        chains=Chains(
-            chains=config.chains,
-            draws=config.draws,
-            warmup=config.warmup,
-            max_tree_depth=config.max_tree_depth,
-        ),
+        chains=Chains.of(config),
         seed=config.seed,
     )
     draws = config.blobs_draws

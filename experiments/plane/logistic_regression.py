@@ -109,13 +109,9 @@ def _settings(config: Config) -> FitSettings:
         rounds=10,
         init_scale=0.1,
         rank=config.rank,
-        swag=SwagPath(
-            lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch_size
-        ),
+        swag=SwagPath.of(config),
         from_mode=("correlated",),
-        chains=Chains(
-            chains=config.chains, draws=config.draws, warmup=config.warmup, mass_matrix="dense"
-        ),
+        chains=Chains.of(config, mass_matrix="dense"),
         seed=config.seed,
     )
 

@@ -114,16 +114,9 @@ def _settings(config: Config) -> FitSettings:
         rank=config.rank,
         rates={"fc2": config.rate},
         members=config.members,
-        swag=SwagPath(
-            lr=config.swag_lr, epochs=config.swag_epochs, batch_size=config.swag_batch_size
-        ),
+        swag=SwagPath.of(config),
         from_mode=("correlated",),
-        chains=Chains(
-            chains=config.chains,
-            draws=config.draws,
-            warmup=config.warmup,
-            max_tree_depth=config.max_tree_depth,
-        ),
+        chains=Chains.of(config),
         seed=config.seed,
     )
 

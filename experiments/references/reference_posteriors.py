@@ -95,10 +95,7 @@ class Config(ExperimentConfig):
 def _how(name: str, config: Config) -> FitSettings:
     """The settings of the fits of one posterior."""
     start = STARTS[name]
-    chains = Chains(
-        chains=config.chains, draws=config.draws, warmup=config.warmup,
-        mass_matrix="diagonal" if name in HARD else "dense", target_accept=config.target_accept,
-    )  # fmt: skip
+    chains = Chains.of(config, mass_matrix="diagonal" if name in HARD else "dense")
     return FitSettings(
         epochs=config.epochs,
         lr=config.lr * start.rate,

@@ -98,7 +98,6 @@ def fit_exact(split: kit.Split, seed: int) -> Posterior:
 def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
     """What is fitted of both models to a split."""
     seed = derived_seed(config.seed, f"fit {index}")
-    own: dict[str, Any] = {n: getattr(config, n) for n in ("draws", "warmup", "max_tree_depth")}
     how = partial(
         FitSettings,
         epochs=config.epochs,
@@ -107,7 +106,7 @@ def fits(split: kit.Split, config: Config, index: int) -> dict[str, kit.Fits]:
         init_scale=0.1,
         rank=config.rank,
         from_mode=("normal", "dropout"),
-        chains=Chains(chains=1, jobs=1, **own),
+        chains=Chains.of(config, chains=1, jobs=1),
         seed=seed,
     )
     noise = Gaussian(scale=dist.HalfNormal(torch.tensor(1.0, dtype=torch.float64)))
