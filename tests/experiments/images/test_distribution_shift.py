@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from own_figures import assert_drawn_from_arrays
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -193,9 +194,7 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "rotation",
         "one-image-corrupted",
     ]
-    bare = replace(results, arrays=saved.arrays, posteriors={}, inference_data={})
-    for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
-        assert (again.title, again.caption) == (first.title, first.caption)
+    assert_drawn_from_arrays(EXPERIMENT, results, saved)
 
 
 def test_one_guide_without_draws_is_told_and_drawn(results, tmp_path):

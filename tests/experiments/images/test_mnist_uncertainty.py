@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from image_experiments import offline
+from own_figures import assert_drawn_from_arrays
 from scipy import stats
 
 from probml_tp.datasets import DataFallbackWarning, embedded_digits
@@ -260,9 +261,7 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "entropy-of-hits-and-mistakes",
         "training-loss",
     ]
-    bare = replace(results, arrays=saved.arrays, posteriors={}, inference_data={})
-    for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
-        assert (again.title, again.caption) == (first.title, first.caption)
+    assert_drawn_from_arrays(EXPERIMENT, results, saved)
 
 
 @pytest.mark.skipif(not (REAL / "FashionMNIST").is_dir(), reason="needs the Fashion-MNIST files")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from own_figures import own_figures
+from own_figures import assert_drawn_from_arrays, own_figures
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from probml_tp.experiments import EXPERIMENTS
@@ -163,9 +163,7 @@ def test_figures_need_the_arrays_only_and_results_can_be_saved(results, tmp_path
         "confidence-far-away",
         "predictive-links",
     ]
-    bare = replace(results, arrays=saved.arrays, posteriors={}, inference_data={})
-    for again, first in zip(EXPERIMENT.figures(bare), saved.figures, strict=True):
-        assert (again.title, again.caption) == (first.title, first.caption)
+    assert_drawn_from_arrays(EXPERIMENT, results, saved)
     assert {path.suffix for path in (saved.folder / "posteriors").iterdir()} == {
         ".nc",
         ".safetensors",
