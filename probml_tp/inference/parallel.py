@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from multiprocessing import resource_tracker
 from typing import Any, Literal, TypeVar
 
@@ -25,9 +26,17 @@ T = TypeVar("T")
 Task = Callable[[], T]
 """A call without arguments that can be sent to another process."""
 
+_cores: ContextVar[int | None] = ContextVar("cores", default=None)
+"""The cores that runs may take for processes of their own; as torch has threads by default."""
+
+_apart = False
+"""Whether this process is one of those that :func:`run_tasks` starts: it starts none itself."""
+
 
 def number_of_jobs(jobs: int | None, runs: int) -> int:
     """The processes for so many runs: as asked, else one a run and at most one a core.
+
+    In a process of :func:`run_tasks` it is one, whatever is asked: the other cores have other work.
 
     Raises:
         ValueError: ``jobs`` is not an integer of at least 1.
@@ -36,9 +45,10 @@ def number_of_jobs(jobs: int | None, runs: int) -> int:
         >>> number_of_jobs(None, 1), number_of_jobs(3, 5)
         (1, 3)
     """
-    if jobs is not None:
-        return positive_integer("jobs", jobs)
-    return min(runs, torch.get_num_threads())
+    asked = runs if jobs is None else positive_integer("jobs", jobs)
+    if _apart:
+        return 1
+    return asked if jobs is not None else min(runs, _cores.get() or torch.get_num_threads())
 
 
 def run_tasks(
@@ -90,10 +100,13 @@ def run_tasks(
 
 
 @contextmanager
-def single_thread() -> Iterator[None]:
+def single_thread(*, keep_cores: bool = False) -> Iterator[None]:
     """Within the block torch computes on one thread: the other cores have other runs.
 
     Sums do not depend on the number of threads then, so neither do results on ``jobs``.
+
+    Args:
+        keep_cores: whether chains and members within the block have them for their own processes.
 
     Example:
         >>> with single_thread():
@@ -101,22 +114,26 @@ def single_thread() -> Iterator[None]:
         1
     """
     threads = torch.get_num_threads()
+    token = _cores.set((_cores.get() or threads) if keep_cores else 1)
     torch.set_num_threads(1)
     try:
         yield
     finally:
+        _cores.reset(token)
         torch.set_num_threads(threads)
 
 
 def _end_with(parent: int) -> None:
-    """This process ends once its parent is gone, at work or not."""
+    """This process ends once its parent is gone, at work or not, and starts no others."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)
 
+    global _apart
     if os.getpid() != parent:  # not in threads, where one's own joblib settings ask for them
+        _apart = True
         threading.Thread(target=watch, daemon=True).start()
 
 
