@@ -57,22 +57,27 @@ EXPERIMENTS = Registry(
         "mnist-uncertainty": Entry(
             "probml_tp.experiments.images.mnist_uncertainty:EXPERIMENT",
             "LeNet on MNIST: accuracy, and which digits it is least sure of.",
+            shares="lenets",
         ),
         "failure-prediction": Entry(
             "probml_tp.experiments.images.failure_prediction:EXPERIMENT",
             "Which scores tell a classifier's mistakes from its hits: MCP, MC dropout, ConfidNet.",
+            shares="lenets",
         ),
         "ood-detection": Entry(
             "probml_tp.experiments.images.ood_detection:EXPERIMENT",
             "Which scores tell foreign images from digits: MCP, ODIN, MC dropout, features.",
+            shares="lenets",
         ),
         "calibration": Entry(
             "probml_tp.experiments.images.calibration:EXPERIMENT",
             "Whether probabilities can be acted on: calibration, selection, prediction sets.",
+            shares="lenets",
         ),
         "distribution-shift": Entry(
             "probml_tp.experiments.images.distribution_shift:EXPERIMENT",
             "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
+            shares="lenets",
         ),
     }
 )

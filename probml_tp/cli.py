@@ -20,9 +20,10 @@ import click
 
 from probml_tp import experiments
 from probml_tp.harness.click_options import config_option, given_values
-from probml_tp.harness.config import ExperimentConfig, Size
-from probml_tp.harness.experiment import Experiment, Progress, Results, run_experiment
+from probml_tp.harness.config import Size
+from probml_tp.harness.experiment import Experiment, Results
 from probml_tp.harness.process import Ended, as_a_command
+from probml_tp.harness.runs import Job, run_all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,8 +34,6 @@ __all__ = ["cli", "main"]
 NO_MEMORY = ("allocate memory", "out of memory", "size calculation overflowed")
 """What torch says in a RuntimeError of an array that does not fit."""
 
-SAVING = "save results"
-SAVING_SECONDS = 3.0
 PLAIN_WIDTH = 120
 
 
@@ -45,15 +44,9 @@ class _Settings:
     debug: bool = False
     results: Path = Path("results")
     progress: bool = True
+    jobs: int | None = None
     size: Size = "default"
     overrides: dict[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Job:
-    experiment: Experiment[Any]
-    size: Size
-    config: ExperimentConfig
 
 
 class _OneLineErrors(click.Group):
@@ -209,10 +202,10 @@ class _ExperimentGroup(click.Group):
 
 def _experiment_command(experiment: Experiment[Any]) -> click.Command:
     @click.pass_obj
-    def choose(settings: _Settings, /, quick: bool, full: bool, **given: Any) -> _Job:
+    def choose(settings: _Settings, /, quick: bool, full: bool, **given: Any) -> Job:
         overrides = _common(experiment, settings) | given_values(given)
         size = _size(quick, full, settings.size)
-        return _Job(experiment, size, experiment.config.preset(size, **overrides))
+        return Job(experiment, size, experiment.config.preset(size, **overrides))
 
     options = [config_option(option) for option in experiment.config.options()]
     return click.Command(
@@ -240,11 +233,22 @@ def _common(experiment: Experiment[Any], settings: _Settings) -> dict[str, objec
         *_shared_options(),
         click.Option(["--seed"], type=click.INT, help="Seed of everything random.  [default: 0]"),
         click.Option(["--data-root"], metavar="DIR", help="Folder of the image data sets."),
+        click.Option(
+            ["--jobs"],
+            type=click.IntRange(min=1),
+            help="Experiments at once, each in a process of its own; 1: one after the other in "
+            "this one, its chains over the cores.  [default: as many as there are cores]",
+        ),
     ],
 )
 @click.pass_obj
 def run(
-    settings: _Settings, quick: bool, full: bool, seed: int | None, data_root: str | None
+    settings: _Settings,
+    quick: bool,
+    full: bool,
+    seed: int | None,
+    data_root: str | None,
+    jobs: int | None,
 ) -> None:
     """Run experiments, all of them if none is named, and make the report.
 
@@ -256,17 +260,17 @@ def run(
     probml-tp run linear-regression --n 30 two-moons --seed 1
     """  # noqa: D301
     os.environ.setdefault("MPLBACKEND", "agg")
-    settings.size = _size(quick, full, "default")
+    settings.size, settings.jobs = _size(quick, full, "default"), jobs
     settings.overrides = given_values({"seed": seed, "data_root": data_root})
 
 
 @run.result_callback()
 @click.pass_obj
-def _run_chosen(settings: _Settings, jobs: list[_Job], /, **_options: object) -> None:
+def _run_chosen(settings: _Settings, jobs: list[Job], /, **_options: object) -> None:
     """Run the chosen experiments, or all."""
     known = experiments.EXPERIMENTS
     jobs = jobs or [
-        _Job(e, settings.size, e.config.preset(settings.size, **_common(e, settings)))
+        Job(e, settings.size, e.config.preset(settings.size, **_common(e, settings)))
         for e in known.values()
     ]
     _check_jobs(jobs, settings)
@@ -286,7 +290,7 @@ def _print_all(saved: list[Results[Any]]) -> None:
         print_results(results, console=console)
 
 
-def _check_jobs(jobs: list[_Job], settings: _Settings) -> None:
+def _check_jobs(jobs: list[Job], settings: _Settings) -> None:
     """Refuse what is wrong with the choice as a whole, before anything runs."""
     names = [job.experiment.name for job in jobs]
     if len(set(names)) < len(names):
@@ -297,35 +301,31 @@ def _check_jobs(jobs: list[_Job], settings: _Settings) -> None:
         raise click.UsageError(f"--{flag} has no effect on {', '.join(names)}; leave it out.")
 
 
-def _run_jobs(jobs: list[_Job], settings: _Settings) -> list[Results[Any]]:
-    from probml_tp.harness.progress import show_progress
-    from probml_tp.harness.results import require_writable
-    from probml_tp.harness.timings import foretold
-
-    require_writable(settings.results)
-    known = foretold(
-        [(job.experiment.name, job.size, job.config.describe()) for job in jobs], settings.results
-    )
-    plan = {name: {**stages, SAVING: SAVING_SECONDS} for name, stages in known.items()}
+def _run_jobs(jobs: list[Job], settings: _Settings) -> list[Results[Any]]:
+    """Run them, those that share fits in one process, and give what was saved in their order."""
     console = _console(sys.stderr)
-    with show_progress(plan, console=console, visible=settings.progress) as progress:
-        return [
-            _run_job(job, settings.results, progress.experiment(job.experiment.name), console)
-            for job in jobs
-        ]
+    tracks: dict[str, list[Job]] = {}
+    for job in jobs:
+        tracks.setdefault(experiments.EXPERIMENTS.shares(job.experiment.name), []).append(job)
+    saved: dict[str, Results[Any]] = {}
 
+    def done(results: Results[Any]) -> None:
+        saved[results.experiment] = results
+        if results.data_is_fallback:
+            warning = f"probml-tp: warning: FALLBACK DATA in {results.experiment}: "
+            console.print(
+                warning + results.data_source, style="bold yellow", markup=False, soft_wrap=True
+            )
 
-def _run_job(job: _Job, folder: Path, progress: Progress, console: Console) -> Results[Any]:
-    from probml_tp.harness.results import read_results, write_results
-
-    results = run_experiment(job.experiment, job.config, progress=progress)
-    if results.data_is_fallback:
-        warning = f"probml-tp: warning: FALLBACK DATA in {results.experiment}: "
-        console.print(
-            warning + results.data_source, style="bold yellow", markup=False, soft_wrap=True
-        )
-    with progress.stage(SAVING):
-        return read_results(write_results(results, job.experiment, folder))
+    run_all(
+        list(tracks.values()),
+        settings.results,
+        console=console,
+        done=done,
+        jobs=settings.jobs,
+        visible=settings.progress,
+    )
+    return [saved[job.experiment.name] for job in jobs]
 
 
 def _console(stream: TextIO) -> Console:

@@ -280,10 +280,13 @@ class Entry:
     Attributes:
         target: "module:attribute" of its :class:`Experiment`.
         summary: one line on what it shows.
+        shares: whose fits it shares: entries that say the same run in one process, so that what
+            one of them has done the next one finds.
     """
 
     target: str
     summary: str
+    shares: str | None = None
 
 
 class Registry(Mapping[str, Experiment[Any]]):
@@ -328,3 +331,14 @@ class Registry(Mapping[str, Experiment[Any]]):
             The line.
         """
         return self._entries[name].summary
+
+    def shares(self, name: str) -> str:
+        """Say with which others an experiment shares its fits, without importing it.
+
+        Args:
+            name: the experiment's name.
+
+        Returns:
+            A word that they have in common; the name of an experiment that shares nothing.
+        """
+        return self._entries[name].shares or name

@@ -7,8 +7,10 @@ far. On a terminal the line is a bar; elsewhere each stage prints one plain line
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING
 
 from probml_tp.harness.experiment import Progress, Update
@@ -18,46 +20,106 @@ if TYPE_CHECKING:
     from rich.progress import Task
     from rich.text import Text
 
-__all__ = ["RunProgress", "Timeline", "show_progress"]
+__all__ = ["Plan", "RunProgress", "Timeline", "ToldProgress", "show_progress"]
 
 PRIOR_SECONDS = 5.0
 """How long the record is believed before the pace of this machine counts as much."""
+
+BEFORE_ITS_END = 0.999
+"""The most that is done of a stage before it ends."""
+
+Plan = Mapping[str, Mapping[str, float]]
+"""Experiment to stage to the seconds expected."""
+
+
+class _Track:
+    """Experiments one after the other: which of their stages runs, and what is left of them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._begins: dict[tuple[str, str], tuple[float, float]] = {}
+        self.total = 0.0
+        for experiment, stages in plan.items():
+            for stage, seconds in stages.items():
+                self._begins[experiment, stage] = self.total, seconds
+                self.total += seconds
+        self._begin = self._weight = self._share = self._entered = 0.0
+        self._ended: float | None = None
+        self.runs = False
+
+    def enter(self, experiment: str, stage: str, now: float) -> None:
+        """Begin a stage: all that is planned before it is over."""
+        self._begin, self._weight = self._begins.get((experiment, stage), (self.reported, 0.0))
+        self._share, self._entered, self._ended, self.runs = 0.0, now, None, True
+
+    def advance(self, share: float, now: float) -> None:
+        """Take how far the stage has got."""
+        self._share = min(max(share, 0.0), 1.0)
+        self._ended = now if self._share == 1.0 else None
+
+    @property
+    def reported(self) -> float:
+        """The seconds of the plan that are done, by what was reported."""
+        return self._begin + self._weight * self._share
+
+    @property
+    def over(self) -> bool:
+        """Whether the last stage has ended."""
+        return self._ended is not None and self.reported >= self.total
+
+    def spent(self, now: float) -> tuple[float, float]:
+        """Seconds spent in the stage, and those of the plan for what is reported of it."""
+        expected = self._weight * self._share
+        until = now if self._ended is None else self._ended
+        return (until - self._entered, expected) if expected > 0 else (0.0, 0.0)
+
+    def left(self, now: float, pace: float) -> float:
+        """The seconds of the plan that are left; a stage that reports nothing goes as planned."""
+        if not self.runs:
+            return self.total
+        unreported = self._weight if self._share == 0 else 0.0
+        done = min((now - self._entered) / pace, unreported)
+        return max(self.total - self.reported - done, 0.0)
 
 
 class Timeline:
     """Where a run stands, and how long is left of it.
 
+    Tracks of experiments are shared out among processes in their order, each to the first process
+    that is free; the time left is that of the last process to end, at the pace so far.
+
     Args:
         plan: experiment to stage to the seconds expected, in the order of the run.
+        tracks: the experiments that run one after the other; all by default.
+        jobs: the tracks that run at once.
+        start: the seconds that a process takes before its first stage.
         clock: seconds that pass; another one in tests.
 
     Example:
         >>> timeline = Timeline({"demo": {"fit": 30.0, "predict": 10.0}}, clock=lambda: 0.0)
         >>> timeline.enter("demo", "fit")
-        >>> timeline.advance(0.5)
+        >>> timeline.advance("demo", 0.5)
         >>> timeline.fraction
         0.375
     """
 
     def __init__(
         self,
-        plan: Mapping[str, Mapping[str, float]],
+        plan: Plan,
         *,
+        tracks: Sequence[Sequence[str]] | None = None,
+        jobs: int = 1,
+        start: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock = clock
-        self._start = clock()
-        self._begins: dict[tuple[str, str], tuple[float, float]] = {}
-        total = 0.0
-        for experiment, stages in plan.items():
-            for stage, seconds in stages.items():
-                self._begins[experiment, stage] = total, seconds
-                total += seconds
-        self._total = total
-        self._begin = self._weight = self._share = 0.0
+        self._clock, self._jobs = clock, jobs
+        self._starts = clock() + start
+        names = [list(plan)] if tracks is None else tracks
+        self._tracks = [_Track({name: plan[name] for name in of}) for of in names]
+        self._track_of = {name: t for t, of in zip(self._tracks, names, strict=True) for name in of}
+        self._spent = self._expected = 0.0
 
     def enter(self, experiment: str, stage: str) -> None:
-        """Begin a stage: all that is planned before it is over.
+        """Begin a stage: all that is planned before it in its track is over.
 
         A stage that the record does not know takes no time of the plan.
 
@@ -65,32 +127,48 @@ class Timeline:
             experiment: the experiment's name.
             stage: the stage's name.
         """
-        self._begin, self._weight = self._begins.get((experiment, stage), (self._done, 0.0))
-        self._share = 0.0
+        now, track = self._clock(), self._track_of[experiment]
+        spent, expected = track.spent(now)
+        self._spent, self._expected = self._spent + spent, self._expected + expected
+        track.enter(experiment, stage, now)
 
-    def advance(self, share: float) -> None:
-        """Say how far the stage has got.
+    def advance(self, experiment: str, share: float) -> None:
+        """Say how far the stage of an experiment has got.
 
         Args:
+            experiment: the experiment's name.
             share: between 0 and 1; what lies outside is clipped.
         """
-        self._share = min(max(share, 0.0), 1.0)
-
-    @property
-    def _done(self) -> float:
-        return self._begin + self._weight * self._share
+        self._track_of[experiment].advance(share, self._clock())
 
     @property
     def fraction(self) -> float:
         """How much of the whole plan is done, between 0 and 1."""
-        return min(self._done / self._total, 1.0) if self._total > 0 else 0.0
+        total = sum(track.total for track in self._tracks)
+        done = sum(track.reported for track in self._tracks)
+        return min(done / total, 1.0) if total > 0 else 0.0
 
     @property
     def seconds_left(self) -> float:
         """Seconds that the rest of the plan will take, foretold from the pace so far."""
-        elapsed = self._clock() - self._start
-        pace = (elapsed + PRIOR_SECONDS) / (self._done + PRIOR_SECONDS)
-        return max(self._total - self._done, 0.0) * pace
+        now, pace = self._clock(), self._pace()
+        left = [track.left(now, pace) * pace for track in self._tracks]
+        running = [t for t, track in enumerate(self._tracks) if track.runs and not track.over]
+        free = [left[t] for t in running][: self._jobs]
+        free += [max(self._starts - now, 0.0)] * (self._jobs - len(free))
+        heapify(free)
+        for seconds, track in zip(left, self._tracks, strict=True):
+            if not track.runs:
+                heapreplace(free, free[0] + seconds)
+        return max(free) if any(left) else 0.0
+
+    def _pace(self) -> float:
+        """Seconds that pass for one of the plan; only stages that the plan knows tell."""
+        now = self._clock()
+        running = [track.spent(now) for track in self._tracks]
+        spent = self._spent + sum(seconds for seconds, _ in running)
+        expected = self._expected + sum(seconds for _, seconds in running)
+        return (spent + PRIOR_SECONDS) / (expected + PRIOR_SECONDS)
 
 
 def words(seconds: float) -> str:
@@ -130,9 +208,10 @@ class RunProgress:
 
     def __init__(self, timeline: Timeline, show: Show) -> None:
         self.timeline, self.show = timeline, show
+        self._running: set[str] = set()
 
     def experiment(self, name: str) -> Progress:
-        """Give the progress that one experiment reports to.
+        """Give the progress that one experiment of this process reports to.
 
         Args:
             name: the experiment's name, as in the plan.
@@ -140,43 +219,77 @@ class RunProgress:
         Returns:
             Its progress.
         """
-        return _ExperimentProgress(name, self)
+        return ToldProgress(partial(self.take, name))
+
+    def take(self, experiment: str, stage: str, share: float | None, message: str) -> None:
+        """Take what an experiment tells of its progress.
+
+        Args:
+            experiment: its name.
+            stage: that which it is in.
+            share: how much of it is done; ``None`` as it begins.
+            message: a few words on the step.
+        """
+        if share is None:
+            self.timeline.enter(experiment, stage)
+        else:
+            self.timeline.advance(experiment, share)
+        self._running.add(experiment)
+        others = len(self._running) - 1
+        if share == 1.0:
+            self._running.remove(experiment)
+        text = " · ".join(filter(None, (experiment, stage, message)))
+        self.show(f"{text} + {others} more" if others else text, share is None)
 
 
-class _ExperimentProgress:
-    def __init__(self, name: str, run: RunProgress) -> None:
-        self._name, self._run = name, run
+Tell = Callable[[str, float | None, str], None]
+"""Called with the stage, how much of it is done (``None`` as it begins), and a few words."""
+
+
+class ToldProgress:
+    """A progress that tells each step to someone.
+
+    Args:
+        tell: who.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Update]:
-        timeline, show = self._run.timeline, self._run.show
-        timeline.enter(self._name, name)
-        show(f"{self._name} · {name}", True)
+        """Enter a stage.
+
+        Args:
+            name: what it is called.
+
+        Yields:
+            What takes how far it has got.
+        """
+        self._tell(name, None, "")
 
         def update(done: int, total: int, message: str = "") -> None:
-            timeline.advance(done / total if total > 0 else 0.0)
-            show(" · ".join(filter(None, (self._name, name, message))), False)
+            share = done / total if total > 0 else 0.0
+            self._tell(name, min(share, BEFORE_ITS_END), message)
 
         yield update
-        timeline.advance(1.0)
-        show(f"{self._name} · {name}", False)
+        self._tell(name, 1.0, "")
 
 
 @contextmanager
 def show_progress(
-    plan: Mapping[str, Mapping[str, float]], *, console: Console, visible: bool = True
+    timeline: Timeline, *, console: Console, visible: bool = True
 ) -> Iterator[RunProgress]:
     """Show the progress of a run while the context lasts.
 
     Args:
-        plan: experiment to stage to expected seconds.
+        timeline: of the run.
         console: where to; a bar if it is a terminal, else a plain line for each stage.
         visible: whether to show anything.
 
     Yields:
         The progress to hand to each experiment.
     """
-    timeline = Timeline(plan)
     if visible and console.is_terminal and not console.is_dumb_terminal:
         with _bar(timeline, console) as show:
             yield RunProgress(timeline, show)

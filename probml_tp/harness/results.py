@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from probml_tp.harness.experiment import Experiment, Figure
 
 __all__ = [
+    "SAVING",
     "check_file_name",
     "read_results",
     "require_writable",
@@ -45,6 +47,9 @@ __all__ = [
 
 FORMAT = 4
 DPI = 150
+SAVING = "save results"
+"""The stage of a run, and its time in the record."""
+
 MANIFEST, DIGESTS, ARRAYS = "manifest.json", "digests.json", "arrays.nc"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -145,12 +150,14 @@ def _check_metric(row: str, metric: str, value: float, columns: Mapping[str, str
 def _write_all(results: Results[Any], experiment: Experiment[Any], folder: Path) -> None:
     from probml_tp.harness.arrays import arrays_as_netcdf
 
+    start = time.perf_counter()
     figures = _write_figures(experiment.figures(results), folder / "figures")
     _write_json(folder / "config.json", results.config.to_dict())
     _write_json(folder / "environment.json", describe_environment())
     _write_json(folder / "metrics.json", _lines(results))
     (folder / ARRAYS).write_bytes(arrays_as_netcdf(results.arrays))
     _write_posteriors(results, folder / "posteriors")
+    results.timings[SAVING] = time.perf_counter() - start
     _write_json(folder / MANIFEST, _manifest(results, experiment, figures))
     write_digests(folder)
 

@@ -6,7 +6,7 @@ from probml_tp.inference.fit_options import EarlyStopping
 from probml_tp.inference.fitting import GuideFactory, fit
 from probml_tp.inference.mixture import Mixture
 from probml_tp.inference.nuts.sample import sample_nuts
-from probml_tp.inference.parallel import on_ray
+from probml_tp.inference.on_ray import on_ray
 from probml_tp.inference.progress import ProgressCallback
 from probml_tp.inference.starts import random_start
 

@@ -1,4 +1,4 @@
-"""Independent runs over processes, each on one thread: of this machine, or of a Ray cluster."""
+"""Independent runs over processes, each on one thread: of this machine, or of a cluster."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from itertools import islice
 from multiprocessing import resource_tracker
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from joblib import Parallel, delayed
@@ -20,65 +19,49 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from probml_tp.checks.values import positive_integer
 
-__all__ = ["number_of_jobs", "on_ray", "run_tasks", "single_thread"]
+__all__ = [
+    "Cluster",
+    "Task",
+    "cluster",
+    "number_of_jobs",
+    "run_apart",
+    "run_tasks",
+    "single_thread",
+]
 
 T = TypeVar("T")
 
 Task = Callable[[], T]
 """A call without arguments that can be sent to another process."""
 
-_RAY: ContextVar[Any] = ContextVar("probml_tp_ray", default=None)
-"""Ray's module, within :func:`on_ray`."""
 
-ATTEMPTS = 3
-"""How often Ray starts a task again whose worker died, before that is an error."""
+class Cluster(Protocol):
+    """Other machines that run tasks."""
+
+    @property
+    def cores(self) -> int:
+        """How many tasks it can run at a time."""
+
+    def run(
+        self, tasks: Iterable[Task[T]], jobs: int, done: Callable[[T], None], *, in_order: bool
+    ) -> None:
+        """As :func:`run_tasks`, each task by way of :func:`run_apart`."""
 
 
-@contextmanager
-def on_ray(address: str | None = None, **options: Any) -> Iterator[None]:
-    """Within the block independent runs go to the workers of a Ray cluster.
+cluster: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
+"""Where tasks run, if not on this machine."""
 
-    That holds for the members of :func:`~probml_tp.fit_ensemble`, the chains of
-    :func:`~probml_tp.sample_nuts` and simulation-based calibration; results are those of this
-    machine's own processes. A task whose worker dies is started again, elsewhere if need be. Every
-    node needs this package and its dependencies. Ray itself is an extra:
-    ``pip install 'probml_tp[ray]'``.
+_cores: ContextVar[int | None] = ContextVar("cores", default=None)
+"""The cores that runs may take for processes of their own; as torch has threads by default."""
 
-    Args:
-        address: of the cluster, as ``ray.init`` takes it (``"auto"``: the one this machine is a
-            node of); ``None``: one on this machine, for as long as the block lasts.
-        **options: more that ``ray.init`` takes, such as ``num_cpus``.
-
-    Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: there is no cluster at this address.
-
-    Example:
-        >>> with on_ray(num_cpus=2):  # doctest: +SKIP
-        ...     posterior = fit_ensemble(model, Delta, data, members=20)
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError(
-            "on_ray needs Ray, which is not installed here. pip install 'probml_tp[ray]'"
-        ) from error
-    was_up = ray.is_initialized()
-    if not was_up:
-        ray.init(address, include_dashboard=False, log_to_driver=False, **options)
-    token = _RAY.set(ray)
-    try:
-        yield
-    finally:
-        _RAY.reset(token)
-        if not was_up:
-            ray.shutdown()
+_apart = False
+"""Whether this process is one of those that :func:`run_tasks` starts: it starts none itself."""
 
 
 def number_of_jobs(jobs: int | None, runs: int) -> int:
     """The processes for so many runs: as asked, else one a run and at most one a core.
 
-    On Ray these are the cores of the cluster.
+    In a process of :func:`run_tasks` it is one, whatever is asked: the other cores have other work.
 
     Raises:
         ValueError: ``jobs`` is not an integer of at least 1.
@@ -87,10 +70,13 @@ def number_of_jobs(jobs: int | None, runs: int) -> int:
         >>> number_of_jobs(None, 1), number_of_jobs(3, 5)
         (1, 3)
     """
+    asked = runs if jobs is None else positive_integer("jobs", jobs)
+    if _apart:
+        return 1
     if jobs is not None:
-        return positive_integer("jobs", jobs)
-    ray = _RAY.get()
-    return min(runs, int(ray.cluster_resources()["CPU"]) if ray else torch.get_num_threads())
+        return asked
+    elsewhere = cluster.get()
+    return min(runs, elsewhere.cores if elsewhere else _cores.get() or torch.get_num_threads())
 
 
 def run_tasks(
@@ -122,8 +108,9 @@ def run_tasks(
         >>> found
         [2, 4, 8]
     """
-    if jobs > 1 and (ray := _RAY.get()):
-        _run_on(ray, tasks, jobs=jobs, done=done, order=order)
+    elsewhere = cluster.get()
+    if elsewhere is not None and jobs > 1:
+        elsewhere.run(tasks, jobs, done, in_order=order == "given")
         return
     return_as = "generator" if order == "given" else "generator_unordered"
     start = {"initializer": _end_with, "initargs": (os.getpid(),)} if jobs > 1 else {}
@@ -144,46 +131,22 @@ def run_tasks(
             getattr(results, "close", lambda: None)()
 
 
-def _run_on(
-    ray: Any,
-    tasks: Iterable[Task[T]],
-    *,
-    jobs: int,
-    done: Callable[[T], None],
-    order: Literal["any", "given"],
-) -> None:
-    """The same on Ray, with at most so many tasks there at a time."""
-    start = ray.remote(max_retries=ATTEMPTS)(_call).remote
-    left, running = iter(tasks), []
-    try:
-        while True:
-            running += [start(task) for task in islice(left, jobs - len(running))]
-            if not running:
-                return
-            first = running[0] if order == "given" else ray.wait(running)[0][0]
-            running.remove(first)
-            done(ray.get(first))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        raise ChildProcessError(
-            f"workers must live until their work is done; one task lost {ATTEMPTS + 1} of them, "
-            f"perhaps for lack of memory. Free memory, or use fewer processes."
-        ) from error
-    finally:
-        for task in running:
-            ray.cancel(task, force=True)
-
-
-def _call(task: Task[T]) -> T:
-    return task()
+def run_apart(task: Task[T]) -> T:
+    """Run a task in a process that is a cluster's: on one thread, starting no other processes."""
+    global _apart
+    _apart = True
+    with single_thread():
+        return task()
 
 
 @contextmanager
-def single_thread() -> Iterator[None]:
+def single_thread(*, keep_cores: bool = False) -> Iterator[None]:
     """Within the block torch computes on one thread: the other cores have other runs.
 
     Sums do not depend on the number of threads then, so neither do results on ``jobs``.
+
+    Args:
+        keep_cores: whether chains and members within the block have them for their own processes.
 
     Example:
         >>> with single_thread():
@@ -191,22 +154,26 @@ def single_thread() -> Iterator[None]:
         1
     """
     threads = torch.get_num_threads()
+    token = _cores.set((_cores.get() or threads) if keep_cores else 1)
     torch.set_num_threads(1)
     try:
         yield
     finally:
+        _cores.reset(token)
         torch.set_num_threads(threads)
 
 
 def _end_with(parent: int) -> None:
-    """This process ends once its parent is gone, at work or not."""
+    """This process ends once its parent is gone, at work or not, and starts no others."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)
 
+    global _apart
     if os.getpid() != parent:  # not in threads, where one's own joblib settings ask for them
+        _apart = True
         threading.Thread(target=watch, daemon=True).start()
 
 

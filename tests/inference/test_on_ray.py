@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from probml_tp import Delta, NormalPrior, fit_ensemble, sample_nuts
-from probml_tp.inference.parallel import number_of_jobs, on_ray, run_tasks
+from probml_tp.inference import on_ray
+from probml_tp.inference.parallel import number_of_jobs, run_tasks
 from probml_tp.models import mlp_regressor
 
 pytest.importorskip("ray", reason="Ray is an extra")
