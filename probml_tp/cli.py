@@ -7,34 +7,28 @@ first of them starts. An experiment that fails ends the run; what was saved befo
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 import click
 
 from probml_tp import experiments
+from probml_tp.cli_sweep import sweep, unknown_experiment
 from probml_tp.harness.click_options import config_option, given_values
 from probml_tp.harness.config import Size
 from probml_tp.harness.experiment import Experiment, Results
 from probml_tp.harness.process import Ended, as_a_command
 from probml_tp.harness.runs import Job, run_all
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
 __all__ = ["cli", "main"]
 
 NO_MEMORY = ("allocate memory", "out of memory", "size calculation overflowed")
 """What torch says in a RuntimeError of an array that does not fit."""
-
-PLAIN_WIDTH = 120
 
 
 @dataclass
@@ -156,6 +150,9 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+cli.add_command(sweep)
+
+
 def main() -> None:
     """Run the command ``probml-tp``."""
     with as_a_command():
@@ -190,9 +187,7 @@ class _ExperimentGroup(click.Group):
             return _experiment_command(known[cmd_name])
         if cmd_name.startswith("-"):
             return None
-        close = difflib.get_close_matches(cmd_name, known, n=1, cutoff=0.5)
-        hint = f"Did you mean {close[0]}?" if close else f"Known are: {', '.join(known)}."
-        raise click.UsageError(f"There is no experiment {cmd_name!r}. {hint}")
+        raise unknown_experiment(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         known = experiments.EXPERIMENTS
@@ -283,9 +278,9 @@ def _run_chosen(settings: _Settings, jobs: list[Job], /, **_options: object) -> 
 
 
 def _print_all(saved: list[Results[Any]]) -> None:
-    from probml_tp.harness.report import print_results
+    from probml_tp.harness.report import console_of, print_results
 
-    console = _console(sys.stdout)
+    console = console_of(sys.stdout)
     for results in saved:
         print_results(results, console=console)
 
@@ -303,7 +298,9 @@ def _check_jobs(jobs: list[Job], settings: _Settings) -> None:
 
 def _run_jobs(jobs: list[Job], settings: _Settings) -> list[Results[Any]]:
     """Run them, those that share fits in one process, and give what was saved in their order."""
-    console = _console(sys.stderr)
+    from probml_tp.harness.report import console_of
+
+    console = console_of(sys.stderr)
     tracks: dict[str, list[Job]] = {}
     for job in jobs:
         tracks.setdefault(experiments.EXPERIMENTS.shares(job.experiment.name), []).append(job)
@@ -326,13 +323,6 @@ def _run_jobs(jobs: list[Job], settings: _Settings) -> list[Results[Any]]:
         visible=settings.progress,
     )
     return [saved[job.experiment.name] for job in jobs]
-
-
-def _console(stream: TextIO) -> Console:
-    """Make a console that is as wide as its terminal, or wide enough for a table in a file."""
-    from rich.console import Console
-
-    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
 
 
 def _report(folder: Path) -> Path:

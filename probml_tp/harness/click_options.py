@@ -10,7 +10,7 @@ import click
 
 from probml_tp.harness.config import SIZES, Option
 
-__all__ = ["config_option", "given_values"]
+__all__ = ["config_option", "given_values", "parsed"]
 
 NONE = "none"
 
@@ -62,6 +62,25 @@ def config_option(option: Option) -> click.Option:
         callback=_join if option.repeated else None,
         help=_help(option),
     )
+
+
+def parsed(option: Option, text: str) -> object:
+    """The value of an option that a text stands for, as on the command line.
+
+    Args:
+        option: what is known about it.
+        text: for example "3", "a,b" or "none".
+
+    Raises:
+        BadParameter: it stands for no value of the option's type.
+
+    Example:
+        >>> from probml_tp.harness.config import ExperimentConfig
+        >>> parsed(ExperimentConfig.options()[0], "3")
+        3
+    """
+    value = _Value(option).convert(text, None, None)
+    return None if value == NONE else value
 
 
 def given_values(parameters: Mapping[str, Any]) -> dict[str, Any]:

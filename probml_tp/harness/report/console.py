@@ -1,20 +1,43 @@
-"""The results of one experiment, for a terminal."""
+"""The results of experiments, for a terminal."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from probml_tp.harness.report.tables import MetricTable, metric_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from probml_tp.harness.experiment import Results
+    from probml_tp.harness.table import Table as Numbers
 
-__all__ = ["print_results"]
+__all__ = ["console_of", "print_results", "print_table"]
+
+PLAIN_WIDTH = 120
+
+
+def console_of(stream: TextIO) -> Console:
+    """A console that is as wide as its terminal, or wide enough for a table in a file.
+
+    Args:
+        stream: where it prints.
+    """
+    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def print_table(table: Numbers, *, console: Console) -> None:
+    """Print a table below its title.
+
+    Args:
+        table: the numbers.
+        console: where to.
+    """
+    console.print()
+    console.print(Text(table.title, style="bold"))
+    console.print(_table(metric_table(table)))
 
 
 def print_results(results: Results[Any], *, console: Console) -> None:
