@@ -231,8 +231,8 @@ def _common(experiment: Experiment[Any], settings: _Settings) -> dict[str, objec
         click.Option(
             ["--jobs"],
             type=click.IntRange(min=1),
-            help="Experiments at once, each in a process of its own; 1: one after the other in "
-            "this one, its chains over the cores.  [default: as many as there are cores]",
+            help="Experiments at once, each in a process of its own with about 1 GB; 1: one after "
+            "the other in this one, its chains over the cores.  [default: the number of cores]",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,16 @@ def test_run_without_names_runs_all_and_makes_the_report(command, tmp_path):
     assert sorted(os.listdir(folder)) == ["demo", "demo-data", "report.html"]
 
 
+def test_results_are_printed_in_the_order_of_the_registry(command, tmp_path):
+    command("run", "--no-progress")
+    for name, seconds in {"demo": 1.0, "demo-data": 50.0}.items():  # the second one runs first
+        path = tmp_path / "results" / name / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"timings": {"fit": seconds}}))
+    result = command("run")
+    assert result.stderr.partition("] ")[2].startswith("demo-data")
+    assert 0 < result.stdout.index("A demonstration\n") < result.stdout.index("with data from")
+
+
 def test_the_table_shows_guides_and_metrics(command):
     output = command("run", "demo", "--guides", "map,nuts").stdout
     assert "Mean (m)" in output
@@ -142,6 +153,7 @@ def test_help_of_run_lists_the_experiments(command):
         (["run", "zzz"], "There is no experiment 'zzz'. Known are: demo, demo-data."),
         (["run", "demo", "--guide", "map"], "--guides"),
         (["run", "--sed", "1"], "--sed"),
+        (["run", "--jobs", "0"], "0 is not in the range x>=1."),
         (["run", "demo", "--n", "many"], "'many' is not a valid integer."),
         (["run", "demo", "--n", "1"], "Option n must be at least 2; got 1. Give a larger value."),
         (["run", "demo", "--scale", "nan"], "scale must be a finite number; got nan."),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAIN_TABLE",
+    "SAVING",
     "SIZES",
     "Entry",
     "Experiment",
@@ -48,6 +49,9 @@ __all__ = [
     "option",
     "run_experiment",
 ]
+
+SAVING = "save results"
+"""The stage in which a run saves, and its time in the record."""
 
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probml_tp.environment import describe_environment
-from probml_tp.harness.experiment import Results, SavedFigure
+from probml_tp.harness.experiment import SAVING, Results, SavedFigure
 from probml_tp.harness.table import Table
 from probml_tp.storage.files import write_errors
 from probml_tp.storage.schema import conform, read_json
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from probml_tp.harness.experiment import Experiment, Figure
 
 __all__ = [
-    "SAVING",
     "check_file_name",
     "read_results",
     "require_writable",
@@ -45,11 +44,7 @@ __all__ = [
     "write_results",
 ]
 
-FORMAT = 4
-DPI = 150
-SAVING = "save results"
-"""The stage of a run, and its time in the record."""
-
+FORMAT, DPI = 4, 150
 MANIFEST, DIGESTS, ARRAYS = "manifest.json", "digests.json", "arrays.nc"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -228,8 +223,7 @@ def _write_figures(figures: Iterable[Figure], folder: Path) -> list[dict[str, st
 
 def _lay_out(figure: Any) -> None:
     """Arrange a figure once: with a layout engine, saving it draws it twice."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
+    if (engine := figure.get_layout_engine()) is not None:
         figure.set_dpi(DPI)
         engine.execute(figure)
         figure.set_layout_engine("none")
@@ -292,13 +286,12 @@ def read_results(folder: Path, *, arrays: bool = False) -> Results[Any]:
         for number, line in enumerate(parts.pop("metrics")):
             _enter(line, tables, f"its [{number}]")
     main, *others = tables.values()
-    loaded = _arrays(folder / ARRAYS) if arrays else {}
     return Results(
         folder=folder,
         figures=figures,
         main=main,
         tables=others,
-        arrays=loaded,
+        arrays=_arrays(folder / ARRAYS) if arrays else {},
         **parts,
         **manifest,
     )

@@ -18,9 +18,9 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TextIO
 
 from probml_tp.harness.config import ExperimentConfig, Size
-from probml_tp.harness.experiment import Experiment, Progress, Results, run_experiment
+from probml_tp.harness.experiment import SAVING, Experiment, Progress, Results, run_experiment
 from probml_tp.harness.progress import RunProgress, Timeline, ToldProgress, show_progress
-from probml_tp.harness.results import SAVING, read_results, require_writable, write_results
+from probml_tp.harness.results import read_results, require_writable, write_results
 from probml_tp.harness.timings import foretold
 from probml_tp.storage.staging import recover
 

@@ -150,8 +150,8 @@ def single_thread(*, keep_cores: bool = False) -> Iterator[None]:
 
     Example:
         >>> with single_thread():
-        ...     torch.get_num_threads()
-        1
+        ...     torch.get_num_threads(), number_of_jobs(None, 9)
+        (1, 1)
     """
     threads = torch.get_num_threads()
     token = _cores.set((_cores.get() or threads) if keep_cores else 1)
