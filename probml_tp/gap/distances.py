@@ -1,17 +1,20 @@
-r"""Distances between two sets of draws, on the draws as they are and on each resample of them.
+r"""Distances between sets of draws, on the draws as they are and on each resample of them.
 
 Numbers have the draws as they are in their first row and the resamples in the others. Variances
-are those of the draws (divided by ``S``), so that a posterior of a few points has its own.
+are those of the draws (divided by ``S``), so that a posterior of a few points has its own. Several
+posteriors are held against the reference at once, so that its resamples are sorted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from scipy.special import entr, rel_entr
 
 from probml_tp.gap.sample import Resampled
@@ -27,6 +30,9 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 TINY = np.finfo(np.float64).tiny
+
+PART = 2**17
+"""Numbers of the reference's resamples that are in order at a time: they stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -84,87 +90,109 @@ def reflected_interval(values: Array, measure: Measure, level: float) -> tuple[A
     return values[0], low, high
 
 
-def weight_measures(name: str, q: Resampled, p: Resampled) -> Mapping[str, Measure]:
+def weight_measures(
+    name: str, qs: Mapping[str, Resampled], p: Resampled
+) -> dict[str, dict[str, Measure]]:
     r"""How far the marginals of a site's elements are from the reference's.
 
     Args:
         name: the site.
-        q: draws of the approximation.
+        qs: posterior to draws of it.
         p: draws of the reference.
 
     Returns:
-        ``mean_difference``: :math:`|E_q[\theta_i] - E_p[\theta_i]| / \mathrm{sd}_p(\theta_i)`.
-        ``variance_ratio``: :math:`\mathrm{Var}_q(\theta_i) / \mathrm{Var}_p(\theta_i)`. ``w2``:
-        the 2-Wasserstein distance of the two marginals, in the parameter's units.
+        For each posterior ``mean_difference``:
+        :math:`|E_q[\theta_i] - E_p[\theta_i]| / \mathrm{sd}_p(\theta_i)`; ``variance_ratio``:
+        :math:`\mathrm{Var}_q(\theta_i) / \mathrm{Var}_p(\theta_i)`; ``w2``: the 2-Wasserstein
+        distance of the two marginals, in the parameter's units.
     """
-    ours, theirs = (r.sample.sites[name] for r in (q, p))
+    theirs = p.sample.sites[name]
+    ours = {q: draws.sample.sites[name] for q, draws in qs.items()}
     origin = theirs.mean(0)
-    mean_q, variance_q = _moments(ours - origin, q.draws)
     mean_p, variance_p = _moments(theirs - origin, p.draws)
-    pairs = _sorted_pairs(ours, theirs, q.draws, p.draws)
-    return {
-        "mean_difference": Measure(
-            _ratio(np.abs(mean_q - mean_p), np.sqrt(variance_p)), squared=True
-        ),
-        "variance_ratio": Measure(_ratio(variance_q, variance_p)),
-        "w2": Measure(np.stack([_w2(*pair) for pair in pairs], 1), squared=True),
-    }
+    w2, _ = _ordered_measures(
+        ours, theirs, {q: draws.draws for q, draws in qs.items()}, p.draws, distance=True
+    )
+    found = {}
+    for q, draws in qs.items():
+        mean, variance = _moments(ours[q] - origin, draws.draws)
+        difference = _ratio(np.abs(mean - mean_p), np.sqrt(variance_p))
+        found[q] = {
+            "mean_difference": Measure(difference, squared=True),
+            "variance_ratio": Measure(_ratio(variance, variance_p)),
+            "w2": Measure(w2[q], squared=True),
+        }
+    return found
 
 
-def classification_measures(q: Resampled, p: Resampled) -> dict[str, Measure]:
+def classification_measures(
+    qs: Mapping[str, Resampled], p: Resampled
+) -> dict[str, dict[str, Measure]]:
     r"""How far predicted class probabilities are from the reference's, point by point.
 
     Args:
-        q: draws of the approximation.
+        qs: posterior to draws of it.
         p: draws of the reference.
 
     Returns:
-        ``total_variation`` of the predictives :math:`\bar q_n`, :math:`\bar p_n`; ``kl``:
-        :math:`\mathrm{KL}(\bar p_n \| \bar q_n)` in nats, the log loss that a user of the
-        approximation loses if labels come as the reference says;
+        For each posterior ``total_variation`` of the predictives :math:`\bar q_n`,
+        :math:`\bar p_n`; ``kl``: :math:`\mathrm{KL}(\bar p_n \| \bar q_n)` in nats, the log loss
+        that a user of the approximation loses if labels come as the reference says;
         ``mutual_information_ratio``: :math:`I_q(y; \theta) / I_p(y; \theta)`.
     """
-    probs_q, information_q = _predictive(q)
     probs_p, information_p = _predictive(p)
-    distance = total_variation(torch.from_numpy(probs_q), torch.from_numpy(probs_p)).numpy()
-    kl = rel_entr(probs_p, np.maximum(probs_q, TINY)).sum(-1)
-    return {
-        "total_variation": Measure(distance, squared=True, highest=1.0),
-        "kl": Measure(np.maximum(kl, 0.0)),
-        "mutual_information_ratio": Measure(information_q, information_p),
-    }
+    found = {}
+    for name, q in qs.items():
+        probs, information = _predictive(q)
+        distance = total_variation(torch.from_numpy(probs), torch.from_numpy(probs_p)).numpy()
+        kl = rel_entr(probs_p, np.maximum(probs, TINY)).sum(-1)
+        found[name] = {
+            "total_variation": Measure(distance, squared=True, highest=1.0),
+            "kl": Measure(np.maximum(kl, 0.0)),
+            "mutual_information_ratio": Measure(information, information_p),
+        }
+    return found
 
 
-def regression_measures(q: Resampled, p: Resampled, level: float) -> dict[str, Measure]:
+def regression_measures(
+    qs: Mapping[str, Resampled], p: Resampled, level: float
+) -> dict[str, dict[str, Measure]]:
     r"""How far function values and targets are from the reference's, point by point.
 
     Args:
-        q: draws of the approximation.
+        qs: posterior to draws of it.
         p: draws of the reference.
         level: the probability of the central intervals.
 
     Returns:
-        ``w2``: the 2-Wasserstein distance of the function values, in the units of ``y``;
-        ``epistemic_ratio``: of their standard deviations; ``function_coverage``: the share of the
-        reference's function values in the approximation's central interval; ``target_coverage``:
-        the same of replicated targets, noise included.
+        For each posterior ``w2``: the 2-Wasserstein distance of the function values, in the units
+        of ``y``; ``epistemic_ratio``: of their standard deviations; ``function_coverage``: the
+        share of the reference's function values in the approximation's central interval;
+        ``target_coverage``: the same of replicated targets, noise included.
     """
-    ours, theirs = (r.sample.functions["mean"] for r in (q, p))
+    draws = {name: q.draws for name, q in qs.items()}
+    ours = {name: q.sample.functions["mean"] for name, q in qs.items()}
+    theirs = p.sample.functions["mean"]
+    w2, inside = _ordered_measures(ours, theirs, draws, p.draws, distance=True, level=level)
+    _, covered = _ordered_measures(
+        {name: q.sample.functions["target"] for name, q in qs.items()},
+        p.sample.functions["target"],
+        {name: q.targets for name, q in qs.items()},
+        p.targets,
+        level=level,
+    )
     origin = theirs.mean(0)
-    deviation_q = np.sqrt(_moments(ours - origin, q.draws)[1])
     deviation_p = np.sqrt(_moments(theirs - origin, p.draws)[1])
-    w2, inside = [], []
-    for pair in _sorted_pairs(ours, theirs, q.draws, p.draws):
-        w2.append(_w2(*pair))
-        inside.append(_share_inside(*pair, level))
-    our_targets, their_targets = (r.sample.functions["target"] for r in (q, p))
-    pairs = _sorted_pairs(our_targets, their_targets, q.targets, p.targets)
-    covered = np.stack([_share_inside(*pair, level) for pair in pairs], 1)
     return {
-        "w2": Measure(np.stack(w2, 1), squared=True),
-        "epistemic_ratio": Measure(deviation_q, deviation_p),
-        "function_coverage": Measure(np.stack(inside, 1), highest=1.0),
-        "target_coverage": Measure(covered, highest=1.0),
+        name: {
+            "w2": Measure(w2[name], squared=True),
+            "epistemic_ratio": Measure(
+                np.sqrt(_moments(ours[name] - origin, draws[name])[1]), deviation_p
+            ),
+            "function_coverage": Measure(inside[name], highest=1.0),
+            "target_coverage": Measure(covered[name], highest=1.0),
+        }
+        for name in qs
     }
 
 
@@ -184,13 +212,36 @@ def _moments(values: Array, counts: Array) -> tuple[Array, Array]:
     return mean, np.maximum(variance, 0.0)
 
 
-def _sorted_pairs(
-    ours: Array, theirs: Array, our_counts: Array, their_counts: Array
-) -> Iterator[tuple[Array, Array]]:
-    """For each column, the resampled values of both in order, ``(1 + R, S)``."""
-    our_draws, their_draws = _members(our_counts), _members(their_counts)
-    for a, b in zip(ours.T, theirs.T, strict=True):
-        yield _sorted_resamples(a, our_draws), _sorted_resamples(b, their_draws)
+def _ordered_measures(
+    ours: Mapping[str, Array],
+    theirs: Array,
+    our_counts: Mapping[str, Array],
+    their_counts: Array,
+    *,
+    distance: bool = False,
+    level: float | None = None,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """By columns, what needs draws in order: distances, shares in our intervals, ``(1 + R, M)``."""
+    shape = len(their_counts), theirs.shape[1]
+    w2 = {name: np.empty(shape) for name in ours if distance}
+    inside = {name: np.empty(shape) for name in ours if level is not None}
+    our_members = {name: _members(counts) for name, counts in our_counts.items()}
+    their_members = _members(their_counts)
+    size = max(1, PART // their_members.shape[1])
+    for column in range(shape[1]):
+        p_values = Ranked.of(theirs[:, column])
+        q_values = {name: Ranked.of(values[:, column]) for name, values in ours.items()}
+        for start in range(0, shape[0], size):
+            part = slice(start, start + size)
+            p = InOrder.of(p_values, their_members[part])
+            for name, values in q_values.items():
+                q = InOrder.of(values, our_members[name][part])
+                if distance:
+                    w2[name][part, column] = q.w2(p)
+                if level is not None:
+                    low, high = (q.quantile((1 + side * level) / 2) for side in (-1, 1))
+                    inside[name][part, column] = p.share_between(low, high)
+    return w2, inside
 
 
 def _members(counts: Array) -> Array:
@@ -199,41 +250,124 @@ def _members(counts: Array) -> Array:
     return np.tile(np.arange(size), resamples).repeat(counts.ravel()).reshape(resamples, -1)
 
 
-def _sorted_resamples(values: Array, draws: Array) -> Array:
-    """Each resample in order: its draws are sorted by their ranks, which takes half the time."""
-    order = np.argsort(values)
-    ranks = np.empty(len(values), dtype=np.int32)
-    ranks[order] = np.arange(len(values))
-    of_draws = ranks[draws]
-    of_draws.sort(axis=1)
-    resamples: Array = values[order][of_draws]
-    return resamples
+@dataclass(frozen=True)
+class Ranked:
+    """Numbers in order.
+
+    Args:
+        values: in order, ``(S,)``.
+        places: where among these each of the numbers is, ``(S,)``.
+    """
+
+    values: Array
+    places: Array
+
+    @classmethod
+    def of(cls, numbers: Array) -> Ranked:
+        """Sort numbers ``(S,)``."""
+        order = np.argsort(numbers)
+        places = np.empty(len(order), dtype=np.int32)
+        places[order] = np.arange(len(order))
+        return cls(numbers[order], places)
 
 
-def _w2(ours: Array, theirs: Array) -> Array:
-    r""":math:`(\int_0^1 (F^{-1} - G^{-1})^2)^{1/2}` of sorted draws, exact, ``(1 + R,)``."""
-    m, n = ours.shape[1], theirs.shape[1]
-    ends = np.union1d(np.arange(1, m + 1) * n, np.arange(1, n + 1) * m)  # in units of 1 / (m n)
-    widths = np.diff(ends, prepend=0) / (m * n)
-    difference = ours[:, (ends - 1) // n] - theirs[:, (ends - 1) // m]
-    distance: Array = np.sqrt(difference**2 @ widths)
-    return distance
+@dataclass(frozen=True)
+class InOrder:
+    """Resamples of numbers, each in order.
+
+    They are sorted as places among all the numbers, which takes half the time.
+
+    Args:
+        values: the numbers in order, ``(S,)``.
+        places: of each resample's numbers among these, in order, ``(R, S)``.
+    """
+
+    values: Array
+    places: Array
+    _steps: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, numbers: Ranked, members: Array) -> InOrder:
+        """Sort the resamples that have these members, ``(R, S)``."""
+        places = numbers.places[members]
+        places.sort(axis=1)
+        return cls(numbers.values, places)
+
+    @cached_property
+    def columns(self) -> Array:
+        """The numbers of each resample in order, a column each, ``(S, R)``."""
+        columns: Array = self.values[np.ascontiguousarray(self.places.T)]
+        return columns
+
+    def quantile(self, share: float) -> Array:
+        """``numpy.quantile(columns, share, axis=0)``."""
+        place = share * (self.places.shape[1] - 1)
+        below = int(place)
+        above = min(below + 1, self.places.shape[1] - 1)
+        low, high = self.values[self.places[:, below]], self.values[self.places[:, above]]
+        quantile: Array = low + (place - below) * (high - low)
+        return quantile
+
+    def share_between(self, low: Array, high: Array) -> Array:
+        """The share of each resample in an interval of its own, ends included, ``(R,)``."""
+        resamples, size = self.places.shape
+        first = np.arange(resamples) * len(self.values)
+        ends = np.searchsorted(self.values, low), np.searchsorted(self.values, high, "right")
+        below, upto = (np.searchsorted(self._in_a_row, first + end) for end in ends)
+        share: Array = np.maximum(upto - below, 0) / size
+        return share
+
+    @cached_property
+    def _in_a_row(self) -> Array:
+        """All places in order, those of a resample beyond those of the one before."""
+        first = np.arange(len(self.places))[:, None] * len(self.values)
+        return (self.places + first).ravel()
+
+    def w2(self, other: InOrder) -> Array:
+        r"""The 2-Wasserstein distance of each resample from the other's, exact, ``(R,)``.
+
+        Our quantile function :math:`F^{-1}` is a constant on each of ``S`` equal steps, so that
+        with the mean of the other's over a step, :math:`\bar g`,
+
+        .. math:: \int (F^{-1} - G^{-1})^2 = \int (F^{-1} - \bar g)^2 + \int (G^{-1} - \bar g)^2
+
+        of which the mean and the last term depend on the other and on ``S`` alone.
+        """
+        size = self.places.shape[1]
+        means, rest = other.steps(size)
+        distance: Array = np.sqrt(np.full(size, 1 / size) @ (self.columns - means) ** 2 + rest)
+        return distance
+
+    def steps(self, count: int) -> tuple[Array, Array]:
+        """Means of the quantile function over equal steps, and its variance about them.
+
+        Args:
+            count: the number of steps, ``m``.
+
+        Returns:
+            The means ``(m, R)`` and the variance, averaged over the steps, ``(R,)``.
+        """
+        if count not in self._steps:
+            number, step, width, average = _pieces(self.places.shape[1], count)
+            means = average @ self.columns
+            deviation = self.columns[number]
+            deviation -= means[step]
+            self._steps[count] = means, width @ np.square(deviation, out=deviation) / count
+        return self._steps[count]
 
 
-def _share_inside(ours: Array, theirs: Array, level: float) -> Array:
-    """The share of their draws in our central interval, ``(1 + R,)``."""
-    low, high = (_sorted_quantile(ours, (1 + side * level) / 2) for side in (-1, 1))
-    share: Array = ((theirs >= low[:, None]) & (theirs <= high[:, None])).mean(1)
-    return share
+@lru_cache(maxsize=16)
+def _pieces(size: int, count: int) -> tuple[Array, Array, Array, csr_array]:
+    """Where the quantile function of numbers is constant within each of equal steps.
 
-
-def _sorted_quantile(values: Array, share: float) -> Array:
-    """``numpy.quantile(values, share, axis=1)`` of rows in order, without sorting them again."""
-    place = share * (values.shape[1] - 1)
-    below = int(place)
-    above = min(below + 1, values.shape[1] - 1)
-    quantile: Array = values[:, below] + (place - below) * (values[:, above] - values[:, below])
-    return quantile
+    Returns:
+        Of each piece the number and the step that it is of, and its width in steps; and the matrix
+        that maps numbers to their means over the steps, ``(count, size)``.
+    """
+    ends = np.union1d(np.arange(1, count + 1) * size, np.arange(1, size + 1) * count)
+    width = np.diff(ends, prepend=0) / size  # ends are in units of 1 / (count * size)
+    number, step = (ends - 1) // count, (ends - 1) // size
+    return number, step, width, csr_array((width, (step, number)), (count, size))
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

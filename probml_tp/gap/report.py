@@ -222,11 +222,11 @@ def compare(
             check_converged(name, samples[name].convergence)
     rows = _Rows(places, chosen, level)
     first, second = samples[reference].halves()
-    rows.add(NOISE_FLOOR, first.resample(resamples, seed), second.resample(resamples, seed + 1))
+    floor = {NOISE_FLOOR: first.resample(resamples, seed)}
+    rows.add(floor, second.resample(resamples, seed + 1))
     target = samples[reference].resample(resamples, substream(seed, Stream.COMPARISON))
-    for name in posteriors:
-        if name != reference:
-            rows.add(name, samples[name].resample(resamples, seeds[name]), target)
+    others = [name for name in posteriors if name != reference]
+    rows.add({name: samples[name].resample(resamples, seeds[name]) for name in others}, target)
     tables = (
         ()
         if data is None
@@ -265,24 +265,26 @@ class _Rows:
         self.functions: list[dict[str, Any]] = []
         self.points: list[dict[str, Any]] = []
 
-    def add(self, name: str, q: Resampled, p: Resampled) -> None:
-        """Compare a posterior with the reference."""
-        for site in self.sites:
-            for metric, measure in weight_measures(site, q, p).items():
-                line = {"posterior": name, "site": site, "metric": metric}
-                everywhere = np.arange(measure.values.shape[1])
-                self.weights.append(line | self._interval(measure, everywhere))
+    def add(self, qs: Mapping[str, Resampled], p: Resampled) -> None:
+        """Compare posteriors with the reference."""
+        weights = {site: weight_measures(site, qs, p) for site in self.sites}
         if "probs" in p.sample.functions:
-            measures = classification_measures(q, p)
+            functions = classification_measures(qs, p)
         else:
-            measures = regression_measures(q, p, self.level)
-        for region, points in self.regions.items():
-            for metric, measure in measures.items():
-                line = {"posterior": name, "region": region, "metric": metric}
-                index = _columns(points, measure, len(self.regions[EVERYWHERE]))
-                self.functions.append(line | self._interval(measure, index))
-        for metric, measure in measures.items():
-            self._add_points({"posterior": name, "metric": metric}, measure)
+            functions = regression_measures(qs, p, self.level)
+        for name in qs:
+            for site, measures in weights.items():
+                for metric, measure in measures[name].items():
+                    line = {"posterior": name, "site": site, "metric": metric}
+                    everywhere = np.arange(measure.values.shape[1])
+                    self.weights.append(line | self._interval(measure, everywhere))
+            for region, points in self.regions.items():
+                for metric, measure in functions[name].items():
+                    line = {"posterior": name, "region": region, "metric": metric}
+                    index = _columns(points, measure, len(self.regions[EVERYWHERE]))
+                    self.functions.append(line | self._interval(measure, index))
+            for metric, measure in functions[name].items():
+                self._add_points({"posterior": name, "metric": metric}, measure)
 
     def _interval(self, measure: Measure, index: Array) -> dict[str, float]:
         ends = reflected_interval(measure.over(index), measure, self.level)

@@ -26,15 +26,15 @@ from probml_tp import (
     sample_nuts,
 )
 from probml_tp.empirical import Empirical
-from probml_tp.gap import GapReport, compare
+from probml_tp.gap import GapReport, compare, distances
 from probml_tp.gap import sample as sampling
 from probml_tp.gap.distances import (
+    InOrder,
     Measure,
+    Ranked,
     _members,
-    _sorted_quantile,
-    _sorted_resamples,
-    _w2,
     reflected_interval,
+    regression_measures,
     weight_measures,
 )
 from probml_tp.gap.sample import Resampled, Sample
@@ -290,24 +290,71 @@ def test_the_kl_divergence_of_a_class_that_the_approximation_rules_out_is_finite
 # ----------------------------------------------------------------------- distances, resamples
 
 
-def test_w2_of_samples_of_different_sizes_is_that_of_repeated_draws():
-    rng = np.random.default_rng(0)
-    a, b = np.sort(rng.normal(size=(3, 6))), np.sort(rng.normal(size=(3, 4)))
-    repeated = np.sqrt(((np.repeat(a, 2, axis=1) - np.repeat(b, 3, axis=1)) ** 2).mean(1))
-    np.testing.assert_allclose(_w2(a, b), repeated, rtol=1e-12)
-    np.testing.assert_allclose(_w2(a, a), 0, atol=1e-12)
+def in_order(values: np.ndarray, counts: np.ndarray) -> InOrder:
+    return InOrder.of(Ranked.of(values), _members(counts))
+
+
+def random_order(seed: int, size: int, *, resamples: int = 3, ties: bool = False) -> InOrder:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(4, size=size) / 2 if ties else rng.normal(size=size)
+    return in_order(values, rng.multinomial(size, np.full(size, 1 / size), size=resamples))
+
+
+@pytest.mark.parametrize("sizes", [(6, 4), (4, 6), (12, 3), (3, 12), (1, 7), (7, 1), (5, 5)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_w2_of_samples_of_different_sizes_is_that_of_repeated_draws(sizes, ties):
+    a, b = (random_order(seed, size, ties=ties) for seed, size in enumerate(sizes))
+    common = math.lcm(*sizes)
+    long = [np.sort(np.repeat(r.columns.T, common // len(r.columns.T[0]), axis=1)) for r in (a, b)]
+    repeated = np.sqrt(((long[0] - long[1]) ** 2).mean(1))
+    np.testing.assert_allclose(a.w2(b), repeated, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(a.w2(a), 0)
 
 
 def test_resamples_come_in_order():
     values, counts = np.array([3.0, 1.0, 2.0]), np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
     expected = [[1, 2, 3], [2, 3, 3], [1, 1, 1]]
-    np.testing.assert_array_equal(_sorted_resamples(values, _members(counts)), expected)
+    np.testing.assert_array_equal(in_order(values, counts).columns.T, expected)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.025, 0.5, 0.975, 1.0])
-def test_quantiles_of_rows_in_order_are_numpys(share):
-    rows = np.sort(np.random.default_rng(0).normal(size=(5, 37)), axis=1)
-    np.testing.assert_allclose(_sorted_quantile(rows, share), np.quantile(rows, share, axis=1))
+def test_quantiles_of_resamples_in_order_are_numpys(share):
+    resamples = random_order(0, 37, resamples=5)
+    expected = np.quantile(resamples.columns, share, axis=0)
+    np.testing.assert_allclose(resamples.quantile(share), expected)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_shares_between_count_both_ends(ties):
+    resamples = random_order(0, 40, resamples=6, ties=ties)
+    low, high = np.array([-9, 0.5, 9, 0.5, 1, -0.2]), np.array([9, 1, 10, 0.5, 0.5, 0.7])
+    inside = (resamples.columns >= low) & (resamples.columns <= high)
+    np.testing.assert_array_equal(resamples.share_between(low, high), inside.mean(0))
+
+
+def test_measures_are_those_of_each_resample_by_itself(monkeypatch):
+    """By sorting each resample of each posterior anew, whatever the parts and whoever is beside."""
+    monkeypatch.setattr(distances, "PART", 3 * 60)
+    rng = np.random.default_rng(0)
+    p = one_column(rng.normal(size=60), chains=2, block=3).resample(10, 0)
+    qs = {str(n): one_column(1 + rng.normal(size=n)).resample(10, n) for n in (1, 20, 45, 60)}
+    found = regression_measures(qs, p, 0.9)
+    for name, q in qs.items():
+        for r, (mine, theirs) in enumerate(zip(q.draws, p.draws, strict=True)):
+            a = np.repeat(q.sample.functions["mean"][:, 0], mine)
+            b = np.repeat(p.sample.functions["mean"][:, 0], theirs)
+            long = [np.repeat(np.sort(v), math.lcm(len(a), len(b)) // len(v)) for v in (a, b)]
+            low, high = np.quantile(a, [0.05, 0.95])
+            truths = {
+                "w2": np.sqrt(np.square(long[0] - long[1]).mean()),
+                "function_coverage": ((b >= low) & (b <= high)).mean(),
+                "target_coverage": ((b >= low) & (b <= high)).mean(),
+            }
+            for metric, truth in truths.items():
+                assert found[name][metric].values[r, 0] == pytest.approx(truth, rel=1e-12)
+        alone = regression_measures({name: q}, p, 0.9)[name]
+        for metric, measure in alone.items():
+            np.testing.assert_array_equal(measure.each(), found[name][metric].each())
 
 
 def one_column(values: np.ndarray, *, chains: int = 1, block: int = 1) -> Sample:
@@ -346,11 +393,9 @@ def share_covered(metric: str, truth: float, *, rho: float = 0.0, block: int = 1
     for repetition in range(100):
         p = autoregression(rng, size=400, rho=rho)
         q = 1 + 2 * rng.normal(size=300)
-        pair = (
-            one_column(q).resample(100, 2 * repetition),
-            one_column(p, block=block).resample(100, 2 * repetition + 1),
-        )
-        measure = weight_measures("w", *pair)[metric]
+        ours = one_column(q).resample(100, 2 * repetition)
+        theirs = one_column(p, block=block).resample(100, 2 * repetition + 1)
+        measure = weight_measures("w", {"q": ours}, theirs)["q"][metric]
         _, low, high = reflected_interval(measure.over(np.array([0])), measure, 0.95)
         covered.append(low <= truth <= high)
     return float(np.mean(covered))
@@ -375,7 +420,7 @@ def test_intervals_of_a_chain_cover_by_blocks_and_not_without():
 def test_a_gap_of_none_has_an_interval_that_starts_at_0():
     rng = np.random.default_rng(1)
     a, b = (one_column(rng.normal(size=500)).resample(200, seed) for seed in (0, 1))
-    measure = weight_measures("w", a, b)["w2"]
+    measure = weight_measures("w", {"a": a}, b)["a"]["w2"]
     value, low, high = reflected_interval(measure.over(np.array([0])), measure, 0.95)
     assert low == 0 < value < high < 0.3
     percentile = np.quantile(measure.values[1:, 0], 0.025)  # the negative control
@@ -384,8 +429,8 @@ def test_a_gap_of_none_has_an_interval_that_starts_at_0():
 
 def test_what_does_not_vary_in_the_reference_has_no_ratio():
     values = np.random.default_rng(0).normal(size=50)
-    pair = one_column(values).resample(20, 0), one_column(np.ones(50)).resample(20, 1)
-    found = weight_measures("w", *pair)
+    a, b = one_column(values).resample(20, 0), one_column(np.ones(50)).resample(20, 1)
+    found = weight_measures("w", {"a": a}, b)["a"]
     assert np.isnan(found["variance_ratio"].values).all()
     assert np.isfinite(found["w2"].values).all()
 
