@@ -2,7 +2,7 @@
 
 ``python benchmarks/nuts_rates.py`` prints a table; ``--write`` puts it in docs/benchmarks.md. Both
 run the same number of chains of the same length with diagonal metrics. NumPyro runs twice: the
-first run compiles, the second does not. The effective sample size is the least over all sites.
+first run compiles, the second (*compiled*) does not. The effective sample size is the least over all sites.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpyro
 import numpyro.distributions as jdist
 import pyro.distributions as dist
 import torch
-from nuts_numpyro import program
 from numpyro_classics import rats as rats_program
+from nuts_numpyro import program
 from report import machine, write_section
 from setups import curve
 from torch import Tensor, nn
@@ -182,11 +182,8 @@ def row(name: str, steps: int) -> str:
 @click.option("--only", type=click.Choice(list(TASKS)), multiple=True, help="Only these tasks.")
 @click.option("--write", is_flag=True, help="Put the figures into docs/benchmarks.md.")
 def main(steps: int, only: tuple[str, ...], write: bool) -> None:
-    head = [
-        "| Posterior | ESS | NumPyro's | CPU s | NumPyro's | after compilation "
-        "| ESS/s | NumPyro's | after compilation |",
-        "|---|" + "--:|" * 8,
-    ]
+    rates = ("ESS", "NumPyro's", "CPU s", "NumPyro's", "compiled", "ESS/s", "NumPyro's", "compiled")
+    head = ["| Posterior | " + " | ".join(rates) + " |", "|---|" + "--:|" * len(rates)]
     rows = []
     with single_thread():
         for name in only or TASKS:

@@ -224,6 +224,9 @@ def _watch(
     report: ProgressCallback,
     seed: int,
 ) -> Watch:
+    if seconds is None and enough is None:
+        return Watch()
+
     def will_do(chains: list[Chain]) -> bool:
         return enough is not None and enough(Posterior(_guide(model, chains), seed=seed))
 
