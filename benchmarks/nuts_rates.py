@@ -2,7 +2,8 @@
 
 ``python benchmarks/nuts_rates.py`` prints a table; ``--write`` puts it in docs/benchmarks.md. Both
 run the same number of chains of the same length with diagonal metrics. NumPyro runs twice: the
-first run compiles, the second (*compiled*) does not. The effective sample size is the least over all sites.
+first run compiles, the second (*compiled*) does not. The effective sample size is the least over
+all sites.
 """
 
 from __future__ import annotations
