@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 __all__ = ["simplify"]
 
@@ -57,7 +58,8 @@ def simplify(graph: fx.GraphModule, *inputs: Tensor) -> fx.GraphModule:
         []
     """
     nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-    if any(_tensor_operation(node) and node.target._schema.is_mutable for node in nodes):
+    operations = [operation for node in nodes if (operation := _operation(node))]
+    if any(operation._schema.is_mutable for operation in operations):
         return graph
     values = _Recorder(graph).record(*inputs)
     constants = {node: values[node] for node in graph.graph.nodes if node.op == "get_attr"}
@@ -94,12 +96,14 @@ class _Recorder(fx.Interpreter):
         return self.values[n]
 
 
-def _tensor_operation(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)
+def _operation(node: fx.Node) -> OpOverload | None:
+    """What it does to tensors, if anything."""
+    return node.target if isinstance(node.target, OpOverload) else None
 
 
 def _is_constant(node: fx.Node, value: Tensor, constants: Mapping[fx.Node, Tensor]) -> bool:
-    if not _tensor_operation(node) or torch.Tag.nondeterministic_seeded in node.target.tags:
+    operation = _operation(node)
+    if operation is None or torch.Tag.nondeterministic_seeded in operation.tags:
         return False
     shape_only = node.target in MADE_BY_SHAPE or value.numel() == 0
     return shape_only or all(given in constants for given in node.all_input_nodes)
@@ -109,7 +113,8 @@ def _same(
     node: fx.Node, values: Mapping[fx.Node, Any], constants: Mapping[fx.Node, Tensor]
 ) -> fx.Node | None:
     """The argument that the node gives back as it is, if there is one."""
-    value, given = values[node], list(node.args)
+    value: Tensor = values[node]
+    given: list[Any] = list(node.args)
     if node.target is aten.cat.default and len(given[0]) == 1:
         candidates = [given[0][0]]
     elif node.target in VIEWS:
