@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, cast
@@ -86,6 +86,7 @@ class Chains:
         start: the guide at whose centre they start; ``None`` for the model's own starts.
         per_batch: chains whose gradients are computed together; all that fit by default.
         jobs: processes; as many as there are cores by default.
+        enough: whether a posterior of fewer draws will do, so that chains end there.
     """
 
     chains: int = 4
@@ -97,6 +98,7 @@ class Chains:
     start: str | None = None
     per_batch: int | None = None
     jobs: int | None = None
+    enough: Callable[[Posterior], bool] | None = None
 
     @classmethod
     def of(cls, options: Any, **more: Any) -> Chains:
@@ -256,6 +258,7 @@ def nuts(job: Job) -> Posterior:
         init=job.start,
         chains_per_batch=chains.per_batch,
         jobs=chains.jobs,
+        enough=chains.enough,
         seed=job.how.seed,
         progress=job.update,
     )

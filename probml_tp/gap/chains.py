@@ -23,7 +23,13 @@ from probml_tp.model import BayesianModel
 from probml_tp.posterior import Posterior
 from probml_tp.streams import Stream, seeded, substream
 
-__all__ = ["Allowance", "ChainsTooDearError", "overdispersed_starts", "sample_within"]
+__all__ = [
+    "Allowance",
+    "ChainsTooDearError",
+    "functions_are_known",
+    "overdispersed_starts",
+    "sample_within",
+]
 
 Data = tuple[Tensor, Tensor]
 Params = dict[str, Tensor]
@@ -187,10 +193,6 @@ def sample_within(
     gradients = max(seconds - (time.monotonic() - start), seconds / 2) / cost
     allowed = _allowance(model, data, starts, gradients, cost, max_tree_depth, warmup, seed)
 
-    def enough(posterior: Posterior) -> bool:
-        found = collect(posterior, x, sites=(), num_samples=1, seed=0).convergence
-        return found is not None and has_converged(found)
-
     posterior = sample_nuts(
         model,
         data,
@@ -201,12 +203,18 @@ def sample_within(
         mass_matrix=allowed.mass_matrix,
         starts=starts,
         seconds=max(seconds - (time.monotonic() - start), seconds / 3),
-        enough=enough,
+        enough=partial(functions_are_known, x=x),
         seed=seed,
         progress=update,
     )
     posterior.info.seconds = time.monotonic() - start
     return posterior
+
+
+def functions_are_known(posterior: Posterior, x: Tensor) -> bool:
+    """Whether its chains agree on the function values at ``x``, and are long enough for them."""
+    found = collect(posterior, x, sites=(), num_samples=1, seed=0).convergence
+    return found is not None and has_converged(found)
 
 
 def _seconds_per_gradient(model: BayesianModel, data: Data, chains: int) -> float:

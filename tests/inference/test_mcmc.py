@@ -159,9 +159,11 @@ def test_a_seed_determines_every_chain_however_many_processes_run() -> None:
     case = checked("mlp-half-normal")
     data = (case.x, case.y)
     torch.manual_seed(5)
-    here = sample_nuts(case.model, data, chains=2, seed=1, **SHORT)
+    here = sample_nuts(case.model, data, chains=2, seed=1, **SHORT, chains_per_batch=1)
     torch.manual_seed(6)
-    apart = sample_nuts(case.model, data, chains=2, seed=1, **(SHORT | {"jobs": 2}))
+    apart = sample_nuts(
+        case.model, data, chains=2, seed=1, **(SHORT | {"jobs": 2, "chains_per_batch": 1})
+    )
     assert torch.equal(here.guide.flat, apart.guide.flat)
     assert here.info.sampler == apart.info.sampler
     other = sample_nuts(case.model, data, chains=2, seed=2, **SHORT)
@@ -189,6 +191,26 @@ def test_lp_is_the_log_joint_at_every_draw(name: str) -> None:
             flat = model.layout.ravel(model.unconstrain(params))
             expected = model.log_joint_flat(flat, case.x, case.y).item()
             assert lp[chain][draw] == pytest.approx(expected, rel=1e-8)
+
+
+def test_chains_end_when_they_are_enough() -> None:
+    """Cut to the same length, and as the seed alone says; else they make all their draws."""
+    case = checked("linear")
+    data, options = (case.x, case.y), SHORT | {"draws": 300, "seed": 4, "chains": 3}
+    whole = sample_nuts(case.model, data, **options, chains_per_batch=3)
+    asked: list[int] = []
+
+    def enough(posterior: Posterior) -> bool:
+        asked.append(posterior.guide.flat.shape[1])
+        return len(asked) == 2
+
+    part = sample_nuts(case.model, data, **options, enough=enough)
+    assert asked == [125, 187] and part.guide.flat.shape[:2] == (3, 187)
+    assert torch.equal(part.guide.flat, whole.guide.flat[:, :187])
+    assert np.shape(part.info.sampler["lp"]) == (3, 187)
+    assert part.info.forward_passes < whole.info.forward_passes
+    never = sample_nuts(case.model, data, **options, enough=lambda _: False)
+    assert torch.equal(never.guide.flat, whole.guide.flat)
 
 
 def test_one_draw_is_enough() -> None:

@@ -118,14 +118,14 @@ class Watch:
     there are half as many more, of exactly those: the answer is a function of the seed.
 
     Args:
-        seconds: of all chains; without a limit they end after their ``num_samples``.
-        enough: told of the chains, in step.
+        seconds: of all chains; without a limit they end after their ``num_samples``, if not before.
+        enough: told of the chains, in step; without it they are never asked.
         report: told of the seconds gone.
         chains: those that are watched, all of them begun before the first ends.
     """
 
     seconds: float | None = None
-    enough: Callable[[list[Chain]], bool] = lambda _: False
+    enough: Callable[[list[Chain]], bool] | None = None
     report: Callable[[float], None] = lambda _: None
     chains: list[Chain] = field(default_factory=list)
     start: float = field(default_factory=time.monotonic)
@@ -150,17 +150,22 @@ class Watch:
 
     def ends(self, chain: Chain) -> bool:
         """Whether this chain has to."""
-        if self.seconds is None:
-            return chain.seen == len(chain.draws)
-        if self.found:
-            return True
-        self._tell()
         least = min(chain.seen for chain in self.chains)
-        while least >= self.next_look and not self.found:
+        while self.enough is not None and least >= self.next_look and not self.found:
             own = in_step(self.chains, self.next_look)
             self.next_look += self.next_look // 2
             self.found = own if self.enough(own) else []
-        return bool(self.found) or (self.gone > self.seconds and least >= LEAST_DRAWS)
+        if self.found:
+            return True
+        if self.seconds is None:
+            return chain.seen == len(chain.draws)
+        self._tell()
+        return self.gone > self.seconds and least >= LEAST_DRAWS
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether chains may end before their ``num_samples``."""
+        return self.seconds is not None or self.enough is not None
 
     def result(self) -> list[Chain]:
         """What is kept of the chains."""

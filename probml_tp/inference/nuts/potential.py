@@ -1,9 +1,9 @@
 r"""The potential :math:`U(u) = -\log p(\theta(u), y \mid x) - \log|\partial\theta/\partial u|`.
 
 For small nets most of a gradient's time goes into dispatching its operations. So potential and
-gradient are traced once into a graph of plain tensor operations, which a C++ interpreter replays
-without autograd or function transforms; and several chains share one batched call where the net is
-fully connected.
+gradient are traced once into a graph of plain tensor operations, rid of what is constant, which a
+C++ interpreter replays without autograd or function transforms; and several chains share one
+batched call where the net is fully connected.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import functionalize, grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from probml_tp.inference.graphs import simplify
 from probml_tp.model import BayesianModel
 
 __all__ = ["Potential", "potential"]
@@ -88,11 +89,14 @@ class Potential:
         with torch.no_grad(), _unchecked(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is no longer developed
             try:
-                graph = make_fx(function)(u)
-                graph.graph.eliminate_dead_code()
-                graph.recompile()
+                graph = simplify(make_fx(functionalize(function))(u), u)
                 graph = torch.jit.trace(graph.eval(), (u,), check_trace=False)
-                traced: GradientAndValue = torch.jit.freeze(graph.eval())
+                frozen: GradientAndValue = torch.jit.freeze(graph.eval())
+
+                def traced(u: Tensor) -> tuple[Tensor, Tensor]:
+                    with torch.inference_mode():  # each operation is dispatched faster
+                        return frozen(u)
+
                 found = [traced(u + 0.02) for _ in range(3)][-1]  # it optimises what it has run
             except TRACING_ERRORS:
                 return None

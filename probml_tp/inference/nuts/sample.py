@@ -50,6 +50,9 @@ Report = Callable[[int, int], None]
 BATCHED_WORK = 1_000_000
 """Parameters times points up to which dispatch, not arithmetic, is what a gradient costs."""
 
+BATCH = 4
+"""Chains evaluated together up to there: the time of a call hardly grows with them."""
+
 REPORTS = 50
 """How often a chain in this process reports."""
 
@@ -91,7 +94,8 @@ def sample_nuts(
     with a point (MAP) or points (an ensemble), at one of them. Or say with ``starts`` where each
     begins.
 
-    With ``seconds`` chains run as long as that, or until they are ``enough``: the warm-up ends
+    With ``enough`` chains end as soon as they are, and after ``draws`` at the latest. With
+    ``seconds`` they run as long as that, or until they are enough: the warm-up ends
     after its steps or 40 % of the time, and ``draws`` is the most that is kept of a chain,
     every second draw or fewer once there are more. How many draws the time allows depends on the
     machine; what chains that were enough return is a function of the seed.
@@ -112,12 +116,13 @@ def sample_nuts(
         init_scale: standard deviation of the noise added to each starting point; in units of the
             standard deviations of ``init`` if it has any.
         starts: values of every site for each chain to start at, instead of ``init``'s.
-        seconds: how long, at most but for one transition; all chains run in this process then.
-        enough: asked, with ``seconds``, after 125 draws of every chain, and each time that there
-            are half as many more, whether this posterior will do.
-        chains_per_batch: chains evaluated together, in one process. Default: 2 where parameters
-            times data points are at most a million, for there a second chain costs little more than
-            one, else 1. On one core 4 may be faster. Draws depend on it through rounding.
+        seconds: how long, at most but for one transition.
+        enough: asked after 125 draws of every chain, and each time that there are half as many
+            more, whether this posterior will do. With it or ``seconds`` all chains run in one
+            batch in this process.
+        chains_per_batch: chains evaluated together, in one process. Default: 4 where parameters
+            times data points are at most a million, for there four chains cost little more than
+            one, else 1. Draws depend on it through rounding.
         jobs: processes; default: one a batch of chains, at most one a core. 1 runs them here.
         seed: determines every chain, however many chains and processes run.
         progress: show a bar (on terminals), or a callback ``(done, total, message)`` that counts
@@ -149,16 +154,16 @@ def sample_nuts(
         positive_integer(name, value) for name, value in counts.items()
     )
     if chains_per_batch is None:
-        chains_per_batch = 2 if model.work(len(x)) <= BATCHED_WORK else 1
+        chains_per_batch = BATCH if model.work(len(x)) <= BATCHED_WORK else 1
     positive_integer("chains_per_batch", chains_per_batch)
     seed = valid_seed(seed)
     positive("init_scale", init_scale)
     strictly_between_0_and_1("target_accept", target_accept)
     check_mass_matrix(mass_matrix, model, init)
-    _check_ends(chains, starts, seconds, enough)
+    _check_ends(chains, starts, seconds)
     start = time.perf_counter()
     settings = ChainSettings(draws, warmup, target_accept, max_tree_depth)
-    if seconds is not None:
+    if seconds is not None or enough is not None:
         chains_per_batch, jobs = chains, 1
     batches = [
         list(range(c, min(c + chains_per_batch, chains)))
@@ -203,7 +208,6 @@ def _check_ends(
     chains: int,
     starts: Sequence[object] | None,
     seconds: float | None,
-    enough: Callable[[Posterior], bool] | None,
 ) -> None:
     if starts is not None and len(starts) != chains:
         raise ValueError(
@@ -211,11 +215,6 @@ def _check_ends(
         )
     if seconds is not None:
         positive("seconds", seconds)
-    elif enough is not None:
-        raise ValueError(
-            "enough is asked of chains that end when they are enough or their time is over; got no "
-            "seconds. Pass seconds, or leave enough out."
-        )
 
 
 def _watch(
@@ -225,17 +224,18 @@ def _watch(
     report: ProgressCallback,
     seed: int,
 ) -> Watch:
-    if seconds is None:
+    if seconds is None and enough is None:
         return Watch()
-    limit = seconds
 
     def will_do(chains: list[Chain]) -> bool:
         return enough is not None and enough(Posterior(_guide(model, chains), seed=seed))
 
     def tell(gone: float) -> None:
-        report(round(1000 * min(gone / limit, 1.0)), 1000, f"{gone:.0f} of {limit:.0f} s")
+        if seconds is not None:
+            share = min(gone / seconds, 1.0)
+            report(round(1000 * share), 1000, f"{gone:.0f} of {seconds:.0f} s")
 
-    return Watch(seconds, will_do, tell)
+    return Watch(seconds, None if enough is None else will_do, tell)
 
 
 # ------------------------------------------------------------------------- batches of chains
@@ -287,7 +287,7 @@ class _Batch:
         tick = _Tick(report, every=max(1, len(indices) * self.transitions // REPORTS))
         done = drive([self._chain(index, tick) for index in indices], potential)
         tick.flush()
-        return done if self.watch.seconds is None else self.watch.result()
+        return self.watch.result() if self.watch.ends_early else done
 
     def _chain(self, index: int, tick: _Tick) -> Gradients[Chain]:
         return sample_chain(

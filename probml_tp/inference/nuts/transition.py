@@ -53,7 +53,7 @@ class Point(NamedTuple):
     @property
     def energy(self) -> float:
         """The Hamiltonian, in nats."""
-        return self.potential + 0.5 * float(self.p @ self.p)
+        return self.potential + 0.5 * float(self.p.dot(self.p))
 
 
 class Tree(NamedTuple):
@@ -105,9 +105,20 @@ def leapfrog(z: Point, step_size: float, metric: Metric) -> Gradients[Point]:
     .. math:: p' = p - \tfrac\epsilon2 L^\top\nabla U(q), \quad q^* = q + \epsilon L p', \quad
               p^* = p' - \tfrac\epsilon2 L^\top\nabla U(q^*).
     """
+    p, q = _drift(z, step_size, metric)
+    return _kick(q, p, step_size, metric, *(yield q))
+
+
+def _drift(z: Point, step_size: float, metric: Metric) -> tuple[Array, Array]:
+    """Momentum after half a kick, and where it leads."""
     p = z.p - 0.5 * step_size * z.pull
-    q = z.q + step_size * metric.velocity(p)
-    potential, gradient = yield q
+    return p, z.q + step_size * metric.velocity(p)
+
+
+def _kick(
+    q: Array, p: Array, step_size: float, metric: Metric, potential: float, gradient: Array
+) -> Point:
+    """The other half, by the gradient there."""
     pull = metric.pull(gradient)
     return Point(q, p - 0.5 * step_size * pull, potential, gradient, pull)
 
@@ -149,7 +160,8 @@ class Transition:
             # biased progressive sampling: the new half is preferred
             accept = self._accepts(new.log_weight - old.log_weight)
             turning = _turns(old, new)
-            joined = _join(old, new, new.proposal if accept else old.proposal)
+            log_weight = _log_add(old.log_weight, new.log_weight)
+            joined = _join(old, new, new.proposal if accept else old.proposal, log_weight)
             trajectory = joined if forwards else joined.reversed
         return Draw(
             trajectory.proposal,
@@ -161,38 +173,43 @@ class Transition:
         )
 
     def _subtree(self, start: Point, depth: int, step_size: float) -> Gradients[Tree | None]:
-        """The next ``2**depth`` points after the start, or nothing if they turn or diverge."""
-        if depth == 0:
-            return (yield from self._leaf(start, step_size))
-        a = yield from self._subtree(start, depth - 1, step_size)
-        if a is None:
-            return None
-        b = yield from self._subtree(a.last, depth - 1, step_size)
-        if b is None or _turns(a, b):
-            return None
-        log_weight = _log_add(a.log_weight, b.log_weight)
-        # multinomial sampling: in proportion to the weights
-        accept = self._accepts(b.log_weight - log_weight)
-        return _join(a, b, b.proposal if accept else a.proposal, log_weight)
+        """The next ``2**depth`` points after the start, or nothing if they turn or diverge.
 
-    def _leaf(self, start: Point, step_size: float) -> Gradients[Tree | None]:
-        z = yield from leapfrog(start, step_size, self.metric)
-        error = z.energy - self.initial_energy
-        self.n_steps += 1
-        if not error <= MAX_ENERGY_ERROR:  # NaN too
-            self.diverging = True
-            return None
-        self.sum_acceptance += min(1.0, math.exp(-error)) if error > 0 else 1.0
-        return Tree(z, z, z.p, -error, z)
+        Point by point in one loop, not by recursion: each request of a gradient would pass through
+        as many generators as the tree is deep. Subtrees wait, the largest first, for a neighbour of
+        their size, as the digits of a binary counter.
+        """
+        z, metric = start, self.metric
+        waiting: list[Tree] = []
+        for n in range(1, 2**depth + 1):
+            p, q = _drift(z, step_size, metric)
+            z = _kick(q, p, step_size, metric, *(yield q))
+            error = z.energy - self.initial_energy
+            self.n_steps += 1
+            if not error <= MAX_ENERGY_ERROR:  # NaN too
+                self.diverging = True
+                return None
+            self.sum_acceptance += min(1.0, math.exp(-error)) if error > 0 else 1.0
+            tree = Tree(z, z, z.p, -error, z)
+            while n % 2 == 0:
+                first = waiting.pop()
+                if _turns(first, tree):
+                    return None
+                log_weight = _log_add(first.log_weight, tree.log_weight)
+                # multinomial sampling: in proportion to the weights
+                accept = self._accepts(tree.log_weight - log_weight)
+                proposal = tree.proposal if accept else first.proposal
+                tree = _join(first, tree, proposal, log_weight)
+                n //= 2
+            waiting.append(tree)
+        return waiting.pop()
 
     def _accepts(self, log_probability: float) -> bool:
         return log_probability >= 0 or self.rng.random() < math.exp(log_probability)
 
 
-def _join(a: Tree, b: Tree, proposal: Point, log_weight: float | None = None) -> Tree:
+def _join(a: Tree, b: Tree, proposal: Point, log_weight: float) -> Tree:
     """The points of ``a``, then those of ``b``."""
-    if log_weight is None:
-        log_weight = _log_add(a.log_weight, b.log_weight)
     return Tree(a.first, b.last, a.rho + b.rho, log_weight, proposal)
 
 
@@ -213,7 +230,7 @@ def _turns(a: Tree, b: Tree) -> bool:
 
 
 def _apart(p_first: Array, p_last: Array, rho: Array) -> bool:
-    return bool(p_first @ rho > 0 and p_last @ rho > 0)
+    return bool(p_first.dot(rho) > 0 and p_last.dot(rho) > 0)
 
 
 def _log_add(a: float, b: float) -> float:
