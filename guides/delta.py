@@ -46,6 +46,7 @@ class Delta(Guide):
     name: ClassVar[str] = "map"
     no_density: ClassVar[str | None] = "MAP is a point mass: it has no density"
     deterministic_loss: ClassVar[bool] = True
+    replayable_loss: ClassVar[bool] = True
     seeks_mode: ClassVar[bool] = True
 
     def __init__(self, model: BayesianModel) -> None:

@@ -110,6 +110,7 @@ class Laplace(StructuredNormal):
 
     name: ClassVar[str] = "laplace"
     deterministic_loss: ClassVar[bool] = True
+    replayable_loss: ClassVar[bool] = True
     seeks_mode: ClassVar[bool] = True
 
     @checked(structure=None, curvature=None)

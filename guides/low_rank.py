@@ -191,6 +191,7 @@ class LowRankNormal(LowRankPlusDiagonal):
     """
 
     name: ClassVar[str] = "low-rank-normal"
+    replayable_loss: ClassVar[bool] = True
 
     unit: Tensor
 

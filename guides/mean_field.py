@@ -90,6 +90,7 @@ class MeanFieldNormal(Guide):
     """
 
     name: ClassVar[str] = "mean-field"
+    replayable_loss: ClassVar[bool] = True
 
     @checked(init_scale=None, estimator=None, temperature=None)
     def __init__(

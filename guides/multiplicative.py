@@ -89,6 +89,8 @@ class MultiplicativeNoise(Guide):
         ValueError: a rate is out of range, or a layer unknown or of another kind.
     """
 
+    replayable_loss: ClassVar[bool] = True
+
     def __init__(self, model: BayesianModel, *, rates: Mapping[str, float] | float) -> None:
         super().__init__(model)
         self._may_skip = not isinstance(rates, Mapping)

@@ -67,8 +67,10 @@ class Guide(nn.Module, ABC):
         object.__setattr__(self, "model", check_model(model))  # a reference, not a submodule
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Enter a concrete guide in the registry."""
+        """Enter a concrete guide in the registry; what its own loss is a function of is unknown."""
         super().__init_subclass__(**kwargs)
+        if "loss" in cls.__dict__ and "replayable_loss" not in cls.__dict__:
+            cls.replayable_loss = False
         if not inspect.isabstract(cls) and "name" in cls.__dict__:
             Guide.registry[cls.name] = cls
 
@@ -188,6 +190,12 @@ class Guide(nn.Module, ABC):
 
     deterministic_loss: ClassVar[bool] = False
     """Whether the loss draws no random numbers, as quasi-Newton optimisers need."""
+
+    replayable_loss: ClassVar[bool] = False
+    """Whether the loss is the same function of parameters, data and torch's random numbers at every
+    step, as long as no attribute is set: then small fits replay it from a trace. To be said anew by
+    a class that has a loss of its own.
+    """
 
     seeks_mode: ClassVar[bool] = False
     """Whether its centre is to be the mode of the log joint in unconstrained space."""

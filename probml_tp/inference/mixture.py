@@ -19,6 +19,7 @@ from probml_tp.convergence import Convergence, worst
 from probml_tp.guide import Draws, Guide, Sites, check_num_samples
 from probml_tp.inference.fitting import GuideFactory
 from probml_tp.inference.starts import random_start
+from probml_tp.inference.traced import Objective
 from probml_tp.model import BayesianModel
 from probml_tp.predictions.draws import is_dense
 
@@ -104,6 +105,7 @@ class Mixture(Guide):
             reason = f"{self.name} is a mixture without a density: {first.no_density}"
             self.no_density = reason  # type: ignore[misc]
         self.draws_are_stored = self.num_atoms is not None  # type: ignore[misc]
+        self.replayable_loss = first.replayable_loss  # type: ignore[misc]
 
     @classmethod
     @checked()
@@ -226,7 +228,7 @@ class Mixture(Guide):
             vectorize = first.deterministic_loss and is_dense(self.model.net)
         if not vectorize:
             return torch.stack([guide.loss(x, y, size=size) for guide in self._guides])
-        objective = _Objective(first, x, y, size)
+        objective = Objective(first, x, y, size)
         each = [dict(guide.named_parameters(prefix="guide")) for guide in self._guides]
         stacked = {name: torch.stack([own[name] for own in each]) for name in each[0]}
         losses: Tensor = vmap(lambda own: functional_call(objective, own, ()))(stacked)
@@ -314,17 +316,6 @@ class MixtureOf(TorchDistribution):
         joint = self._joint(value)
         total = joint.logsumexp(-1, keepdim=True)
         return torch.where(torch.isneginf(total), self.log_weights, joint - total)
-
-
-class _Objective(nn.Module):
-    """A guide's loss as a module's output, so that its parameters can be replaced."""
-
-    def __init__(self, guide: Guide, x: Tensor, y: Tensor, size: int) -> None:
-        super().__init__()
-        self.guide, self.x, self.y, self.size = guide, x, y, size
-
-    def forward(self) -> Tensor:
-        return self.guide.loss(self.x, self.y, size=self.size)
 
 
 def _factory(member: GuideFactory | str) -> GuideFactory:

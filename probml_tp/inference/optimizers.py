@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam, Optimizer
+from torch.optim.adam import adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from probml_tp.guide import Guide
@@ -60,26 +61,36 @@ class ScaledAdam(Optimizer):
         """One step."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        scale = self._log_scale.exp()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    unit = scale if parameter is self._loc else torch.ones_like(scale[0])
-                    direction = self._direction(parameter, parameter.grad * unit)
-                    parameter.sub_(group["lr"] * unit * direction)
+            self._move([p for p in group["params"] if p.grad is not None], group["lr"])
         return loss
 
-    def _direction(self, parameter: Parameter, g: Tensor) -> Tensor:
-        state, (b1, b2) = self.state[parameter], self.BETAS
+    def _move(self, parameters: list[Parameter], lr: float) -> None:
+        scale, way = self._log_scale.exp(), torch.zeros_like(self._loc)
+        states = [self._state_of(parameter) for parameter in parameters]
+        adam(
+            [way if p is self._loc else p for p in parameters],
+            [p.grad * scale if p is self._loc else p.grad for p in parameters],
+            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=self.BETAS[0],
+            beta2=self.BETAS[1],
+            lr=lr,
+            weight_decay=0.0,
+            eps=self.EPSILON,
+            maximize=False,
+        )
+        self._loc.addcmul_(scale, way)
+
+    def _state_of(self, parameter: Parameter) -> dict[str, Tensor]:
+        state = self.state[parameter]
         if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(g), "square": torch.zeros_like(g)}
-        state["step"] += 1
-        state["mean"].mul_(b1).add_(g, alpha=1 - b1)
-        state["square"].mul_(b2).addcmul_(g, g, value=1 - b2)
-        mean = state["mean"] / (1 - b1 ** state["step"])
-        root = (state["square"] / (1 - b2 ** state["step"])).sqrt()
-        direction: Tensor = mean / (root + self.EPSILON)
-        return direction
+            state["step"] = torch.zeros((), device=parameter.device)
+            state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        return state
 
 
 def default_optimizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from probml_tp.digest import digest
 from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide, check_loss
 from probml_tp.inference.checkpoint import load_checkpoint, save_checkpoint
-from probml_tp.inference.descent import Wall, guide_in_double
+from probml_tp.inference.descent import WORK, Wall, guide_in_double
 from probml_tp.inference.fit_options import EarlyStopping, FitOptions
 from probml_tp.inference.optimizers import (
     describe_optimizer,
@@ -25,11 +26,15 @@ from probml_tp.inference.optimizers import (
     make_schedule,
 )
 from probml_tp.inference.progress import ProgressCallback
+from probml_tp.inference.traced import Replay
 from probml_tp.streams import Stream, seeded, substream
 
 __all__ = ["Trainer", "convergence_of", "trained"]
 
 MAX_CHUNK = 10_000
+
+REPLAYED_AFTER = {"lbfgs": 1}
+"""Epochs until the steps of a small fit on all the data are replayed from a trace."""
 
 SMALL_GAIN, NO_GAIN = 1e-3, 1e-9
 """Nats that a round of L-BFGS has to gain to go on: without a look at the mode, and at all."""
@@ -129,6 +134,11 @@ class Trainer:
             course * self.steps_per_epoch,
             repeated=options.period is not None,
         )
+        is_small = options.batch_size is None and guide.model.work(len(x)) <= WORK
+        after = REPLAYED_AFTER.get(str(options.optimizer), 100)
+        self.replay = Replay(
+            guide, x, y, first=after if is_small and guide.replayable_loss else None
+        )
         self.convergence: Convergence | None = None
         self.info = FitInfo(options=options.describe())
         self.best: dict[str, Tensor] | None = None
@@ -186,7 +196,12 @@ class Trainer:
             yield self.x[index], self.y[index]
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
+        replayed = self.replay.loss(len(self.info.losses))
+
         def closure() -> Tensor:
+            if replayed is not None:
+                self._count(x)
+                return replayed()
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._evaluate(x, y)
             loss.backward()
@@ -202,11 +217,14 @@ class Trainer:
 
     def _evaluate(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of some points, which is counted."""
-        self.info.forward_passes += self.guide.loss_passes * len(x) / len(self.x)
+        self._count(x)
         return check_loss(self.guide, self.guide.loss(x, y, size=len(self.x)))
 
+    def _count(self, x: Tensor) -> None:
+        self.info.forward_passes += self.guide.loss_passes * len(x) / len(self.x)
+
     def _check_finite(self) -> None:
-        if not torch.isfinite(torch.tensor(self.info.losses[-1])):
+        if not math.isfinite(self.info.losses[-1]):
             raise ValueError(
                 f"the loss must stay finite; it became {self.info.losses[-1]} in epoch "
                 f"{len(self.info.losses)} of the {self.guide.name} guide. Lower lr (now "

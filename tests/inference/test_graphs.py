@@ -14,7 +14,8 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from probml_tp.inference.graphs import simplify
-from probml_tp.inference.nuts.potential import _unchecked, potential
+from probml_tp.inference.nuts.potential import potential
+from probml_tp.inference.traced import unchecked
 from probml_tp.models import CLASSICS
 
 U = torch.tensor([0.3, -1.2, 2.0], dtype=F64)
@@ -97,7 +98,7 @@ def test_gradients_are_the_same_to_the_last_bit_with_fewer_operations(name: str)
         model, data = classic.model, classic.model.check_data(*classic.data)
     start = model.layout.ravel(model.unconstrain(model.initial_params()))
     u = start + 0.01 * torch.arange(3).to(start).unsqueeze(-1)
-    with torch.no_grad(), _unchecked():
+    with torch.no_grad(), unchecked():
         graph = make_fx(functionalize(vmap(grad_and_value(partial(potential, model, *data)))))(u)
         before, other = operations(graph), u + 0.05
         expected = graph(other)
