@@ -64,8 +64,8 @@ class ImageConfig(ExperimentConfig):
     )
     test_size: int = knob("test_size", 2_000, quick=500, full=10_000, minimum=100)
     guides: tuple[str, ...] = knob("guides", ONE_OF_EACH_FAMILY, choices=ALL_GUIDES)
-    epochs: int = knob("epochs", 3, full=20)
-    batch_size: int = knob("batch_size", 100, quick=50)
+    epochs: int = knob("epochs", 2, quick=3, full=20)
+    batch_size: int = knob("batch_size", 50, full=100)
     lr: float = knob("lr", 3e-3, full=1e-3)
     prior_variance: float = option(
         2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
@@ -73,7 +73,7 @@ class ImageConfig(ExperimentConfig):
     rank: int = knob("rank", 10)
     members: int = knob("members", 3, quick=2, full=5)
     swag_epochs: int = knob("swag_epochs", 5, quick=3, full=20)
-    swag_lr: float = knob("swag_lr", 0.03, remark="Its momentum is 0.9.")
+    swag_lr: float = knob("swag_lr", 0.015, full=0.03, remark="Its momentum is 0.9.")
     num_samples: int = knob("num_samples", 50, quick=20, full=200)
 
     @property

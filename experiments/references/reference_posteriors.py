@@ -79,12 +79,16 @@ class Config(ExperimentConfig):
         POSTERIORS, "Which posteriors.", choices=POSTERIORS, quick=QUICK
     )
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
-    epochs: int = knob("epochs", 1000, quick=400, full=10_000)
+    epochs: int = knob("epochs", 1000, quick=600, full=10_000)
     lr: float = knob("lr", 0.05, remark="Times the posterior's own.")
     rank: int = knob("rank", 2, minimum=1, maximum=2)
     num_samples: int = knob("num_samples", 4000, minimum=4)
     nuts_on: tuple[str, ...] = option(
-        FAST, "Which posteriors NUTS samples.", choices=POSTERIORS, quick=QUICK, full=POSTERIORS
+        FAST,
+        "Which posteriors NUTS samples.",
+        choices=POSTERIORS,
+        quick=QUICK[:2],
+        full=POSTERIORS,
     )
     draws: int = knob("draws", 400, quick=150, full=4000)
     warmup: int = knob("warmup", 200, quick=75, full=2000, minimum=10)
