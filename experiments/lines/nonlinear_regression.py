@@ -69,6 +69,7 @@ class Config(ChoiceConfig):
         """How the guides of the net are fitted: all start at its mode, but for the ensemble."""
         return FitSettings(
             epochs=self.epochs,
+            lrs={"normal": 0.02, "dropout": 0.02},
             rounds=5,
             rank=self.rank,
             rates={"fc2": self.rate},

@@ -49,7 +49,7 @@ class Config(ExperimentConfig):
     """Options of the experiment."""
 
     hidden: int = knob("hidden", 50, remark="For the moons.")
-    epochs: int = knob("epochs", 1000, quick=150, full=10_000)
+    epochs: int = knob("epochs", 1500, quick=150, full=10_000)
     lr: float = knob("lr", 0.05)
     num_samples: int = knob("num_samples", 400, quick=100, full=2000, minimum=20)
     elbo_samples: int = option(

@@ -56,7 +56,7 @@ class Config(ExperimentConfig):
         "prior_precision", 0.05, minimum=1e-6, remark="It is a weight decay on the summed loss."
     )
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
-    epochs: int = knob("epochs", 1000, quick=400, full=10_000)
+    epochs: int = knob("epochs", 3000, quick=400, full=10_000)
     lr: float = knob("lr", 0.1)
     rank: int = knob("rank", 1, maximum=3)
     swag_lr: float = knob("swag_lr", 100.0)

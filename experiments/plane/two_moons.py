@@ -44,7 +44,7 @@ class Config(ExperimentConfig):
     hidden: int = knob("hidden", 50)
     prior_scale: float = knob("prior_scale", 1.0, minimum=1e-3)
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
-    epochs: int = knob("epochs", 1000, quick=250, full=10_000)
+    epochs: int = knob("epochs", 1500, quick=250, full=10_000)
     lr: float = knob("lr", 0.05, remark="Of dropout and of the ensemble.")
     mean_field_lr: float = knob("lr", 0.1, remark="Of mean-field.")
     correlated_lr: float = knob("lr", 0.03, remark="Of the low-rank normal, from MAP.")

@@ -36,7 +36,7 @@ class Config(ExperimentConfig):
     """Options of the experiment."""
 
     problems: tuple[str, ...] = option(NAMES, "Which problems.", choices=NAMES)
-    epochs: int = knob("epochs", 1000, quick=150, full=10_000)
+    epochs: int = knob("epochs", 2000, quick=150, full=10_000)
     draws: int | None = knob("draws", None, quick=50, full=4000, remark="Default: by problem.")
     warmup: int = knob("warmup", 200, quick=50, full=1000)
     accept_reference: bool = option(False, "Allow unconverged references.", quick=True)
