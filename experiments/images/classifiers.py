@@ -54,7 +54,7 @@ class ImageConfig(ExperimentConfig):
     train_size: int = knob(
         "train_size",
         15_000,
-        quick=2_000,
+        quick=6_000,
         full=60_000,
         minimum=200,
         remark="A stratified subset of the images; those for validation are among them.",
@@ -64,17 +64,17 @@ class ImageConfig(ExperimentConfig):
     )
     test_size: int = knob("test_size", 2_000, quick=500, full=10_000, minimum=100)
     guides: tuple[str, ...] = knob("guides", ONE_OF_EACH_FAMILY, choices=ALL_GUIDES)
-    epochs: int = knob("epochs", 5, quick=4, full=20)
-    batch_size: int = knob("batch_size", 100, quick=25)
-    lr: float = knob("lr", 1e-3)
+    epochs: int = knob("epochs", 2, quick=3, full=20)
+    batch_size: int = knob("batch_size", 50, full=100)
+    lr: float = knob("lr", 3e-3, full=1e-3)
     prior_variance: float = option(
         2.0, "Prior variance of a weight times the number of inputs of its unit.", minimum=1e-6
     )
     rank: int = knob("rank", 10)
     members: int = knob("members", 3, quick=2, full=5)
-    swag_epochs: int = knob("swag_epochs", 10, quick=4, full=20)
-    swag_lr: float = knob("swag_lr", 0.03, remark="Its momentum is 0.9.")
-    num_samples: int = knob("num_samples", 100, quick=30, full=200)
+    swag_epochs: int = knob("swag_epochs", 5, quick=3, full=20)
+    swag_lr: float = knob("swag_lr", 0.015, full=0.03, remark="Its momentum is 0.9.")
+    num_samples: int = knob("num_samples", 50, quick=20, full=200)
 
     @property
     def images(self) -> str:

@@ -75,7 +75,7 @@ class Config(ImageConfig):
         minimum=20,
     )
     shift_samples: int = option(
-        30, "Draws for each prediction of them.", quick=10, full=50, minimum=2
+        20, "Draws for each prediction of them.", quick=5, full=50, minimum=2
     )
 
 

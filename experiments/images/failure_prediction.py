@@ -48,15 +48,15 @@ class Config(ImageConfig):
     """Options of the experiment."""
 
     confidnet_epochs: int = option(
-        20, "Passes of ConfidNet's head over the features.", quick=15, full=30, minimum=1
+        20, "Passes of ConfidNet's head over the features.", quick=10, full=30, minimum=1
     )
     confidnet_lr: float = option(
         1e-4, "Learning rate of ConfidNet's head.", quick=3e-4, minimum=1e-8
     )
     cloning_epochs: int = option(
-        3,
+        2,
         "Passes over the images in which ConfidNet's own encoder is tuned too.",
-        quick=2,
+        quick=1,
         full=5,
         minimum=1,
     )
@@ -71,7 +71,7 @@ class Config(ImageConfig):
         "mistakes among them, or the loss.",
         choices=("loss", "aupr-error"),
     )
-    resamples: int = knob("resamples", 1000, quick=200, minimum=50)
+    resamples: int = knob("resamples", 500, quick=100, full=1000, minimum=50)
 
 
 @dataclass(frozen=True)

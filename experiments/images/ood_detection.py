@@ -47,9 +47,9 @@ class Config(ImageConfig):
     """Options of the experiment."""
 
     ood_size: int = option(
-        1_000, "Images of each foreign set, at most.", quick=300, full=2_000, minimum=50
+        500, "Images of each foreign set, at most.", quick=200, full=2_000, minimum=50
     )
-    resamples: int = knob("resamples", 500, quick=200, minimum=50)
+    resamples: int = knob("resamples", 300, quick=100, full=500, minimum=50)
 
 
 @dataclass(frozen=True)

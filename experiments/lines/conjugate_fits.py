@@ -44,15 +44,15 @@ STACKED = "factorised"
 class Config(ExperimentConfig):
     """Options of the experiment."""
 
-    datasets: int = option(200, "Data sets of the fast guides.", quick=30, full=1000, minimum=2)
-    fits: int = option(12, "Data sets of the slow guides.", quick=3, full=200, minimum=2)
+    datasets: int = option(100, "Data sets of the fast guides.", quick=20, full=1000, minimum=2)
+    fits: int = option(12, "Data sets of the slow guides.", quick=2, full=200, minimum=2)
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
     n: int = knob("n", 25, remark="In a data set.")
     noise: float = knob("noise", 0.2, minimum=0.01)
     prior_precision: float = knob("prior_precision", 2.0, minimum=1e-3)
     test_size: int = knob("test_size", 20, remark="Each fit is judged by them.")
     stacked_epochs: int = option(1000, "Epochs of mean-field.", quick=300, full=3000, minimum=1)
-    epochs: int = knob("epochs", 300, full=1000)
+    epochs: int = knob("epochs", 300, quick=150, full=1000)
     rate: float = knob("rate", 0.05, remark="It is the input that is dropped.")
     num_samples: int = knob("num_samples", 200, minimum=50, remark=kit.RECORDS)
     warmup: int = knob("warmup", 50, quick=30, full=200)

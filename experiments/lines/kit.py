@@ -64,7 +64,7 @@ class RegressionConfig(ExperimentConfig):
     jobs: int | None = knob("jobs", None, quick=1)
     swag_lr: float = knob("swag_lr", 0.004)
     swag_batch_size: int = knob("swag_batch_size", 2)
-    swag_epochs: int = knob("swag_epochs", 300, quick=100, full=2000)
+    swag_epochs: int = knob("swag_epochs", 300, quick=50, full=2000)
 
     @property
     def test_seed(self) -> int:

@@ -69,7 +69,7 @@ class Config(kit.RegressionConfig):
         "The model's beta: 'standard' is 1/noise^2, 'labs' the labs' 1/(2 noise^2).",
         choices=("standard", "labs"),
     )
-    epochs: int = knob("epochs", 2000, quick=500, full=10_000)
+    epochs: int = knob("epochs", 2000, quick=400, full=10_000)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -62,7 +62,7 @@ class ChoiceConfig(RegressionConfig):
     bumps: int = option(9, "Number of Gaussian basis functions.", minimum=1)
     max_degree: int = option(16, "Largest degree among which criteria choose.", minimum=3)
     max_bumps: int = option(14, "Largest number of bumps among which criteria choose.", minimum=3)
-    training_sets: int = option(8, "Training sets to choose on.", quick=3, full=50, minimum=1)
+    training_sets: int = option(8, "Training sets to choose on.", quick=2, full=50, minimum=1)
 
     def families(self) -> dict[str, list[Candidate]]:
         """The candidates by family."""

@@ -54,7 +54,7 @@ class Config(ChoiceConfig):
     degree: int = option(10, "Degree of the polynomial basis.", minimum=1)
     hidden: int = knob("hidden", 20, quick=10, full=50)
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
-    epochs: int = knob("epochs", 3000, quick=1000, full=20_000)
+    epochs: int = knob("epochs", 1500, quick=500, full=20_000)
     rate: float = knob("rate", 0.05, remark="Concrete dropout learns it from there.")
     rank: int = knob("rank", 10, maximum=10)
     members: int = knob("members", 5, quick=3, full=10)
@@ -69,6 +69,7 @@ class Config(ChoiceConfig):
         """How the guides of the net are fitted: all start at its mode, but for the ensemble."""
         return FitSettings(
             epochs=self.epochs,
+            lrs={"normal": 0.02, "dropout": 0.02},
             rounds=5,
             rank=self.rank,
             rates={"fc2": self.rate},

@@ -74,7 +74,7 @@ class Plane:
     resolution: int
     radius: float
     num_radii: int = 31
-    num_angles: int = 360
+    num_angles: int = 120
 
     @property
     def extent(self) -> tuple[float, float, float, float]:

@@ -49,7 +49,7 @@ class Config(ExperimentConfig):
     """Options of the experiment."""
 
     hidden: int = knob("hidden", 50, remark="For the moons.")
-    epochs: int = knob("epochs", 1500, quick=300, full=10_000)
+    epochs: int = knob("epochs", 1500, quick=150, full=10_000)
     lr: float = knob("lr", 0.05)
     num_samples: int = knob("num_samples", 400, quick=100, full=2000, minimum=20)
     elbo_samples: int = option(
@@ -58,8 +58,8 @@ class Config(ExperimentConfig):
     resamples: int = knob("resamples", 100, quick=40, full=500, minimum=20)
     points: int = knob("points", 200, quick=100, minimum=4)
     chains: int = knob("chains", 2, full=4)
-    draws: int = knob("draws", 150, quick=40, full=1000, minimum=20, remark="For the net.")
-    warmup: int = knob("warmup", 150, quick=50, full=1000, minimum=10, remark="For the net.")
+    draws: int = knob("draws", 150, quick=30, full=1000, minimum=20, remark="For the net.")
+    warmup: int = knob("warmup", 150, quick=30, full=1000, minimum=10, remark="For the net.")
     max_tree_depth: int = knob(
         "max_tree_depth", 5, quick=4, full=10, maximum=12, remark="For the net."
     )
@@ -70,7 +70,7 @@ class Config(ExperimentConfig):
         10_000, "Parameters of the largest net whose cost is measured.", quick=1_000, full=100_000,
         minimum=1_000,
     )  # fmt: skip
-    steps: int = option(50, "Training steps whose time is measured.", quick=20, full=100, minimum=1)
+    steps: int = option(20, "Training steps whose time is measured.", quick=5, full=100, minimum=1)
     repeats: int = option(2, "Times each cost is measured.", quick=1, full=3, minimum=1)
     memory_limit: float = option(
         1.0,

@@ -51,12 +51,12 @@ class Config(ExperimentConfig):
 
     n: int = knob("n", 400, minimum=4, remark="Of both blobs together.")
     std: float = option(0.8, "Standard deviation of a blob along each axis.", minimum=0.01)
-    test_size: int = knob("test_size", 10_000, quick=2_000)
+    test_size: int = knob("test_size", 5_000, quick=1_000, full=10_000)
     prior_precision: float = knob(
         "prior_precision", 0.05, minimum=1e-6, remark="It is a weight decay on the summed loss."
     )
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
-    epochs: int = knob("epochs", 3000, quick=1000, full=10_000)
+    epochs: int = knob("epochs", 3000, quick=400, full=10_000)
     lr: float = knob("lr", 0.1)
     rank: int = knob("rank", 1, maximum=3)
     swag_lr: float = knob("swag_lr", 100.0)
@@ -68,7 +68,7 @@ class Config(ExperimentConfig):
     warmup: int = knob("warmup", 200, quick=100, full=1000, minimum=10)
     extent: float = knob("extent", 12.0)
     radius: float = knob("radius", 20.0)
-    resolution: int = knob("resolution", 121, quick=61)
+    resolution: int = knob("resolution", 81, quick=41, full=121)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:

@@ -40,11 +40,11 @@ class Config(ExperimentConfig):
 
     n: int = knob("n", 1000, minimum=4, remark="Of both moons together.")
     noise: float = knob("noise", 0.05)
-    test_size: int = knob("test_size", 2000, quick=1000, minimum=2)
+    test_size: int = knob("test_size", 1000, full=2000, minimum=2)
     hidden: int = knob("hidden", 50)
     prior_scale: float = knob("prior_scale", 1.0, minimum=1e-3)
     guides: tuple[str, ...] = knob("guides", GUIDES, choices=GUIDES)
-    epochs: int = knob("epochs", 1500, quick=500, full=10_000)
+    epochs: int = knob("epochs", 1500, quick=250, full=10_000)
     lr: float = knob("lr", 0.05, remark="Of dropout and of the ensemble.")
     mean_field_lr: float = knob("lr", 0.1, remark="Of mean-field.")
     correlated_lr: float = knob("lr", 0.03, remark="Of the low-rank normal, from MAP.")
@@ -53,8 +53,8 @@ class Config(ExperimentConfig):
     members: int = knob("members", 5, quick=3, full=10)
     swag_lr: float = knob("swag_lr", 1.0)
     swag_batch_size: int = knob("swag_batch_size", 50)
-    swag_epochs: int = knob("swag_epochs", 100, quick=40, full=500)
-    num_samples: int = knob("num_samples", 200, quick=100, full=1000)
+    swag_epochs: int = knob("swag_epochs", 100, quick=25, full=500)
+    num_samples: int = knob("num_samples", 200, quick=50, full=1000)
     chains: int = knob("chains", 2, full=4)
     draws: int = knob("draws", 150, quick=30, full=1000, minimum=4)
     warmup: int = knob("warmup", 150, quick=40, full=1000, minimum=10)
@@ -62,7 +62,7 @@ class Config(ExperimentConfig):
     extent: float = knob("extent", 4.0)
     radius: float = knob("radius", 6.0)
     seeds: int = knob("seeds", 3, quick=2, full=5, remark="Of mean-field and MC dropout.")
-    resolution: int = knob("resolution", 101, quick=51)
+    resolution: int = knob("resolution", 61, quick=31, full=101)
 
 
 def run(config: Config, progress: Progress) -> Results[Config]:

@@ -36,13 +36,13 @@ class Config(ExperimentConfig):
     """Options of the experiment."""
 
     problems: tuple[str, ...] = option(NAMES, "Which problems.", choices=NAMES)
-    epochs: int = knob("epochs", 2000, quick=300, full=10_000)
+    epochs: int = knob("epochs", 2000, quick=150, full=10_000)
     draws: int | None = knob("draws", None, quick=50, full=4000, remark="Default: by problem.")
     warmup: int = knob("warmup", 200, quick=50, full=1000)
     accept_reference: bool = option(False, "Allow unconverged references.", quick=True)
-    num_samples: int = knob("num_samples", 1000, quick=200, full=4000, minimum=100)
-    resamples: int = knob("resamples", 100, quick=40, full=1000, minimum=20)
-    simulations: int = option(60, "Data sets of the ranks.", quick=12, full=1000, minimum=4)
+    num_samples: int = knob("num_samples", 1000, quick=100, full=4000, minimum=100)
+    resamples: int = knob("resamples", 100, quick=20, full=1000, minimum=20)
+    simulations: int = option(60, "Data sets of the ranks.", quick=8, full=1000, minimum=4)
     nuts_simulations: int = option(12, "Of these with NUTS.", quick=4, full=200, minimum=4)
     rank_draws: int = option(19, "Draws to rank the truth among.", full=39, minimum=4)
     jobs: int | None = knob("jobs", None)

@@ -84,10 +84,14 @@ class Config(ExperimentConfig):
     rank: int = knob("rank", 2, minimum=1, maximum=2)
     num_samples: int = knob("num_samples", 4000, minimum=4)
     nuts_on: tuple[str, ...] = option(
-        FAST, "Which posteriors NUTS samples.", choices=POSTERIORS, quick=QUICK, full=POSTERIORS
+        FAST,
+        "Which posteriors NUTS samples.",
+        choices=POSTERIORS,
+        quick=QUICK[:2],
+        full=POSTERIORS,
     )
-    draws: int = knob("draws", 600, quick=300, full=4000)
-    warmup: int = knob("warmup", 300, quick=150, full=2000, minimum=10)
+    draws: int = knob("draws", 400, quick=150, full=4000)
+    warmup: int = knob("warmup", 200, quick=75, full=2000, minimum=10)
     chains: int = knob("chains", 2, full=4)
     target_accept: float = knob("target_accept", 0.9)
 

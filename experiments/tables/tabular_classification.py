@@ -67,7 +67,7 @@ class Config(kit.TabularConfig):
     logistic_guides: tuple[str, ...] = knob("guides", LOGISTIC, choices=LOGISTIC)
     hidden: int = knob("hidden", 16, quick=8, full=50)
     prior_scale: float = knob("prior_scale", 2.0, remark="Of a unit's inputs together.")
-    epochs: int = knob("epochs", 120, quick=40, full=1000)
+    epochs: int = knob("epochs", 120, quick=20, full=1000)
     members: int = knob("members", 5, quick=3)
     swag_epochs: int = knob("swag_epochs", 20, quick=5, full=100)
     gp_points: int = option(300, "Training points of the process.", full=1000, minimum=20)

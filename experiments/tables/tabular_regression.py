@@ -72,9 +72,9 @@ class Config(kit.TabularConfig):
     linear_guides: tuple[str, ...] = knob("guides", LINEAR, choices=LINEAR)
     net_guides: tuple[str, ...] = knob("guides", NET, choices=NET, remark="Of the net.")
     hidden: int = knob("hidden", 16)
-    epochs: int = knob("epochs", 200, quick=100, full=2000)
-    warmup: int = knob("warmup", 50, quick=20, full=500)
-    draws: int = knob("draws", 100, quick=40, full=500)
+    epochs: int = knob("epochs", 200, quick=50, full=2000)
+    warmup: int = knob("warmup", 50, quick=10, full=500)
+    draws: int = knob("draws", 100, quick=20, full=500)
     max_tree_depth: int = knob("max_tree_depth", 4, full=10)
 
 
