@@ -194,6 +194,11 @@ class MeanFieldNormal(Guide):
         """The step left, where it is cheap."""
         return normal_convergence(self, x, y)
 
+    @property
+    def noise_by_example(self) -> bool:
+        """Once prepared, unless every draw is shared."""
+        return self._example_noise is not None
+
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """See which layers can be given noise for each example.
 

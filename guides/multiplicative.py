@@ -122,6 +122,11 @@ class MultiplicativeNoise(Guide):
         """What the loss draws from in its place: the same, unless that has no gradients."""
         return self.units(layer, weight)
 
+    @property
+    def noise_by_example(self) -> bool:
+        """Unless it is shared over the batch."""
+        return self.training_noise == "per-example"
+
     @abstractmethod
     def noise_cost(self, layer: str, site: str, weight: Tensor) -> Tensor:
         """What a layer's noise adds to the KL term in nats; see the class."""

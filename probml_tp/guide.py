@@ -197,6 +197,11 @@ class Guide(nn.Module, ABC):
     a class that has a loss of its own.
     """
 
+    @property
+    def noise_by_example(self) -> bool:
+        """Whether the loss draws random numbers for each example, not for the batch alone."""
+        return False
+
     seeks_mode: ClassVar[bool] = False
     """Whether its centre is to be the mode of the log joint in unconstrained space."""
 

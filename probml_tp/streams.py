@@ -78,6 +78,9 @@ class Stream(enum.IntEnum):
     CHAIN_CANDIDATES = 20
     """Draws that a chain's start is picked from, as posteriors are compared: next its index."""
 
+    PROCESSES = 21
+    """Noise by example where several processes train a guide: next come rank and epoch."""
+
 
 def substream(seed: int, stream: Stream, *path: int) -> int:
     """A seed that follows from ``seed`` and gives numbers independent of it.

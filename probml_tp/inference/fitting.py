@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from probml_tp.checks.arguments import checked
 from probml_tp.checks.values import (
@@ -28,6 +29,7 @@ from probml_tp.inference.optimizers import (
 )
 from probml_tp.inference.progress import ProgressCallback, progress_reporter
 from probml_tp.inference.starts import check_same_model
+from probml_tp.inference.together import Together
 from probml_tp.inference.training import convergence_of, trained
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
@@ -52,7 +54,7 @@ class UnfinishedFitError(ValueError):
         self.posterior = posterior
 
 
-@checked(guide=None, optimizer=None)
+@checked(guide=None, optimizer=None, process_group=None)
 def fit(
     model: BayesianModel,
     guide: Guide | AutoGuide | GuideFactory,
@@ -67,6 +69,7 @@ def fit(
     early_stopping: EarlyStopping | None = None,
     init: Posterior | None = None,
     checkpoint: str | Path | None = None,
+    process_group: ProcessGroup | None = None,
     seed: int = 0,
     progress: bool | ProgressCallback = True,
 ) -> Posterior:
@@ -109,6 +112,10 @@ def fit(
             is that of a fit of so many. A cosine and a line fall to 0 over all epochs, so a fit of
             more is another from its first step on, and is refused; to train further, pass
             ``posterior.guide``.
+        process_group: of ``torch.distributed``, whose processes all call this with the same
+            arguments and each train on their share of every batch: the fit of one process up to
+            rounding, or for noise by example up to its random numbers. What follows in closed form
+            each does whole; the first writes the checkpoint. See docs/scaling.md.
         seed: determines initial values drawn by the guide, batches and draws.
         progress: show a bar (on terminals), or a callback ``(done, total, message)``.
 
@@ -134,6 +141,7 @@ def fit(
     if validation is not None:
         held_out = model.check_data(*data_pair("validation", validation))
     seed = valid_seed(seed)
+    together = Together(process_group)
     start, earlier = time.perf_counter(), 0.0
     with seeded(seed, model.device):
         built = _build(model, guide)
@@ -146,8 +154,9 @@ def fit(
         built.prepare(x, y)
         info = FitInfo()
         if built.is_trainable and options.epochs:
-            with progress_reporter(progress, built.name, unit="epoch") as report:
-                trainer = trained(built, x, y, held_out, options, report)
+            shown = progress if together.rank == 0 else False
+            with progress_reporter(shown, built.name, unit="epoch") as report:
+                trainer = trained(built, x, y, held_out, options, report, together)
             info, earlier = trainer.info, trainer.earlier_seconds
         _finalize(built, x, y, seed=seed, info=info)
         info.convergence = info.convergence or convergence_of(built, x, y)

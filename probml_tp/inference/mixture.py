@@ -208,6 +208,11 @@ class Mixture(Guide):
         for guide in self._guides:
             guide.prepare(x, y)
 
+    @property
+    def noise_by_example(self) -> bool:
+        """As of the members."""
+        return self._guides[0].noise_by_example
+
     def loss(self, x: Tensor, y: Tensor, *, size: int) -> Tensor:
         """The mean of the members' losses, with the gradient of their sum; see the class."""
         losses = self.losses(x, y, size=size)

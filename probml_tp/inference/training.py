@@ -26,6 +26,7 @@ from probml_tp.inference.optimizers import (
     make_schedule,
 )
 from probml_tp.inference.progress import ProgressCallback
+from probml_tp.inference.together import Together
 from probml_tp.inference.traced import Replay
 from probml_tp.streams import Stream, seeded, substream
 
@@ -47,6 +48,7 @@ def trained(
     held_out: tuple[Tensor, Tensor] | None,
     options: FitOptions,
     report: ProgressCallback,
+    together: Together,
 ) -> Trainer:
     """Train a guide, by L-BFGS on a copy in double precision.
 
@@ -57,6 +59,7 @@ def trained(
         held_out: checked inputs and targets whose loss is recorded, if any.
         options: all of them.
         report: called after each epoch.
+        together: the processes that train it.
 
     Returns:
         The loop, with its record and whether the guide has settled.
@@ -71,7 +74,7 @@ def trained(
         own, x, y = guide_in_double(guide, x, y)
         if held_out is not None:
             held_out = _as(held_out[0], x), _as(held_out[1], x)
-    trainer = Trainer(own, x, y, held_out, options)
+    trainer = Trainer(own, x, y, held_out, options, together)
     trainer.run(report)
     if own is guide:
         trainer.info.convergence = trainer.convergence
@@ -108,6 +111,7 @@ class Trainer:
         y: checked targets.
         held_out: checked inputs and targets whose loss is recorded, if any.
         options: all of them.
+        together: the processes that train it, with the same arguments.
     """
 
     def __init__(
@@ -117,7 +121,9 @@ class Trainer:
         y: Tensor,
         held_out: tuple[Tensor, Tensor] | None,
         options: FitOptions,
+        together: Together,
     ) -> None:
+        self.together = together
         self.guide, self.x, self.y, self.held_out, self.options = guide, x, y, held_out, options
         self.spec = guide.model.spec() if options.checkpoint else {}
         self.initial_values = digest([*guide.model.net.state_dict().values(), *guide.parameters()])
@@ -137,7 +143,10 @@ class Trainer:
         is_small = options.batch_size is None and guide.model.work(len(x)) <= WORK
         after = REPLAYED_AFTER.get(str(options.optimizer), 100)
         self.replay = Replay(
-            guide, x, y, first=after if is_small and guide.replayable_loss else None
+            guide,
+            x,
+            y,
+            first=after if is_small and together.is_alone and guide.replayable_loss else None,
         )
         self.convergence: Convergence | None = None
         self.info = FitInfo(options=options.describe())
@@ -150,12 +159,14 @@ class Trainer:
         identity = self._identity() if self.options.checkpoint else {}
         if self.options.checkpoint and Path(self.options.checkpoint).exists():
             self._restore(load_checkpoint(self.options.checkpoint, identity=identity))
+        if self.guide.noise_by_example:
+            self.together.part_noise(self.options.seed, len(self.info.losses))
         total = self.options.epochs
         while len(self.info.losses) < total and not self.info.stopped_early:
             if self._has_settled():
                 break
             self._epoch()
-            if self.options.checkpoint:
+            if self.options.checkpoint and self.together.rank == 0:
                 save_checkpoint(self.options.checkpoint, identity=identity, state=self._state())
             with torch.random.fork_rng(devices=[]):  # a callback may draw; the fit must not notice
                 report(len(self.info.losses), total, f"loss {self.info.losses[-1]:.4g}")
@@ -191,7 +202,7 @@ class Trainer:
         if self.options.batch_size is None:
             yield self.x, self.y
             return
-        order = torch.randperm(len(self.x), device=self.x.device)
+        order = self.together.agree(torch.randperm(len(self.x), device=self.x.device))
         for index in order.split(self.options.batch_size):
             yield self.x[index], self.y[index]
 
@@ -203,6 +214,8 @@ class Trainer:
                 self._count(x)
                 return replayed()
             self.optimizer.zero_grad(set_to_none=True)
+            if not self.together.is_alone:
+                return self._share_of_step(x, y)
             loss = self._evaluate(x, y)
             loss.backward()
             return loss
@@ -214,6 +227,16 @@ class Trainer:
         self.scheduler.step()
         detached: Tensor = loss.detach()
         return detached
+
+    def _share_of_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch of which each process takes a part, and its gradients."""
+        own, targets = self.together.share(x), self.together.share(y)
+        share = len(own) / len(x)
+        if not len(own):  # so that shared random numbers stay the same in all processes
+            own, targets = x[:1], y[:1]
+        loss = self._evaluate(own, targets) * share
+        loss.backward()
+        return self.together.add(loss, self.guide.parameters())
 
     def _evaluate(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of some points, which is counted."""
