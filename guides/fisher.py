@@ -39,6 +39,8 @@ from probml_tp.guides.jacobians import (
     sum_of_products,
 )
 from probml_tp.guides.kfac import kronecker_curvature
+from probml_tp.likelihoods import Categorical
+from probml_tp.likelihoods.base import Likelihood, is_exactly
 from probml_tp.model import BayesianModel
 
 __all__ = [
@@ -123,10 +125,15 @@ def _add(factor: Factor, total: Tensor, rows: Rows) -> None:
     if isinstance(factor, DiagonalFactor):
         total += torch.cat([rows[name].squares() for name in factor.sites])
         return
+    parts = [rows[name] for name in factor.sites]
+    if all(part.num_scalars == 1 for part in parts):
+        whole = torch.cat([part.dense() for part in parts], -1).flatten(0, 1).double()
+        total.addmm_(whole.mT, whole)
+        return
     ends = list(accumulate(factor.sizes))
     places = [slice(end - size, end) for end, size in zip(ends, factor.sizes, strict=True)]
     for i, j in combinations_with_replacement(range(len(places)), 2):
-        block = sum_of_products(rows[factor.sites[i]], rows[factor.sites[j]])
+        block = sum_of_products(parts[i], parts[j])
         total[places[i], places[j]] += block
         if i != j:
             total[places[j], places[i]] += block.mT
@@ -140,7 +147,7 @@ def _scalars(
 
     def natural(outputs: Tensor, params: Params, _: Tensor) -> Tensor:
         fixed = {name: value.detach().double() for name, value in params.items()}
-        root = _root(likelihood.fisher(outputs.detach().double(), fixed))
+        root = fisher_root(likelihood, outputs.detach().double(), fixed)
         inputs = likelihood.natural_inputs(outputs, params).unsqueeze(-2)
         projected: Tensor = (inputs @ root.to(inputs)).squeeze(-2)
         return projected
@@ -155,12 +162,33 @@ def _scalars(
     return drawn_targets(model, flat, x, like=y), score
 
 
-def _root(fisher: Tensor) -> Tensor:
-    r""":math:`R` with :math:`RR^\top = F`, for positive semi-definite ``(..., m, m)``, float64.
+def fisher_root(likelihood: Likelihood, outputs: Tensor, params: Params) -> Tensor:
+    r""":math:`R` with :math:`RR^\top = F`, the Fisher information in the natural inputs.
 
-    ``F`` has to be found in float64: what rounding makes of an eigenvalue of 0 is curvature that
-    is not there.
+    Of ``C`` classes the root has ``C - 1`` columns, in closed form: with :math:`s = \sqrt p`,
+    :math:`F = \mathrm{diag}(s)(I - ss^\top)\mathrm{diag}(s)`, and the Householder reflection that
+    takes :math:`s` to the first axis gives a basis of what is orthogonal to it.
+
+    Args:
+        likelihood: the likelihood.
+        outputs: the net's, ``(n, k)``, in float64: what rounding makes of an eigenvalue of 0 is
+            curvature that is not there.
+        params: of the likelihood, likewise.
+
+    Returns:
+        ``R``, ``(n, m, q)``.
     """
+    if is_exactly(likelihood, Categorical):
+        s = torch.softmax(outputs, -1).sqrt()
+        first, rest = s[:, :1], s[:, 1:]
+        below = torch.diag_embed(rest) - rest.square().unsqueeze(-1) * (
+            rest / (1 + first)
+        ).unsqueeze(-2)
+        return torch.cat([-(first * rest).unsqueeze(-2), below], -2)
+    fisher = likelihood.fisher(outputs, params)
+    diagonal = fisher.diagonal(dim1=-2, dim2=-1)
+    if not bool((fisher - torch.diag_embed(diagonal)).any()):
+        return torch.diag_embed(diagonal.clamp_min(0).sqrt())
     values, vectors = torch.linalg.eigh(fisher)
     root: Tensor = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
     return root

@@ -131,14 +131,13 @@ class StructuredNormal(Guide):
         Raises:
             ValueError: the posterior precision is not positive definite.
         """
-        log_dets = []
         for factor, curvature in zip(self.factor_list, curvatures, strict=True):
             factor.fit(curvature, prior[factor.index], self.name)
-            log_dets.append(curvature.log_det(prior[factor.index]))
         size = sum(factor.size for factor in self.factor_list)
         with torch.no_grad():
             joint = self.log_likelihood(x, y) + self.log_prior()
-        value = joint + 0.5 * (size * LOG_2PI - torch.stack(log_dets).sum())
+            volume = torch.stack([factor.log_det for factor in self.factor_list]).sum()
+        value = joint + 0.5 * size * LOG_2PI + volume
         self.log_evidence_value = value if self._is_proper else torch.full_like(value, torch.nan)
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:

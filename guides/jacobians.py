@@ -42,6 +42,9 @@ __all__ = [
 
 MAX_ELEMENTS = 2**24
 
+SMALL = 1000
+"""Multiply-adds for which a product of matrices of their own does not pay."""
+
 Params = Mapping[str, Tensor]
 
 Scalars = Callable[[Tensor, Params, Tensor], Tensor]
@@ -57,6 +60,11 @@ class Dense:
     def double(self) -> Dense:
         """The same in float64."""
         return Dense(self.values.double())
+
+    @property
+    def num_scalars(self) -> int:
+        """``q``."""
+        return self.values.shape[1]
 
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, p)``."""
@@ -96,6 +104,11 @@ class Outer:
         """The same in float64."""
         return Outer(self.inputs.double(), self.gradients.double())
 
+    @property
+    def num_scalars(self) -> int:
+        """``q``."""
+        return self.gradients.shape[1]
+
     def dense(self) -> Tensor:
         """The gradients, ``(n, q, M K)``."""
         n, q, m, t = self.gradients.shape
@@ -112,7 +125,7 @@ class Outer:
     def squares(self) -> Tensor:
         """The sum of the squared gradients over examples and scalars, ``(M K,)``."""
         if self.product is None:
-            return Dense(self.dense()).squares()
+            return self.dense().square_().sum((0, 1))
         b, a = self.product
         return (b.square().sum(1).mT @ a.square()).flatten()
 
@@ -146,7 +159,8 @@ def sum_of_products(first: Dense | Outer, second: Dense | Outer) -> Tensor:
 
     For gradients :math:`g = b \otimes a` and :math:`h = d \otimes c` it is
     :math:`\sum_n (\sum_j b_{nj} d_{nj}^\top) \otimes a_n c_n^\top`: the scalars are summed over
-    first, and cost nothing after that.
+    first, and then there is one product of matrices for each pair of outputs. Where that saves
+    little, the gradients are made dense, for a single product.
 
     Args:
         first: gradients with respect to a site of ``p`` elements.
@@ -156,20 +170,30 @@ def sum_of_products(first: Dense | Outer, second: Dense | Outer) -> Tensor:
         The sum, ``(p, r)``, float64.
     """
     left, right = first.product, second.product
-    both_dense = isinstance(first, Dense) and isinstance(second, Dense)
-    if left is None or right is None or both_dense:
+    if left is None or right is None or _dense_is_faster(*left, *right):
         g, h = (row.dense().flatten(0, 1).double() for row in (first, second))
         return g.mT @ h
     (b, a), (d, c) = ((one.double() for one in pair) for pair in (left, right))
     m, k, s, l = b.shape[2], a.shape[1], d.shape[2], c.shape[1]  # noqa: E741
-    total = b.new_zeros(m * s, k * l)
-    chunk = max(1, MAX_ELEMENTS // max(m * s, k * l))
-    for part in range(0, len(a), chunk):
-        rows = slice(part, part + chunk)
-        outputs = (b[rows].mT @ d[rows]).flatten(1)
-        inputs = (a[rows].unsqueeze(-1) * c[rows].unsqueeze(-2)).flatten(1)
-        total.addmm_(outputs.mT, inputs)
-    return total.view(m, s, k, l).transpose(1, 2).reshape(m * k, s * l)
+    weights = b.mT @ d
+    if min(k, l) == 1:
+        inputs = (a.unsqueeze(-1) * c.unsqueeze(-2)).flatten(1)
+        total = (weights.flatten(1).mT @ inputs).view(m, s, k, l)
+    else:
+        total = b.new_empty(m, s, k, l)
+        for i in range(m):
+            for j in range(i if first is second else 0, s):
+                torch.mm((a * weights[:, i, j, None]).mT, c, out=total[i, j])
+                if first is second:
+                    total[j, i] = total[i, j]
+    return total.transpose(1, 2).reshape(m * k, s * l)
+
+
+def _dense_is_faster(b: Tensor, a: Tensor, d: Tensor, c: Tensor) -> bool:
+    """Whether a sum of products is found sooner with the gradients made dense."""
+    q, inputs = b.shape[1], a.shape[1] * c.shape[1]
+    both_dense = inputs == 1
+    return q == 1 or both_dense or (min(a.shape[1], c.shape[1]) > 1 and q * inputs < SMALL)
 
 
 @dataclass(frozen=True)
@@ -265,7 +289,7 @@ def gradient_rows(
     others = _other_rows(model, u, scalars, rest)
     for start in range(0, len(x), chunk):
         part = slice(start, min(start + chunk, len(x)))
-        values, found = _layer_rows(model, params, x[part], data[part], scalars, layers)
+        values, found = _layer_rows(model, params, x[part], data[part], scalars, layers, sites)
         if rest:
             found |= others(x[part], data[part])
         yield part, values, {name: found[name] for name in sites}
@@ -319,6 +343,7 @@ def _layer_rows(
     data: Tensor,
     scalars: Scalars,
     layers: Sequence[PlainLayer],
+    sites: Sequence[str],
 ) -> tuple[Tensor, dict[str, Dense | Outer]]:
     """One pass forward, and one backward for each of the ``q`` scalars."""
     values = x.new_zeros(0)
@@ -340,7 +365,7 @@ def _layer_rows(
     rows: dict[str, Dense | Outer] = {}
     for layer, b in zip(layers, gradients, strict=True):
         rows[layer.weight] = Outer(*layer.split(seen[layer.name][0][0].detach(), b, q))
-        if layer.bias is not None:
+        if layer.bias in sites:
             rows[layer.bias] = Dense(cast("Outer", rows[layer.weight]).gradients.sum(-1))
     return values.detach(), rows
 

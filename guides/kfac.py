@@ -95,12 +95,31 @@ def _covariances(
     sites = [layer.weight for layer in layers]
     for _, _, rows in gradient_rows(model, flat, x, data, scalars, sites=sites):
         for layer in layers:
-            outer = cast("Outer", rows[layer.weight]).double()
+            outer = cast("Outer", rows[layer.weight])
             positions = len(x) * outer.inputs.shape[-1]
-            a, b = outer.inputs.movedim(1, 0).flatten(1), outer.gradients.movedim(2, 0).flatten(1)
-            inputs[layer.name] = inputs.get(layer.name, 0) + a @ a.mT / positions
-            gradients[layer.name] = gradients.get(layer.name, 0) + b @ b.mT
+            a, b = summed_outer(outer.inputs), summed_outer(outer.gradients)
+            inputs[layer.name] = inputs.get(layer.name, 0) + a / positions
+            gradients[layer.name] = gradients.get(layer.name, 0) + b
     return inputs, gradients
+
+
+def summed_outer(vectors: Tensor) -> Tensor:
+    """The sum of the outer products of vectors with themselves.
+
+    Args:
+        vectors: ``(..., M, T)``, each a column.
+
+    Returns:
+        The sum over all but ``M``, ``(M, M)``, float64: the vectors are cast and laid out for one
+        product in a single copy.
+    """
+    if vectors.mT.is_contiguous():
+        rows = vectors.mT.flatten(0, -2).double()
+        return rows.mT @ rows
+    moved = vectors.movedim(-2, 0)
+    columns = torch.empty(moved.shape, dtype=torch.float64, device=moved.device)
+    columns = columns.copy_(moved).flatten(1)
+    return columns @ columns.mT
 
 
 def decomposed(matrix: Tensor, layer: str) -> tuple[Tensor, Tensor]:
