@@ -218,7 +218,7 @@ def ensemble(job: Job) -> Posterior:
     how = job.how
     if not how.apart:
         return by_its_cost(job)
-    options = _adam(job) | {"seed": how.seed, "progress": job.update}
+    options = _adam(job) | {"seed": how.seed, "progress": job.update, "first": job.start}
     return fit_ensemble(job.model, Delta, job.data, members=how.members, **options)
 
 

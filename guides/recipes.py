@@ -260,6 +260,8 @@ def start_of(guide: str, how: FitSettings) -> str | None:
     if guide == "nuts":
         return how.chains.start
     recipe = RECIPES[guide]
+    if guide == "deep-ensemble" and how.apart:
+        return "map"  # its first member
     if recipe.start is None and recipe.names(guide) & set(how.from_mode):
         return "map"
     return recipe.start

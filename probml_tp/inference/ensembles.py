@@ -15,6 +15,7 @@ from torch import Tensor
 from probml_tp.checks.arguments import checked
 from probml_tp.checks.values import data_pair, valid_seed
 from probml_tp.convergence import worst
+from probml_tp.digest import digest
 from probml_tp.fit_info import FitInfo
 from probml_tp.guide import Guide
 from probml_tp.inference.fit_options import EarlyStopping
@@ -24,7 +25,7 @@ from probml_tp.inference.mixture import Mixture
 from probml_tp.inference.optimizers import OptimizerFactory, OptimizerName, ScheduleName
 from probml_tp.inference.parallel import number_of_jobs, run_tasks, single_thread
 from probml_tp.inference.progress import ProgressCallback, progress_reporter
-from probml_tp.inference.starts import random_start
+from probml_tp.inference.starts import check_same_model, random_start
 from probml_tp.model import BayesianModel, check_model
 from probml_tp.posterior import Posterior
 from probml_tp.streams import Stream, seeded, substream
@@ -50,6 +51,7 @@ def fit_ensemble(
     schedule: ScheduleName | None = None,
     validation: tuple[object, object] | None = None,
     early_stopping: EarlyStopping | None = None,
+    first: Posterior | None = None,
     jobs: int | None = None,
     seed: int = 0,
     progress: bool | ProgressCallback = True,
@@ -78,6 +80,9 @@ def fit_ensemble(
         schedule: as in :func:`fit`.
         validation: data whose loss is recorded at each epoch.
         early_stopping: when a member stops before ``epochs``, each by itself.
+        first: a fit of this guide to these data from the net's own values, such as the MAP
+            estimate that the ensemble is compared with: it is the first member, and only the
+            others are fitted.
         jobs: processes; default: one a member, at most one a thread of torch (on a GPU: 1). 1 runs
             members one by one here.
         seed: determines every member, however many processes run.
@@ -89,7 +94,8 @@ def fit_ensemble(
         member's own; ``seconds`` is wall time, ``peak_memory_mib`` that of the largest process.
 
     Raises:
-        ValueError: what :func:`fit` refuses, or the guide cannot be the member of a mixture.
+        ValueError: what :func:`fit` refuses, the guide cannot be the member of a mixture, or
+            ``first`` is another guide's or another model's posterior.
 
     Example:
         >>> from probml_tp import Delta, NormalPrior
@@ -105,18 +111,19 @@ def fit_ensemble(
     seed = valid_seed(seed)
     start = time.perf_counter()
     mixture = _started(model, guide, members, seed)
+    fitted = [] if first is None else [_given(first, mixture, checked)]
     options = _Options(epochs, batch_size, lr, optimizer, schedule, early_stopping)
     tasks = [
         partial(_fit_member, member, checked, held_out, options, seed, index)  # type: ignore[arg-type]
         for index, member in enumerate(mixture.members)
+        if index >= len(fitted)
     ]
-    fitted: list[_Member] = []
     with progress_reporter(progress, mixture.name, unit="member") as report:
 
         def done(member: _Member) -> None:
             fitted.append(member)
             losses = member.info.losses
-            report(len(fitted), len(tasks), f"loss {losses[-1]:.4g}" if losses else "")
+            report(len(fitted), members, f"loss {losses[-1]:.4g}" if losses else "")
 
         run_tasks(tasks, jobs=_jobs(model, jobs, len(tasks)), done=done, mmap_mode="c")
     fitted.sort(key=lambda member: member.index)
@@ -124,7 +131,9 @@ def fit_ensemble(
         own.load_tensors(member.tensors)  # type: ignore[operator]
     info = _summary([member.info for member in fitted], seed)
     info.seconds = time.perf_counter() - start
-    info.data = fitted[0].info.data
+    info.data = fitted[-1].info.data
+    if first is not None:
+        info.begin_from(first.info)
     return Posterior(mixture, seed=seed, info=info)
 
 
@@ -165,6 +174,23 @@ def _started(model: BayesianModel, guide: GuideFactory, members: int, seed: int)
             with seeded(substream(seed, Stream.MEMBERS, index, START), model.device):
                 member.start_at(random_start(model))  # type: ignore[operator]
     return mixture
+
+
+def _given(first: Posterior, mixture: Mixture, data: Arrays) -> _Member:
+    """A posterior as the first member of a mixture."""
+    check_same_model(first, mixture.model)
+    if first.info.data != digest(_tensors(data)):
+        raise ValueError(
+            "first must be a fit to the data of the other members; got one to other data. Leave it "
+            "out, and all members are fitted."
+        )
+    own = mixture.members[0]
+    if type(first.guide) is not type(own) or first.guide.options() != own.options():
+        raise ValueError(
+            f"first must be a fit of the members' guide, {own.name} with its options; got the "
+            f"{first.name} posterior. Leave it out, and all members are fitted."
+        )
+    return _Member(0, {n: t.detach() for n, t in first.guide.state_dict().items()}, first.info)
 
 
 def _jobs(model: BayesianModel, jobs: int | None, members: int) -> int:

@@ -129,6 +129,29 @@ def test_another_seed_is_another_ensemble() -> None:
         assert not torch.equal(ours.loc, theirs.loc)
 
 
+def test_a_fit_that_there_is_already_is_the_first_member() -> None:
+    case = CASES["mlp"]()
+    own = {name: OPTIONS[name] for name in ("epochs", "batch_size", "progress")}
+    mode = fit(case.model, Delta, (case.x, case.y), seed=7, **own)
+    given, alone = _fit(case, first=mode), _fit(case)
+    assert torch.equal(given.guide.members[0].loc, mode.guide.loc)
+    for ours, theirs in zip(given.guide.members[1:], alone.guide.members[1:], strict=True):
+        assert torch.equal(ours.loc, theirs.loc)
+    assert given.info.members[0]["losses"] == mode.info.losses
+    assert given.info.start_seconds == mode.info.seconds
+    assert given.info.data == alone.info.data
+
+
+def test_another_guide_s_or_other_data_s_fit_is_no_member() -> None:
+    case = CASES["mlp"]()
+    wide = fit(case.model, MeanFieldNormal, (case.x, case.y), epochs=1, progress=False)
+    with pytest.raises(ValueError, match="first must be a fit of the members' guide, map"):
+        _fit(case, first=wide)
+    other = fit(case.model, Delta, (case.x + 1, case.y), epochs=1, progress=False)
+    with pytest.raises(ValueError, match="first must be a fit to the data of the other members"):
+        _fit(case, first=other)
+
+
 def test_members_of_a_convex_model_meet_at_its_mode() -> None:
     """L-BFGS, which a joint fit refuses; the mode is the exact posterior's mean."""
     case = CASES["linear"]()
