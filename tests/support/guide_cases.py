@@ -128,7 +128,16 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "gaussian-dropout": _gaussian_dropout,
 }
 
-RATES = {name: build().rates for name, build in CASES.items()}
+_EACH = {name: build() for name, build in CASES.items()}
+
+RATES = {name: case.rates for name, case in _EACH.items()}
+
+ALL_NORMAL = {
+    name
+    for name, case in _EACH.items()
+    if all(site.is_normal for site in case.model.sites.values())
+}
+"""The models whose priors are all normal."""
 
 
 def applies(guide: str, case: str) -> bool:
