@@ -166,9 +166,8 @@ PAIRS = [(g, c) for c in CASES for g in GUIDES if applies(g, c)]
 
 
 def build(guide: str, case: str) -> tuple[Guide, Case]:
-    """A guide over a fresh model, and the case with its data."""
-    built = CASES[case]()
-    return GUIDES[guide](built), built
+    """A fresh guide over the case's model, which all share (a net is probed once), and the case."""
+    return GUIDES[guide](_EACH[case]), _EACH[case]
 
 
 def dense_draw(guide: Guide, seed: int = 0) -> dict[str, torch.Tensor]:
