@@ -16,6 +16,8 @@ LONGEST_FIRST = (
     "tests/test_quality.py",
     "tests/guides/test_contract.py",
     "tests/test_attack.py",
+    "tests/test_posterior.py",
+    "tests/test_readme.py",
     "tests/test_records.py",
 )
 """Files that take longest, in this order."""
