@@ -352,7 +352,7 @@ def test_mean_field_fitted_by_single_draws_reaches_its_closed_form() -> None:
     case = CASES["linear"]()
     data = (case.x, case.y)
     loc, precision, best = mean_field_optimum(fit(case.model, Exact, data))
-    options = {"epochs": 3000, "lr": 0.03, "schedule": "cosine", "progress": False}
+    options = {"epochs": 1500, "lr": 0.05, "schedule": "cosine", "progress": False}
     fitted = fit(case.model, MeanFieldNormal, data, **options)
     noise = 5 * (2 / 1000) ** 0.5  # each draw gives a log precision with variance 2
     ours = (-2 * fitted.guide.log_scale.detach()).exp()

@@ -86,16 +86,23 @@ def test_single_precision_has_the_variances_of_double(
         check_agreement(single, double, x[:5])
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_wine_as_it_is(structure: str) -> None:
-    """Features up to 1,680, where the Fisher information's eigenvalue of 0 once outweighed 1."""
+@pytest.fixture(scope="module")
+def wine_mode() -> tuple[Tensor, Tensor, Posterior]:
+    """Wine as it is, and the mode of a linear classifier of it."""
     x, y = (torch.from_numpy(a) for a in load_wine(return_X_y=True))
     x = x.float()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = BayesianModel(nn.Linear(13, 3), NormalPrior(1.0), Categorical(3))
-    mode = fit(model, LinearizedLaplace, (x, y), optimizer="lbfgs", epochs=20, progress=False)
-    net = copy.deepcopy(model.net)
+    options = {"optimizer": "lbfgs", "epochs": 20, "progress": False}
+    return x, y, fit(model, LinearizedLaplace, (x, y), **options)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_wine_as_it_is(structure: str, wine_mode: tuple[Tensor, Tensor, Posterior]) -> None:
+    """Features up to 1,680, where the Fisher information's eigenvalue of 0 once outweighed 1."""
+    x, y, mode = wine_mode
+    net = copy.deepcopy(mode.model.net)
     single = laplace(net, Categorical(3), x, y, structure, at=mode.guide)
     double = laplace(net.double(), Categorical(3), x, y, structure, at=mode.guide)
     check_agreement(single, double, x[::20])

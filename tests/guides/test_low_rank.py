@@ -237,7 +237,7 @@ def test_fit_gets_closer_to_the_exact_posterior_than_mean_field() -> None:
     model, x, y = correlated_regression()
     exact = fit(model, Exact, (x, y)).guide
     target = MultivariateNormal(exact.loc.detach(), scale_tril=exact.scale_tril)
-    options = {"epochs": 2000, "lr": 0.1, "schedule": "cosine", "progress": False}
+    options = {"epochs": 1200, "lr": 0.1, "schedule": "cosine", "progress": False}
     gap = {}
     for rank in (0, 1):
         make = partial(LowRankNormal, rank=rank, init_scale=0.1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from model_cases import CASES, F64, Case, inputs, random_flat, targets
 from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
 
 from probml_tp import BayesianModel, Exact, Gaussian, MeanFieldNormal, NormalPrior, fit
 from probml_tp.guides import weight_noise
@@ -88,10 +89,35 @@ def losses_and_gradients(
     return torch.stack(rows)
 
 
+class LossAt(nn.Module):
+    """The loss of a guide as a module, so that its parameters can be arguments."""
+
+    def __init__(self, guide: MeanFieldNormal) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, epsilon: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.guide.loss_at(epsilon, x, y, size=10)
+
+
 @cache
 def shared_reference(case: str) -> Tensor:
-    data = case_of(case)
-    return losses_and_gradients(guide_of(case, "shared"), data.x, data.y, 1500)
+    """The rows of 1,500 shared draws at once; the first are seen to be those of a loop."""
+    data, guide = case_of(case), guide_of(case, "shared")
+    module, parameters = LossAt(guide), (guide.loc.detach(), guide.log_scale.detach())
+
+    def loss(loc: Tensor, log_scale: Tensor, epsilon: Tensor) -> Tensor:
+        named = {"guide.loc": loc, "guide.log_scale": log_scale}
+        return functional_call(module, named, (epsilon, data.x, data.y))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        epsilon = torch.stack([torch.randn_like(guide.loc) for _ in range(1500)])
+    each = vmap(grad_and_value(loss, argnums=(0, 1)), in_dims=(None, None, 0))
+    gradients, values = each(*parameters, epsilon)
+    rows = torch.cat([values.unsqueeze(1), *gradients], 1).detach()
+    torch.testing.assert_close(rows[:5], losses_and_gradients(guide, data.x, data.y, 5), **EXACT)
+    return rows
 
 
 def deviations(guide: MeanFieldNormal, case: str) -> Tensor:

@@ -449,9 +449,9 @@ def test_autoguides_find_the_conjugate_posterior(name: str) -> None:
     case = checked("linear")
     data = (case.x, case.y)
     exact = fit(case.model, Exact, data).guide
-    posterior = fit(case.model, guide, data, epochs=700, lr=0.05, schedule="cosine", **SILENT)
+    posterior = fit(case.model, guide, data, epochs=350, lr=0.05, schedule="cosine", **SILENT)
     assert posterior.name == name
-    draws = posterior.draws(2000)["weight"]
+    draws = posterior.draws(500)["weight"]
     covariance = exact.scale_tril @ exact.scale_tril.T
     scale = covariance.diagonal().sqrt()
     assert bool(((draws.mean(0) - exact.loc).abs() < 0.3 * scale).all())

@@ -128,7 +128,16 @@ GUIDES: dict[str, Callable[[Case], Guide]] = {
     "gaussian-dropout": _gaussian_dropout,
 }
 
-RATES = {name: build().rates for name, build in CASES.items()}
+_EACH = {name: build() for name, build in CASES.items()}
+
+RATES = {name: case.rates for name, case in _EACH.items()}
+
+ALL_NORMAL = {
+    name
+    for name, case in _EACH.items()
+    if all(site.is_normal for site in case.model.sites.values())
+}
+"""The models whose priors are all normal."""
 
 
 def applies(guide: str, case: str) -> bool:
@@ -157,9 +166,8 @@ PAIRS = [(g, c) for c in CASES for g in GUIDES if applies(g, c)]
 
 
 def build(guide: str, case: str) -> tuple[Guide, Case]:
-    """A guide over a fresh model, and the case with its data."""
-    built = CASES[case]()
-    return GUIDES[guide](built), built
+    """A fresh guide over the case's model, which all share (a net is probed once), and the case."""
+    return GUIDES[guide](_EACH[case]), _EACH[case]
 
 
 def dense_draw(guide: Guide, seed: int = 0) -> dict[str, torch.Tensor]:
