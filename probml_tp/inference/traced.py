@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from operator import is_
 
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, functionalize, grad_and_value
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from probml_tp.guide import Guide
@@ -81,20 +82,23 @@ def traced(
 
 def _compiled(function: Function, arguments: Sequence[Tensor]) -> Function:
     """The graph of a function; draws that nothing is made of are drawn all the same."""
-    graph = make_fx(functionalize(function))(*arguments)
+    graph = _graph(function, arguments)
     (end,) = (node for node in graph.graph.nodes if node.op == "output")
     results = tuple(end.args[0])
     draws = (node for node in graph.graph.nodes if _is_random(node.target))
     end.args = ((*results, *draws),)
-    graph = simplify(graph, *arguments)
-    script = torch.jit.trace(graph.eval(), tuple(arguments), check_trace=False)
-    frozen = torch.jit.freeze(script.eval())
+    run: Function = simplify(graph, *arguments).eval()
+    with suppress(*TRACING_ERRORS):  # what the interpreter has no types for, Python runs
+        run = torch.jit.freeze(torch.jit.trace(run, tuple(arguments), check_trace=False).eval())
+    return lambda *values: tuple(run(*values)[: len(results)])
 
-    def replay(*values: Tensor) -> tuple[Tensor, ...]:
-        with torch.inference_mode():  # each operation is dispatched faster
-            return tuple(frozen(*values)[: len(results)])
 
-    return replay
+def _graph(function: Function, arguments: Sequence[Tensor]) -> GraphModule:
+    """Its operations, free of writes in place where there are rules to be rid of them."""
+    try:
+        return make_fx(functionalize(function))(*arguments)
+    except TRACING_ERRORS:
+        return make_fx(function)(*arguments)
 
 
 def _is_random(operation: object) -> bool:

@@ -60,15 +60,16 @@ class Potential:
 
     def __call__(self, positions: Array) -> tuple[Array, Array]:
         """Potentials ``(K,)`` in nats and gradients ``(K, P)`` at positions ``(K, P)``."""
-        with torch.no_grad():
-            gradients, values = self.evaluate(torch.from_numpy(positions).to(self.like))
+        u = torch.from_numpy(positions).to(self.like)
+        with torch.inference_mode():  # each operation is dispatched faster
+            gradients, values = self.evaluate(u)
         return values.double().cpu().numpy(), gradients.double().cpu().numpy()
 
     def _by_autograd(self, u: Tensor) -> tuple[Tensor, Tensor]:
         gradients, values = [], []
         for row in u:
-            leaf = row.clone().requires_grad_()
-            with torch.enable_grad(), unchecked():
+            with torch.inference_mode(mode=False), torch.enable_grad(), unchecked():
+                leaf = row.clone().requires_grad_()
                 value = self.one(leaf)
                 gradients.append(torch.autograd.grad(value, leaf)[0])
             values.append(value.detach())
