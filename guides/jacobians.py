@@ -365,7 +365,7 @@ def _layer_rows(
     rows: dict[str, Dense | Outer] = {}
     for layer, b in zip(layers, gradients, strict=True):
         rows[layer.weight] = Outer(*layer.split(seen[layer.name][0][0].detach(), b, q))
-        if layer.bias in sites:
+        if layer.bias is not None and layer.bias in sites:
             rows[layer.bias] = Dense(cast("Outer", rows[layer.weight]).gradients.sum(-1))
     return values.detach(), rows
 
