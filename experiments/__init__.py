@@ -8,9 +8,14 @@ Example:
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from probml_tp.harness.experiment import Entry, Registry
 
-__all__ = ["EXPERIMENTS"]
+__all__ = ["EXPERIMENTS", "OPTIONS"]
+
+OPTIONS = Path(__file__).with_name("options.json")
+"""What is known of the options of each; ``python -m probml_tp.experiments`` writes it."""
 
 EXPERIMENTS = Registry(
     {
@@ -79,5 +84,6 @@ EXPERIMENTS = Registry(
             "Corrupted and rotated images: which guide stays calibrated, and which one notices.",
             shares="lenets",
         ),
-    }
+    },
+    OPTIONS,
 )

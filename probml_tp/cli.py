@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from probml_tp import experiments
 from probml_tp.cli_sweep import sweep, unknown_experiment
 from probml_tp.harness.click_options import config_option, given_values
 from probml_tp.harness.config import Size
-from probml_tp.harness.experiment import Experiment, Results
+from probml_tp.harness.experiment import Results
 from probml_tp.harness.process import Ended, as_a_command
 from probml_tp.harness.runs import Job, run_all
 
@@ -114,7 +114,7 @@ def _shared_options() -> list[click.Parameter]:
         help="Show what is running and how long is left.  [default: shown]",
     )
     return [
-        click.Option(["--quick"], is_flag=True, help="A smoke test: about a minute for all."),
+        click.Option(["--quick"], is_flag=True, help="A smoke test: small sizes, few epochs."),
         click.Option(["--full"], is_flag=True, help="The published size: may take hours."),
         _results_option(),
         progress,
@@ -144,7 +144,7 @@ def cli(ctx: click.Context) -> None:
 
     \b
     probml-tp run            run every experiment, then make the report
-    probml-tp run --quick    the same in about a minute
+    probml-tp run --quick    the same as a smoke test
     """  # noqa: D301 (the escape is click's mark for lines to be kept)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -155,6 +155,7 @@ cli.add_command(sweep)
 
 def main() -> None:
     """Run the command ``probml-tp``."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads do not spin
     with as_a_command():
         cli(prog_name="probml-tp")
 
@@ -184,7 +185,7 @@ class _ExperimentGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         known = experiments.EXPERIMENTS
         if cmd_name in known:
-            return _experiment_command(known[cmd_name])
+            return _experiment_command(cmd_name)
         if cmd_name.startswith("-"):
             return None
         raise unknown_experiment(cmd_name)
@@ -195,26 +196,32 @@ class _ExperimentGroup(click.Group):
             formatter.write_dl([(name, known.summary(name)) for name in known])
 
 
-def _experiment_command(experiment: Experiment[Any]) -> click.Command:
+def _experiment_command(name: str) -> click.Command:
+    known = experiments.EXPERIMENTS
+
     @click.pass_obj
     def choose(settings: _Settings, /, quick: bool, full: bool, **given: Any) -> Job:
-        overrides = _common(experiment, settings) | given_values(given)
         size = _size(quick, full, settings.size)
-        return Job(experiment, size, experiment.config.preset(size, **overrides))
+        return _job(name, size, _common(name, settings) | given_values(given))
 
-    options = [config_option(option) for option in experiment.config.options()]
+    options = [config_option(option) for option in known.options(name)]
     return click.Command(
-        experiment.name,
+        name,
         params=[*options, *_shared_options()],
         callback=choose,
-        help=experiment.summary,
+        help=known.summary(name),
         epilog="More experiments may follow, each with its options.",
     )
 
 
-def _common(experiment: Experiment[Any], settings: _Settings) -> dict[str, object]:
+def _job(name: str, size: Size, overrides: Mapping[str, object]) -> Job:
+    experiment = experiments.EXPERIMENTS[name]
+    return Job(experiment, size, experiment.config.preset(size, **overrides))
+
+
+def _common(name: str, settings: _Settings) -> dict[str, object]:
     """Choose the options of the whole run that this experiment has."""
-    known = {option.name for option in experiment.config.options()}
+    known = {option.name for option in experiments.EXPERIMENTS.options(name)}
     return {name: value for name, value in settings.overrides.items() if name in known}
 
 
@@ -264,10 +271,7 @@ def run(
 def _run_chosen(settings: _Settings, jobs: list[Job], /, **_options: object) -> None:
     """Run the chosen experiments, or all."""
     known = experiments.EXPERIMENTS
-    jobs = jobs or [
-        Job(e, settings.size, e.config.preset(settings.size, **_common(e, settings)))
-        for e in known.values()
-    ]
+    jobs = jobs or [_job(name, settings.size, _common(name, settings)) for name in known]
     _check_jobs(jobs, settings)
     saved = _run_jobs(jobs, settings)
     try:  # the page first: whoever reads the tables may stop reading
@@ -290,7 +294,7 @@ def _check_jobs(jobs: list[Job], settings: _Settings) -> None:
     names = [job.experiment.name for job in jobs]
     if len(set(names)) < len(names):
         raise click.UsageError(f"Each experiment may be named once; got {', '.join(names)}.")
-    used = {name for job in jobs for name in _common(job.experiment, settings)}
+    used = {name for job in jobs for name in _common(job.experiment.name, settings)}
     if unused := sorted(set(settings.overrides) - used):
         flag = unused[0].replace("_", "-")
         raise click.UsageError(f"--{flag} has no effect on {', '.join(names)}; leave it out.")

@@ -70,8 +70,9 @@ def sweep(
 
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other; give one of them.")
-    chosen = [experiments.EXPERIMENTS[name] for name in _known(names)]
-    options = {o.name: o for e in reversed(chosen) for o in e.config.options()}
+    known = experiments.EXPERIMENTS
+    chosen = _known(names)
+    options = {o.name: o for name in reversed(chosen) for o in known.options(name)}
     axes: dict[str, list[tuple[str, object]]] = {}
     for name, text in map(_pair, vary):
         axes.setdefault(name, []).append((text, _value(options, name, text)))
@@ -81,7 +82,10 @@ def sweep(
     if twice := sorted({name for name in given if given.count(name) > 1}):
         raise click.UsageError(f"{twice[0]} is given twice; seeds are what --seeds says.")
     size: Size = "quick" if quick else "full" if full else "default"
-    points = grid(chosen, size=size, seeds=_seeds(seeds), varied=axes, fixed=constant)
+    numbers = _seeds(seeds)
+    points = grid(
+        [known[name] for name in chosen], size=size, seeds=numbers, varied=axes, fixed=constant
+    )
     folder, failed = Path(results), list[str]()
     left = [point for point in points if not point.is_done(folder)]
     if len(left) < len(points):

@@ -307,3 +307,40 @@ def test_in_a_process_of_its_own(tmp_path, checkout):
     assert bad.stderr == (
         "probml-tp: error: Option n must be at least 2; got 0. Give a larger value.\n"
     )
+
+
+HELP_SCRIPT = """
+import sys
+from click.testing import CliRunner
+from probml_tp.cli import cli
+from probml_tp.experiments import EXPERIMENTS
+for name in EXPERIMENTS:
+    result = CliRunner(catch_exceptions=False).invoke(cli, ["run", name, "--help"])
+    assert result.exit_code == 0 and "--seed" in result.stdout, result.output
+print(sorted({"torch", "pyro", "arviz", "matplotlib", "numpy"} & {*sys.modules}))
+"""
+
+
+def test_the_help_of_every_experiment_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP_SCRIPT], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+THREADS_SCRIPT = """
+import os, sys
+from probml_tp.cli import main
+sys.argv = ["probml-tp", "list"]
+try:
+    main()
+finally:
+    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("given", [None, "active"])
+def test_idle_threads_do_not_spin_unless_the_user_says_so(given):
+    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    own |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    command = [sys.executable, "-c", THREADS_SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
+    assert done.stdout.splitlines()[-1] == f"{given or 'passive'} False", done.stderr

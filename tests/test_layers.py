@@ -12,7 +12,7 @@ import pytest
 PACKAGE = "probml_tp"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
-TOP = {"cli", "harness.click_options"}
+TOP = {"cli", "cli_sweep", "harness.click_options"}
 """The command line: nothing imports it."""
 
 OUTER = {"models", "guides", "experiments"}
@@ -57,6 +57,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "harness.progress": COMPUTING | {"datasets"},
     "harness.experiment": COMPUTING | SHOWING | {"datasets"},
     "harness.config": COMPUTING | SHOWING | {"datasets"},
+    "harness.option_table": COMPUTING | SHOWING | {"datasets"},
     "storage": COMPUTING | SHOWING | {"datasets", "harness"},
     "models": SHOWING | STUDIES | {"guides", "experiments", "datasets", "inference"},
     "guides": SHOWING | STUDIES | {"models", "experiments", "datasets"},
@@ -67,8 +68,9 @@ FORBIDDEN: dict[str, set[str]] = {
 FACADE = {"__init__"} | TOP
 
 HEAVY = {"torch", "pyro", "arviz", "sklearn", "torchvision", "mlxtend"}
-LIGHT = {"cli", "environment"} | {
-    f"harness.{name}" for name in ("click_options", "config", "experiment", "progress", "results")
+LIGHT = {"cli", "cli_sweep", "environment"} | {
+    f"harness.{name}"
+    for name in ("click_options", "config", "experiment", "option_table", "progress", "results")
 }
 """Modules that have to import fast: whoever asks for help should not wait for torch."""
 

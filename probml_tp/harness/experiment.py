@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from probml_tp.harness.config import SIZES, ExperimentConfig, Option, Size, option
+from probml_tp.harness.option_table import read_options
 from probml_tp.harness.table import MAIN_TABLE, Table, frame_of
 
 if TYPE_CHECKING:
@@ -302,13 +303,15 @@ class Registry(Mapping[str, Experiment[Any]]):
         (['demo'], 'Shows the contract.')
     """
 
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, Entry], options: Path | None = None) -> None:
         """Keep the entries.
 
         Args:
             entries: name to where the experiment is; in the order of listings and reports.
+            options: file of :func:`~probml_tp.harness.option_table.options_as_json`.
         """
         self._entries = dict(entries)
+        self._options = options
 
     def __getitem__(self, name: str) -> Experiment[Any]:
         """Import the experiment ``name``."""
@@ -320,6 +323,10 @@ class Registry(Mapping[str, Experiment[Any]]):
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, importing nothing."""
         return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        """Look a name up, importing nothing."""
+        return name in self._entries
 
     def __len__(self) -> int:
         """Count the experiments."""
@@ -346,3 +353,15 @@ class Registry(Mapping[str, Experiment[Any]]):
             A word that they have in common; the name of an experiment that shares nothing.
         """
         return self._entries[name].shares or name
+
+    def options(self, name: str) -> tuple[Option, ...]:
+        """Give the options of an experiment, without importing it where they are on file.
+
+        Args:
+            name: the experiment's name.
+
+        Returns:
+            One record an option.
+        """
+        known = {} if self._options is None else read_options(self._options)
+        return known[name] if name in known else self[name].config.options()

@@ -209,24 +209,18 @@ def _lines(results: Results[Any]) -> list[dict[str, Any]]:
 
 def _write_figures(figures: Iterable[Figure], folder: Path) -> list[dict[str, str]]:
     import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     folder.mkdir()
     entries = []
     for figure in figures:
         check_file_name(figure.name)
-        _lay_out(figure.figure)
-        figure.figure.savefig(folder / f"{figure.name}.png", dpi=DPI)
+        figure.figure.set_dpi(DPI)
+        canvas = FigureCanvasAgg(figure.figure)  # savefig would arrange and draw the figure twice
+        canvas.print_png(folder / f"{figure.name}.png")
         plt.close(figure.figure)
         entries.append({"name": figure.name, "title": figure.title, "caption": figure.caption})
     return entries
-
-
-def _lay_out(figure: Any) -> None:
-    """Arrange a figure once: with a layout engine, saving it draws it twice."""
-    if (engine := figure.get_layout_engine()) is not None:
-        figure.set_dpi(DPI)
-        engine.execute(figure)
-        figure.set_layout_engine("none")
 
 
 def _write_posteriors(results: Results[Any], folder: Path) -> None:

@@ -18,6 +18,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.ticker import ScalarFormatter
 
 from probml_tp.guides.recipes import RECIPES
 
@@ -77,7 +78,6 @@ _SETTINGS: Any = {
     "axes.linewidth": 0.8,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.formatter.use_mathtext": True,
     "grid.color": "#e4e6e9",
     "grid.linewidth": 0.7,
     "xtick.labelsize": 8.5,
@@ -115,6 +115,19 @@ def guide_style(name: str) -> GuideStyle:
         return replace(guide_style(max(ends, key=len)), label=name) if ends else own
     recipe = RECIPES[name]
     return GuideStyle(recipe.label, recipe.color, recipe.linestyle, recipe.marker)
+
+
+class _PlainNumbers(ScalarFormatter):
+    """Numbers at ticks as plain text: mathtext takes milliseconds a number; powers have it."""
+
+    def __init__(self) -> None:
+        super().__init__(useMathText=False)
+
+    def get_offset(self) -> str:
+        self.set_useMathText(True)
+        offset = super().get_offset()
+        self.set_useMathText(False)
+        return offset
 
 
 @contextmanager
@@ -174,6 +187,8 @@ def figure(
         axes: np.ndarray[tuple[int, int], Any] = made.subplots(
             rows, columns, sharex=sharex, sharey=sharey, squeeze=False
         )
+    for axis in (axis for ax in axes.flat for axis in (ax.xaxis, ax.yaxis)):
+        axis.set_major_formatter(_PlainNumbers())
     return made, axes
 
 

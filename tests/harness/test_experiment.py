@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError, dataclass
 import demo_experiment as demo
 import pytest
 
-from probml_tp.experiments import EXPERIMENTS
+from probml_tp.experiments import EXPERIMENTS, OPTIONS
 from probml_tp.harness.experiment import (
     Entry,
     Experiment,
@@ -20,6 +20,7 @@ from probml_tp.harness.experiment import (
     option,
     run_experiment,
 )
+from probml_tp.harness.option_table import options_as_json
 
 
 @pytest.mark.parametrize(("size", "n", "limit"), [("quick", 10, 5), ("default", 30, None)])
@@ -135,6 +136,25 @@ def test_listing_experiments_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_the_options_on_file_are_those_of_the_experiments():
+    own = {name: experiment.config.options() for name, experiment in EXPERIMENTS.items()}
+    told = "run python -m probml_tp.experiments after changing an option"
+    assert OPTIONS.read_text(encoding="utf-8") == options_as_json(own), told
+    assert {name: EXPERIMENTS.options(name) for name in EXPERIMENTS} == own
+
+
+def test_options_that_are_on_no_file_are_those_of_the_experiment(tmp_path):
+    entries = {"demo": Entry("demo_experiment:EXPERIMENT", "Shows the contract.")}
+    (tmp_path / "options.json").write_text("{}")
+    for registry in (Registry(entries), Registry(entries, tmp_path / "options.json")):
+        assert registry.options("demo") == demo.Config.options()
+
+
+def test_looking_a_name_up_imports_nothing():
+    registry = Registry({"demo": Entry("no_such_module:EXPERIMENT", "Shows the contract.")})
+    assert "demo" in registry and "other" not in registry and None not in registry
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

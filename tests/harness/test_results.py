@@ -13,6 +13,9 @@ import arviz as az
 import demo_experiment as demo
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 from safetensors.numpy import load_file
 
 from probml_tp.harness.experiment import MAIN_TABLE, Table, run_experiment
@@ -471,3 +474,31 @@ def test_all_is_on_the_disk_before_it_is_moved(tmp_path, monkeypatch):
 def test_a_folder_without_results_lists_none(tmp_path):
     assert saved_experiments(tmp_path) == []
     assert saved_experiments(tmp_path / "missing") == []
+
+
+def test_figures_are_arranged_once_and_drawn_once(results, tmp_path, monkeypatch):
+    calls = {"arranged": 0, "drawn": 0}
+
+    def counted(name, plain):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return plain(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(
+        ConstrainedLayoutEngine, "execute", counted("arranged", ConstrainedLayoutEngine.execute)
+    )
+    monkeypatch.setattr(Figure, "draw", counted("drawn", Figure.draw))
+    figures = [replace(f, figure=_arranged()) for f in demo.EXPERIMENT.figures(results)]
+    experiment = replace(demo.EXPERIMENT, figures=lambda _: figures)
+    folder = write_results(results, experiment, tmp_path)
+    assert calls == dict.fromkeys(calls, len(figures))
+    with Image.open(folder / "figures" / "draws.png") as image:
+        assert image.size == (450, 300)
+
+
+def _arranged():
+    made = Figure(figsize=(3, 2), layout="constrained")
+    made.subplots().plot([0, 1])
+    return made

@@ -164,3 +164,15 @@ def test_a_name_that_ends_in_a_guides_has_its_colour_under_its_own_label(name, g
 @pytest.mark.parametrize("name", ["my-guide", "heatmap", "nuts-and-bolts"])
 def test_other_names_are_grey(name):
     assert guide_style(name).color not in {style.color for style in RECIPES.values()}
+
+
+def test_numbers_at_ticks_are_plain_and_the_power_beside_them_is_typeset():
+    made, axes = figure()
+    axes[0, 0].plot([0, 1], [-2e7, 3e7])
+    made.draw_without_rendering()
+    labels = [label.get_text() for label in axes[0, 0].get_yticklabels()]
+    assert "\N{MINUS SIGN}1" in labels and not any("$" in label for label in labels)
+    assert (
+        axes[0, 0].yaxis.get_offset_text().get_text()
+        == r"$\times\mathdefault{10^{7}}\mathdefault{}$"
+    )
