@@ -216,7 +216,7 @@ def _write_figures(figures: Iterable[Figure], folder: Path) -> list[dict[str, st
     for figure in figures:
         check_file_name(figure.name)
         figure.figure.set_dpi(DPI)
-        canvas = FigureCanvasAgg(figure.figure)  # savefig would arrange and draw the figure twice
+        canvas: Any = FigureCanvasAgg(figure.figure)  # savefig would draw the figure twice
         canvas.print_png(folder / f"{figure.name}.png")
         plt.close(figure.figure)
         entries.append({"name": figure.name, "title": figure.title, "caption": figure.caption})
