@@ -132,7 +132,7 @@ def test_a_replayed_fit_is_that_of_autograd(guide, model, monkeypatch) -> None:
     eager, expected, never = losses(10**9)
     found, values, ends = losses(2)
     assert not never
-    assert ends or model == "images"  # which are not replayed yet, and the same all the same
+    assert ends
     assert found == pytest.approx(eager, rel=1e-9)
     for value, other in zip(values, expected, strict=True):
         torch.testing.assert_close(value, other, rtol=1e-7, atol=1e-9)
