@@ -20,8 +20,8 @@ from operator import is_
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, functionalize, grad_and_value
-from torch.fx import GraphModule
+from torch._ops import OpOverload
+from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from probml_tp.guide import Guide
@@ -47,7 +47,7 @@ def traced(
     """Trace a function of tensors that returns tensors.
 
     Args:
-        function: differentiated by transforms (``torch.func``), not by autograd.
+        function: of such tensors alone; it may differentiate.
         arguments: where it is traced.
         by_autograd: the same function otherwise.
 
@@ -81,24 +81,26 @@ def traced(
 
 
 def _compiled(function: Function, arguments: Sequence[Tensor]) -> Function:
-    """The graph of a function; draws that nothing is made of are drawn all the same."""
-    graph = _graph(function, arguments)
+    """The graph of a function; draws that nothing is made of are drawn all the same.
+
+    What autograd does is traced first, as functions with derivatives of their own allow no
+    transform; and the graph is compiled, not traced again, as that takes no lists of booleans.
+    """
+    graph = make_fx(function)(*arguments)
     (end,) = (node for node in graph.graph.nodes if node.op == "output")
     results = tuple(end.args[0])
     draws = (node for node in graph.graph.nodes if _is_random(node.target))
     end.args = ((*results, *draws),)
-    run: Function = simplify(graph, *arguments).eval()
-    with suppress(*TRACING_ERRORS):  # what the interpreter has no types for, Python runs
-        run = torch.jit.freeze(torch.jit.trace(run, tuple(arguments), check_trace=False).eval())
+    graph.recompile()
+    graph = simplify(make_fx(functionalize(graph))(*arguments), *arguments)
+    for node in graph.graph.nodes:
+        if isinstance(node.target, OpOverload):
+            node.target = node.target.overloadpacket  # the compiler chooses for itself
+    graph.recompile()
+    run: Function = graph.eval()
+    with suppress(*TRACING_ERRORS):  # what it has no types for, Python runs
+        run = torch.jit.freeze(torch.jit.script(graph))
     return lambda *values: tuple(run(*values)[: len(results)])
-
-
-def _graph(function: Function, arguments: Sequence[Tensor]) -> GraphModule:
-    """Its operations, free of writes in place where there are rules to be rid of them."""
-    try:
-        return make_fx(functionalize(function))(*arguments)
-    except TRACING_ERRORS:
-        return make_fx(function)(*arguments)
 
 
 def _is_random(operation: object) -> bool:
@@ -188,17 +190,13 @@ class TracedLoss:
         """
         own = list(parameters)
 
-        def by_transforms(*values: Tensor) -> tuple[Tensor, ...]:
-            gradients, value = grad_and_value(loss, argnums=tuple(range(len(own))))(*values)
-            return *gradients, value
-
         def by_autograd(*values: Tensor) -> tuple[Tensor, ...]:
             leaves = [value.detach().clone().requires_grad_() for value in values]
             with torch.enable_grad():
                 value = loss(*leaves)
                 return *torch.autograd.grad(value, leaves), value.detach()
 
-        replayed = traced(by_transforms, [p.detach() for p in own], by_autograd)
+        replayed = traced(by_autograd, [p.detach() for p in own], by_autograd)
         return None if replayed is None else cls(own, replayed)
 
     @classmethod
