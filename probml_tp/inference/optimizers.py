@@ -62,16 +62,18 @@ class ScaledAdam(Optimizer):
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
-            self._move([p for p in group["params"] if p.grad is not None], group["lr"])
+            gradients = {p: p.grad for p in group["params"] if p.grad is not None}
+            self._move(gradients, group["lr"])
         return loss
 
-    def _move(self, parameters: list[Parameter], lr: float) -> None:
+    def _move(self, gradients: dict[Parameter, Tensor], lr: float) -> None:
         scale, way = self._log_scale.exp(), torch.zeros_like(self._loc)
-        states = [self._state_of(parameter) for parameter in parameters]
+        states = [self._state_of(parameter) for parameter in gradients]
         adam(
-            [way if p is self._loc else p for p in parameters],
-            [p.grad * scale if p is self._loc else p.grad for p in parameters],
-            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            [way if p is self._loc else p for p in gradients],
+            [g * scale if p is self._loc else g for p, g in gradients.items()],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
             fused=True,
@@ -86,7 +88,7 @@ class ScaledAdam(Optimizer):
         self._loc.addcmul_(scale, way)
 
     def _state_of(self, parameter: Parameter) -> dict[str, Tensor]:
-        state = self.state[parameter]
+        state: dict[str, Tensor] = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)
             state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
