@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+
 __all__ = ["ProgressCallback", "progress_reporter"]
 
 ProgressCallback = Callable[[int, int, str], None]
@@ -17,13 +19,23 @@ def progress_reporter(
 ) -> Iterator[ProgressCallback]:
     """A callback ``(done, total, message)``: the caller's own, or a bar on terminals.
 
+    The caller's own may draw random numbers of torch's: what runs does not notice.
+
     Args:
         progress: whether to show a bar, or the caller's own.
         name: what runs.
         unit: what is counted.
     """
     if callable(progress):
-        yield progress
+
+        def unnoticed(done: int, total: int, message: str) -> None:
+            with torch.random.fork_rng(devices=[]):
+                progress(done, total, message)
+
+        yield unnoticed
+        return
+    if not progress:
+        yield _nothing
         return
     from rich.console import Console
     from rich.progress import (
@@ -43,11 +55,17 @@ def progress_reporter(
         TimeRemainingColumn(),
         TextColumn("{task.fields[message]}", markup=False),
     )
-    hidden = not progress or not (console.is_terminal or console.is_jupyter)
-    with Progress(*columns, console=console, disable=hidden) as bar:
+    if not (console.is_terminal or console.is_jupyter):
+        yield _nothing
+        return
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=None, message="")
 
         def report(done: int, total: int, message: str) -> None:
             bar.update(task, completed=done, total=total, message=message)
 
         yield report
+
+
+def _nothing(done: int, total: int, message: str) -> None:
+    """Where there is none to look at it."""

@@ -168,8 +168,7 @@ class Trainer:
             self._epoch()
             if self.options.checkpoint and self.together.rank == 0:
                 save_checkpoint(self.options.checkpoint, identity=identity, state=self._state())
-            with torch.random.fork_rng(devices=[]):  # a callback may draw; the fit must not notice
-                report(len(self.info.losses), total, f"loss {self.info.losses[-1]:.4g}")
+            report(len(self.info.losses), total, f"loss {self.info.losses[-1]:.4g}")
         if self.best is not None:
             self.guide.load_state_dict(self.best)
         return self.info
