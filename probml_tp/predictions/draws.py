@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from probml_tp.batching import vmap
 from probml_tp.checks.values import positive_integer
 from probml_tp.guide import Draws, Guide, check_draws, check_num_samples
-from probml_tp.net_call import call_net
+from probml_tp.predictions.stages import Hidden, Suffix, split_net
 from probml_tp.streams import Stream, substream
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "draw_batches",
     "draw_chunks",
     "is_dense",
-    "split_net",
 ]
 
 Vectorize = Literal["auto", "loop", "vmap"]
@@ -38,8 +36,6 @@ CHUNK_WORK = 50_000
 
 SMALL = 1000
 """Up to so many parameters any net is run by ``vmap`` that can be."""
-
-Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,6 @@ def draw_chunks(guide: Guide, num_samples: int, *, seed: int) -> Iterator[tuple[
         yield slice(start, stop), check_draws(guide, draws, stop - start)
 
 
-@torch.no_grad()
 def draw_batches(
     guide: Guide,
     x: Tensor,
@@ -98,8 +93,9 @@ def draw_batches(
 ) -> Iterator[DrawBatch]:
     """Run the net at every draw and every point, chunk by chunk.
 
-    Layers before the first one whose weights vary between draws are run once per batch; if no
-    weight varies, one draw stands for all.
+    What no weight reaches that varies between draws is run once per batch, in any net that can be
+    traced (:func:`~probml_tp.predictions.stages.split_net`); if none varies, one draw stands for
+    all.
 
     Args:
         guide: the posterior.
@@ -113,24 +109,29 @@ def draw_batches(
         own_net: run the model's net even where the guide predicts by another function, such as the
             linearised net.
 
-    Yields:
-        Outputs by chunk of draws and batch of points.
+    Returns:
+        Outputs by chunk of draws and batch of points, as they are found.
     """
     positive_integer("batch_size", batch_size)
     if vectorize not in get_args(Vectorize):
         raise ValueError(f"vectorize must be one of {get_args(Vectorize)}; got {vectorize!r}.")
-    prefix, suffix = split_net(guide, guide.model.outputs if own_net else guide.outputs)
+    prefix, suffix = split_net(guide, guide.model.outputs if own_net else guide.outputs, x)
     one_by_one = _Run(suffix, guide, vectorize)
 
-    def run(params: Draws, shared: Tensor) -> Tensor:
-        outputs = None if own_net else guide.outputs_of_draws(params, shared)
-        return one_by_one(params, shared) if outputs is None else outputs
+    def run(params: Draws, x: Tensor) -> Tensor:
+        outputs = None if own_net else guide.outputs_of_draws(params, x)
+        if outputs is not None:
+            return outputs
+        return one_by_one(params, prefix({n: v[0] for n, v in params.items()}, x), len(x))
 
-    for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
-        for start in range(0, len(x), batch_size):
-            points = slice(start, min(start + batch_size, len(x)))
-            shared = prefix({n: v[0] for n, v in params.items()}, x[points])
-            yield DrawBatch(chunk, points, params, run(params, shared))
+    @torch.no_grad()
+    def batches() -> Iterator[DrawBatch]:
+        for chunk, params in _bounded_chunks(guide, num_samples, seed, batch_size):
+            for start in range(0, len(x), batch_size):
+                points = slice(start, min(start + batch_size, len(x)))
+                yield DrawBatch(chunk, points, params, run(params, x[points]))
+
+    return batches()
 
 
 def _bounded_chunks(
@@ -148,16 +149,16 @@ def _bounded_chunks(
 class _Run:
     """The net at many draws, by vmap or in a loop."""
 
-    def __init__(self, forward: Forward, guide: Guide, vectorize: Vectorize) -> None:
+    def __init__(self, forward: Suffix, guide: Guide, vectorize: Vectorize) -> None:
         self.forward, self.num_params = forward, guide.model.num_params
         self.may_loop = vectorize == "auto"
         pays = self.num_params <= SMALL or is_dense(guide.model.net)
         self.use_vmap = pays if self.may_loop else vectorize == "vmap"
 
-    def __call__(self, params: Draws, shared: Tensor) -> Tensor:
+    def __call__(self, params: Draws, shared: Hidden, num_points: int) -> Tensor:
         if self.use_vmap:
             try:
-                return self._by_vmap(params, shared)
+                return self._by_vmap(params, shared, num_points)
             except Exception:  # what vmap cannot batch; what is wrong raises again in the loop
                 if not self.may_loop:
                     raise
@@ -167,59 +168,11 @@ class _Run:
             [self.forward({n: v[s] for n, v in params.items()}, shared) for s in range(num_draws)]
         )
 
-    def _by_vmap(self, params: Draws, shared: Tensor) -> Tensor:
-        work = self.num_params * len(shared)
+    def _by_vmap(self, params: Draws, shared: Hidden, num_points: int) -> Tensor:
+        work = self.num_params * num_points
         chunk = min(max(CHUNK_WORK // work, VMAP_CHUNK), LARGEST_CHUNK)
         outputs: Tensor = vmap(self.forward, in_dims=(0, None), chunk_size=chunk)(params, shared)
         return outputs
-
-
-def split_net(guide: Guide, forward: Forward) -> tuple[Forward, Forward]:
-    """Cut the net before its first layer that varies between draws.
-
-    Args:
-        guide: the posterior.
-        forward: what maps parameters and inputs to outputs; a function other than the net, such
-            as the linearised net, is not cut.
-
-    Returns:
-        Two functions of the whole net's parameters that make up ``forward``: the first is to be run
-        once, at any draw, the second once for each draw.
-
-    Example:
-        >>> from probml_tp import BayesianModel, Delta, Gaussian, NormalPrior
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
-        >>> guide = Delta(BayesianModel(net, NormalPrior(1.0), Gaussian(scale=0.1)))
-        >>> prefix, suffix = split_net(guide, guide.outputs)  # of a point: all is run once
-        >>> prefix(guide.centre(), torch.zeros(5, 2)).shape
-        torch.Size([5, 1])
-    """
-    net = guide.model.net
-    sequential = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
-    is_net = forward == guide.model.outputs or type(guide).outputs is Guide.outputs
-    if not is_net or not sequential or not guide.constant_sites:
-        return (lambda _, x: x), forward
-    names = {id(p): name for name, p in net.named_parameters()}
-    children = cast("list[tuple[str, nn.Module]]", list(net._modules.items()))
-    varies = [
-        any(names[id(p)] not in guide.constant_sites for p in module.parameters())
-        for _, module in children
-    ]
-    cut = varies.index(True) if True in varies else len(children)
-    return _stage(children[:cut], names), _stage(children[cut:], names)
-
-
-def _stage(children: list[tuple[str, nn.Module]], names: Mapping[int, str]) -> Forward:
-    """A stretch of a sequential net, as a function of the whole net's parameters."""
-    net = nn.Sequential(OrderedDict(children))
-    sites = {own: names[id(p)] for own, p in net.named_parameters()}
-
-    def forward(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        own = {name: params[site] for name, site in sites.items()}
-        outputs: Tensor = call_net(net, own, x)
-        return outputs
-
-    return forward
 
 
 def is_dense(net: nn.Module) -> bool:

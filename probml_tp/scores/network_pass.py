@@ -201,10 +201,11 @@ def _with_features(
     count = guide.num_atoms or num_samples
     accumulator = accumulator_for(guide.model.likelihood, len(inputs), keep_outputs=False)
     features = _Features(count, side_by_side=guide.num_atoms is not None)
-    batches = draw_batches(
-        guide, inputs, num_samples=count, seed=seed, batch_size=batch_size, vectorize="loop"
-    )
     with inputs_of(layer) as seen:
+        batches = draw_batches(
+            guide, inputs, num_samples=count, seed=seed, batch_size=batch_size, vectorize="loop"
+        )
+        seen.clear()  # of the points at which the net was tried
         for batch in batches:
             accumulator.update(batch)
             features.update(batch, torch.stack(seen))

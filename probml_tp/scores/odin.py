@@ -20,7 +20,7 @@ paper's. A guide of dropout scores by its draws; ``Delta.at_centre(guide)`` has 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -30,8 +30,9 @@ from torch import Tensor
 from probml_tp.checks.arguments import checked, real_tensor
 from probml_tp.checks.values import positive, positive_integer
 from probml_tp.likelihoods import ClassificationLikelihood
-from probml_tp.predictions.draws import draw_batches, draw_chunks, split_net
+from probml_tp.predictions.draws import draw_batches, draw_chunks
 from probml_tp.predictions.predictive import ClassificationPredictive, accumulator_for
+from probml_tp.predictions.stages import Hidden, Prefix, Suffix, split_net, whole_net
 from probml_tp.scores.network_pass import NetworkPass
 from probml_tp.scores.outputs import log_max_probability
 
@@ -44,8 +45,6 @@ __all__ = [
 
 ZeroGradientSign = Literal["positive", "zero"]
 """The sign of a gradient of exactly 0: +1 as in the paper's code, or 0 as in ``torch.sign``."""
-
-Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 @checked()
@@ -189,7 +188,9 @@ def input_gradient(
     guide, inputs = run.posterior.guide, _real_inputs(run.inputs)
     likelihood = cast("ClassificationLikelihood", guide.model.likelihood)
     count = guide.num_atoms or num_samples
-    prefix, suffix = split_net(guide, guide.outputs) if count > 1 else (_same, guide.outputs)
+    prefix, suffix = (
+        split_net(guide, guide.outputs, inputs) if count > 1 else whole_net(guide.outputs)
+    )
     parts, labels = inputs.split(batch_size), run.predictive.predicted_class.split(batch_size)
     sums = [_WeightedMean() for _ in parts]
     shared: dict[str, Tensor] = {}
@@ -201,7 +202,7 @@ def input_gradient(
             for s in range(len(next(iter(draws.values())))):
                 params = {name: values[s] for name, values in draws.items()}
                 mean.add(*_odds_gradient(likelihood, suffix, params, hidden, y, temperature))
-    pulled = [_pull_back(prefix, shared, x, m.value) for x, m in zip(parts, sums, strict=True)]
+    pulled = [_pull_back(prefix, shared, x, m.values) for x, m in zip(parts, sums, strict=True)]
     return torch.cat(pulled)
 
 
@@ -252,55 +253,68 @@ def perturbed(
     return inputs - epsilon * sign.to(inputs) / scale
 
 
-def _same(_: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    return x
-
-
 class _WeightedMean:
     """A mean of gradients, point by point, whose weights are given by their logarithms."""
 
     def __init__(self) -> None:
-        self.value = torch.zeros(())
+        self.values: list[Tensor] = []
         self._log_total: Tensor | None = None
 
-    def add(self, value: Tensor, log_weight: Tensor) -> None:
-        """Take in one draw's gradients ``(B, ...)`` and log weights ``(B,)``."""
+    def add(self, values: Sequence[Tensor], log_weight: Tensor) -> None:
+        """Take in one draw's gradients, each ``(B, ...)``, and log weights ``(B,)``."""
         log_total = self._log_total
         if log_total is None:
             log_total = torch.full_like(log_weight, -torch.inf)
         self._log_total = torch.logaddexp(log_total, log_weight)
         old, new = ((part - self._log_total).exp() for part in (log_total, log_weight))
-        shape = (-1, *[1] * (value.ndim - 1))
-        self.value = self.value * old.view(shape) + value * new.view(shape)
+
+        def weighted(value: Tensor, weight: Tensor) -> Tensor:
+            return value * weight.view(-1, *[1] * (value.ndim - 1))
+
+        before = self.values or [torch.zeros_like(value) for value in values]
+        self.values = [
+            weighted(then, old) + weighted(now, new)
+            for then, now in zip(before, values, strict=True)
+        ]
 
 
 @torch.enable_grad()
 def _odds_gradient(
     likelihood: ClassificationLikelihood,
-    forward: Forward,
+    forward: Suffix,
     params: Mapping[str, Tensor],
-    x: Tensor,
+    hidden: Hidden,
     labels: Tensor,
     temperature: float,
-) -> tuple[Tensor, Tensor]:
-    r""":math:`\nabla_x \ell_s` at one draw, ``(B, ...)``, and :math:`\log p_s (1 - p_s)`."""
-    x = x.detach().requires_grad_()
-    log_p = likelihood.log_probs(forward(params, x) / temperature)
+) -> tuple[Sequence[Tensor], Tensor]:
+    r""":math:`\nabla \ell_s` at the real tensors in ``hidden``, and :math:`\log p_s (1 - p_s)`."""
+    leaves = tuple(v.detach().requires_grad_() if _is_real(v) else v for v in hidden)
+    log_p = likelihood.log_probs(forward(params, leaves) / temperature)
     index = labels.unsqueeze(1)
     others = log_p.scatter(1, index, -torch.inf).logsumexp(-1)
     odds = others - log_p.gather(1, index).squeeze(1)
-    (gradient,) = torch.autograd.grad(odds.sum(), x)
+    gradients = torch.autograd.grad(
+        odds.sum(), [v for v in leaves if _is_real(v)], materialize_grads=True
+    )
     odds = odds.detach()
     logsigmoid = torch.nn.functional.logsigmoid
-    return gradient, logsigmoid(odds) + logsigmoid(-odds)
+    return gradients, logsigmoid(odds) + logsigmoid(-odds)
 
 
 @torch.enable_grad()
-def _pull_back(prefix: Forward, params: Mapping[str, Tensor], x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient at the inputs, from that at the outputs of the shared layers."""
+def _pull_back(
+    prefix: Prefix, params: Mapping[str, Tensor], x: Tensor, gradients: Sequence[Tensor]
+) -> Tensor:
+    """The gradient at the inputs, from those at what the shared stage returns."""
     x = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(prefix(params, x), x, grad)
+    real = [value for value in prefix(params, x) if _is_real(value)]
+    moved = [k for k, value in enumerate(real) if value.requires_grad]
+    (gradient,) = torch.autograd.grad([real[k] for k in moved], x, [gradients[k] for k in moved])
     return gradient
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _real_inputs(inputs: Tensor) -> Tensor:
