@@ -268,10 +268,10 @@ def independent_kl(model: BayesianModel, loc: Tensor, scale: Tensor, log_scale: 
     """
     prior = model.normal_sites
     index = prior.index
-    z = (loc[index] - prior.loc) / prior.scale
     ratio = scale[index] / prior.scale
     constant = prior.log_normalizer - 0.5 * (LOG_2PI + 1) * len(prior.loc)
-    return 0.5 * (z.square() + ratio.square()).sum() - log_scale[index].sum() + constant
+    squares = prior.squares(loc) + ratio.square().sum()
+    return 0.5 * squares - log_scale[index].sum() + constant
 
 
 def sampled_kl(

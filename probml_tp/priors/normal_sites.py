@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probml_tp.layout import Layout
@@ -80,5 +81,16 @@ class NormalSites(nn.Module):
 
     def log_prob(self, flat: Tensor) -> Tensor:
         """Log prior of the normal sites at flat vectors ``(*draws, P)``: ``(*draws,)``."""
-        z = (flat[..., self.index] - self.loc) / self.scale
-        return -0.5 * z.square().sum(-1) - self.log_normalizer
+        return -0.5 * self.squares(flat) - self.log_normalizer
+
+    def squares(self, flat: Tensor) -> Tensor:
+        r""":math:`\sum_i (u_i - \mu_i)^2/\sigma_i^2` over them at flat vectors: ``(*draws,)``.
+
+        One mean and one scale for all, the usual case, need one pass over the parameters forward
+        and one backward, where a step of a net of millions would otherwise spend a seventh.
+        """
+        whole = self._positions is None and flat.shape[-1] == self._size
+        u = flat if whole else flat[..., self.index]
+        if u.ndim == 1 and len(self._loc) == len(self._scale) == 1:
+            return F.mse_loss(u, self.loc, reduction="sum") / self._scale[0] / self._scale[0]
+        return ((u - self.loc) / self.scale).square().sum(-1)
