@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from probml_tp.harness.config import Option, Size
     from probml_tp.harness.sweep import Point
 
-__all__ = ["sweep", "unknown_experiment"]
+__all__ = ["sweep"]
 
 LOCAL = "local"
 MOST_SEEDS = 10_000

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from probml_tp.checks.arguments import checked
 from probml_tp.inference.parallel import Task, cluster, run_apart
 
 __all__ = ["on_ray"]
@@ -17,6 +18,7 @@ RESTARTS = 3
 """How often a task is started again whose worker died, before that is an error."""
 
 
+@checked()
 @contextmanager
 def on_ray(address: str | None = None, **options: Any) -> Iterator[None]:
     """Within the block independent runs go to the workers of a Ray cluster.
