@@ -118,6 +118,8 @@ def _set_random_state(states: Sequence[Tensor], devices: Sequence[torch.device])
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
+    if not expected.numel():  # a factor without columns
+        return found.shape == expected.shape
     tolerance = 4 * torch.finfo(expected.dtype).eps ** 0.5
     largest = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max())
     return torch.allclose(

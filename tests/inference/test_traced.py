@@ -43,6 +43,7 @@ GUIDES: dict[str, Callable[[BayesianModel], Guide]] = {
     "flipout": lambda m: MeanFieldNormal(m, estimator="flipout"),
     "tempered": lambda m: MeanFieldNormal(m, temperature=0.5),
     "low rank": lambda m: LowRankNormal(m, rank=2),
+    "no rank": lambda m: LowRankNormal(m, rank=0),
     "dropout": lambda m: MCDropout(m, rates=0.2),
     "one mask a step": lambda m: MCDropout(m, rates=0.2, masks="shared"),
     "gaussian dropout": lambda m: GaussianDropout(m, rates=0.2),
