@@ -91,7 +91,8 @@ class Recipe:
         marker: of its points, likewise.
         make: the guide's class, or what makes one, by the settings.
         fit: fits it; by what its cost says if not given.
-        start: the guide whose posterior it starts from; ``None`` for the net's own values.
+        start: the guide whose posterior it starts from, or which that is by the settings; ``None``
+            for the net's own values.
         cost: what its fit consists of.
         needs: what a model must have: ``"conjugate"``, that the posterior is known in closed form;
             ``"layers"``, hidden layers.
@@ -105,7 +106,7 @@ class Recipe:
     marker: str
     make: Make | None = None
     fit: Fit = by_its_cost
-    start: str | None = None
+    start: str | Callable[[FitSettings], str | None] | None = None
     cost: Cost = "epochs"
     needs: frozenset[str] = frozenset()
     traits: frozenset[str] = frozenset()
@@ -127,7 +128,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "nuts": Recipe(
         label="NUTS", family="reference", color="#D55E00", linestyle=(0, (6, 1.5)), marker="s",
-        fit=nuts, cost="chains",
+        fit=nuts, start=lambda how: how.chains.start, cost="chains",
     ),
     "laplace-linearized": _laplace(
         label="Laplace, linearised", color="#56B4E9", linestyle=(0, (4, 1, 1, 1)), marker="v",
@@ -174,7 +175,7 @@ RECIPES: dict[str, Recipe] = {
     "deep-ensemble": Recipe(
         label="Deep ensemble", family="ensemble", color="#AA3377", linestyle=(0, (3, 1)),
         marker="h", make=lambda how: partial(Mixture, member=Delta, members=how.members),
-        fit=ensemble, needs=LAYERS,
+        fit=ensemble, start=lambda how: "map" if how.apart else None, needs=LAYERS,
     ),
     "multi-swag": Recipe(
         label="Multi-SWAG", family="ensemble", color="#666633", linestyle=(0, (8, 2, 2, 2)),
@@ -257,14 +258,11 @@ def one_of_each_family(guides: Iterable[str], *, most: int = 7) -> list[str]:
 
 def start_of(guide: str, how: FitSettings) -> str | None:
     """The guide whose posterior another one starts from; ``None`` for the net's own values."""
-    if guide == "nuts":
-        return how.chains.start
     recipe = RECIPES[guide]
-    if guide == "deep-ensemble" and how.apart:
-        return "map"  # its first member
-    if recipe.start is None and recipe.names(guide) & set(how.from_mode):
+    start = recipe.start(how) if callable(recipe.start) else recipe.start
+    if start is None and recipe.names(guide) & set(how.from_mode):
         return "map"
-    return recipe.start
+    return start
 
 
 def lr_of(guide: str, how: FitSettings) -> float:

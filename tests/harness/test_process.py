@@ -12,77 +12,33 @@ from pathlib import Path
 
 import pytest
 import slow_command
+from marked_command import MarkedCommand, await_end, read
 
 from probml_tp.harness.process import SIGNALS, Ended, as_a_command
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
 KEPT = "what was saved before is kept"
-PATIENCE = 120
-"""Seconds, on a machine that is busy: a worker that is importing modules ends when it has done so.
-
-Less than a task of these tests lasts: none ends because its work is done.
-"""
 
 
-class Command:
-    """The slow command in a process group of its own, in an empty folder."""
+class Command(MarkedCommand):
+    """The slow command."""
 
     def __init__(self, folder: Path, checkout: Path, *arguments: str, **pipes: object) -> None:
-        path = os.pathsep.join([str(checkout), str(Path(slow_command.__file__).parent)])
-        settings = {"PYTHONPATH": path, "MARKS": str(folder / "marks"), "OMP_NUM_THREADS": "1"}
-        self.marks, self.results = folder / "marks", folder / "results"
-        self.marks.mkdir(exist_ok=True)
-        command = [sys.executable, slow_command.__file__, *arguments, "--results", "results"]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | settings, text=True, start_new_session=True,
-            **streams,
-        )  # type: ignore[call-overload]  # fmt: skip
-
-    def await_marks(self, count: int) -> list[int]:
-        """The numbers of the processes that wait, when there are so many."""
-        while self.process.poll() is None:
-            found = [int(path.name.split("-")[1]) for path in self.marks.glob("waiting-*")]
-            if len(found) == count:
-                return found
-            time.sleep(0.01)
-        raise AssertionError(self.process.communicate())
+        super().__init__(
+            slow_command, folder, checkout, [*arguments, "--results", "results"],
+            settings={"OMP_NUM_THREADS": "1"}, **pipes,
+        )  # fmt: skip
 
     def await_importing(self, count: int) -> list[int]:
         """The numbers of its child processes, when so many of them are importing modules."""
         tasks = Path(f"/proc/{self.process.pid}/task")
         while self.process.poll() is None:
-            found = [n for task in tasks.iterdir() for n in _read(task / "children").split()]
-            importing = [n for n in found if "numpy" in _read(Path(f"/proc/{n}/maps"))]
+            found = [n for task in tasks.iterdir() for n in read(task / "children").split()]
+            importing = [n for n in found if "numpy" in read(Path(f"/proc/{n}/maps"))]
             if len(importing) >= count:
                 return [int(n) for n in found]
             time.sleep(0.005)
         raise AssertionError(self.process.communicate())
-
-    def end(self) -> tuple[int, str, str]:
-        """The exit code, and what was written to both streams."""
-        out, err = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, out, err
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def is_alive(number: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
-    return _read(Path(f"/proc/{number}/stat")).rpartition(")")[2].split()[:1] not in ([], ["Z"])
-
-
-def await_end(numbers: list[int]) -> None:
-    """Return when none of the processes is alive any more; fail if they stay."""
-    until = time.monotonic() + PATIENCE
-    while any(map(is_alive, numbers)):
-        assert time.monotonic() < until, "processes stay alive"
-        time.sleep(0.01)
 
 
 def test_a_hangup_removes_the_staging_folder(tmp_path: Path, checkout: Path) -> None:
@@ -181,9 +137,9 @@ def test_workers_without_work_end_with_their_parent_too(checkout: Path) -> None:
     workers: list[str] = []
     while len(workers) < 2:
         assert parent.poll() is None
-        children = [n for task in tasks.iterdir() for n in _read(task / "children").split()]
-        workers = [n for n in children if "LokyProcess" in _read(Path(f"/proc/{n}/cmdline"))]
-        workers = [n for n in workers if "torch" in _read(Path(f"/proc/{n}/maps"))]
+        children = [n for task in tasks.iterdir() for n in read(task / "children").split()]
+        workers = [n for n in children if "LokyProcess" in read(Path(f"/proc/{n}/cmdline"))]
+        workers = [n for n in workers if "torch" in read(Path(f"/proc/{n}/maps"))]
         time.sleep(0.01)
     parent.kill()
     parent.wait()

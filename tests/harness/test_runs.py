@@ -4,65 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import many_commands
 import pytest
+from marked_command import MarkedCommand, await_end
 
 from probml_tp.harness.results import read_results
 
+WITHIN = 20
+"""Seconds in which the processes of a run have ended."""
 
-class Run:
-    """The command with three experiments in an empty folder."""
+
+class Run(MarkedCommand):
+    """The command with three experiments."""
 
     def __init__(self, folder: Path, checkout: Path, *arguments: str) -> None:
-        path = os.pathsep.join([str(checkout), str(Path(many_commands.__file__).parent)])
-        self.marks, self.results = folder / "marks", folder / "results"
-        self.marks.mkdir(parents=True)
-        settings = {"PYTHONPATH": path, "MARKS": str(self.marks)}
-        command = [sys.executable, "-W", "error", many_commands.__file__, "run", *arguments]
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | settings, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def await_marks(self, count: int) -> list[int]:
-        """The numbers of the processes that wait, when there are so many."""
-        while self.process.poll() is None:
-            found = [int(path.name.split("-")[1]) for path in self.marks.glob("waiting-*")]
-            if len(found) == count:
-                return found
-            time.sleep(0.01)
-        raise AssertionError(self.process.communicate())
-
-    def end(self) -> tuple[int, str, str]:
-        """The exit code, and what was written to both streams."""
-        out, err = self.process.communicate(timeout=120)
-        return self.process.returncode, out, err
+        python = ("-W", "error")
+        super().__init__(many_commands, folder, checkout, ["run", *arguments], python=python)
 
     def ran(self) -> dict[str, list[int]]:
         """Of each experiment its process, its threads, and the processes it may start."""
         marks = [path for path in self.marks.iterdir() if not path.name.startswith("waiting-")]
         return {path.name: [int(n) for n in path.read_text().split()] for path in marks}
-
-
-def await_end(numbers: list[int]) -> None:
-    """Return when none of the processes is there any more; fail after some seconds."""
-    until = time.monotonic() + 20
-    for number in numbers:
-        while os.path.exists(f"/proc/{number}") and " Z " not in _stat(number):
-            assert time.monotonic() < until, "processes stay alive"
-            time.sleep(0.01)
-
-
-def _stat(number: int) -> str:
-    try:
-        return Path(f"/proc/{number}/stat").read_text()
-    except OSError:
-        return " Z "
 
 
 def test_results_do_not_depend_on_the_number_of_jobs(tmp_path: Path, checkout: Path) -> None:
@@ -101,7 +65,7 @@ def test_an_error_in_one_process_ends_the_run(tmp_path: Path, checkout: Path) ->
     assert (code, out) == (2, "")
     assert err == "probml-tp: error: n must be even; got an odd one. Give another.\n"
     assert os.listdir(run.results) == []
-    await_end([process for process, *_ in run.ran().values()])
+    await_end([process for process, *_ in run.ran().values()], within=WITHIN)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
@@ -128,4 +92,4 @@ def test_signals_and_killed_processes_end_the_run_in_order(
     assert (found, out, len(err.strip().splitlines())) == (code, "", 1), err
     assert err.strip().startswith(f"probml-tp: {message}")
     assert os.listdir(run.results) == []
-    await_end(workers)
+    await_end(workers, within=WITHIN)

@@ -150,6 +150,8 @@ class Watch:
 
     def ends(self, chain: Chain) -> bool:
         """Whether this chain has to."""
+        if not self.ends_early:
+            return chain.seen == len(chain.draws)
         least = min(chain.seen for chain in self.chains)
         while self.enough is not None and least >= self.next_look and not self.found:
             own = in_step(self.chains, self.next_look)
