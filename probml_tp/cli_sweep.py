@@ -66,7 +66,14 @@ def sweep(
     probml-tp sweep two-moons tabular-regression --quick --ray auto
     """  # noqa: D301
     from probml_tp.harness.report import console_of, print_table
-    from probml_tp.harness.sweep import TABLE, grid, run_points, summary, summary_tables
+    from probml_tp.harness.sweep import (
+        TABLE,
+        grid,
+        run_points,
+        saved_points,
+        summary,
+        summary_tables,
+    )
 
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other; give one of them.")
@@ -87,7 +94,7 @@ def sweep(
         [known[name] for name in chosen], size=size, seeds=numbers, varied=axes, fixed=constant
     )
     folder, failed = Path(results), list[str]()
-    left = [point for point in points if not point.is_done(folder)]
+    left = [point for point in points if point.saved(folder) is None]
     if len(left) < len(points):
         click.echo(f"{len(points) - len(left)} of {len(points)} are done already.", err=True)
 
@@ -102,9 +109,10 @@ def sweep(
 
     with _engine(ray):
         run_points(left, folder, jobs=jobs, tell=tell)
-    found = summary(points, folder)
+    saved = saved_points(points, folder)
+    found = summary(saved)
     found.to_csv(folder / TABLE, index=False)
-    for table in summary_tables(points, folder, found):
+    for table in summary_tables(saved, found):
         print_table(table, console=console_of(sys.stdout))
     click.echo(f"All numbers: {(folder / TABLE).resolve()}")
     if failed:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probml_tp.harness.config import ExperimentConfig, Size
-from probml_tp.harness.experiment import Experiment, run_experiment
+from probml_tp.harness.experiment import Experiment, Results, run_experiment
 from probml_tp.harness.results import read_results, require_writable, write_results
 from probml_tp.harness.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Point", "grid", "run_points", "summary", "summary_tables"]
+__all__ = ["Point", "grid", "run_points", "saved_points", "summary", "summary_tables"]
 
 TABLE = "sweep.csv"
 """The file of the summary, beside the points' folders."""
@@ -56,13 +56,17 @@ class Point:
         """The folder of its results."""
         return results / self.label / self.experiment.name
 
-    def is_done(self, results: Path) -> bool:
-        """Whether its results are there, whole and with the same options."""
+    def saved(self, results: Path) -> Results[Any] | None:
+        """Its results, if they are there, whole and with the same options."""
         try:
             found = read_results(self.folder(results))
         except (ValueError, OSError):
-            return False
-        return bool(found.config == self.config.to_dict())
+            return None
+        return found if found.config == self.config.to_dict() else None
+
+
+Saved = Sequence[tuple[Point, Results[Any]]]
+"""Points that are done, each with its results."""
 
 
 def grid(
@@ -156,12 +160,22 @@ def _run(index: int, point: Point, folder: Path) -> tuple[int, str | None]:
     return index, None
 
 
-def summary(points: Sequence[Point], folder: Path, *, level: float = 0.95) -> pd.DataFrame:
+def saved_points(points: Iterable[Point], folder: Path) -> Saved:
+    """The points that are done, each with its results.
+
+    Args:
+        points: of the sweep.
+        folder: that of the sweep.
+    """
+    found = ((point, point.saved(folder)) for point in points)
+    return [(point, results) for point, results in found if results is not None]
+
+
+def summary(saved: Saved, *, level: float = 0.95) -> pd.DataFrame:
     """The means over seeds of every number that the points have saved, with intervals.
 
     Args:
-        points: of the sweep; those that are not done are left out.
-        folder: that of the sweep.
+        saved: the points that are done.
         level: of Student's t intervals over seeds.
 
     Returns:
@@ -172,12 +186,11 @@ def summary(points: Sequence[Point], folder: Path, *, level: float = 0.95) -> pd
 
     from probml_tp.metrics import mean_interval
 
-    frames = []
-    for point in points:
-        if point.is_done(folder):
-            frame = read_results(point.folder(folder)).frame
-            frames.append(frame.assign(experiment=point.experiment.name, **point.varied))
-    options = list(dict.fromkeys(name for point in points for name in point.varied))
+    frames = [
+        results.frame.assign(experiment=point.experiment.name, **point.varied)
+        for point, results in saved
+    ]
+    options = list(dict.fromkeys(name for point, _ in saved for name in point.varied))
     keys = ["experiment", *options, "table", "row", "metric", "unit"]
     columns = [*keys[:-1], "mean", "low", "high", "seeds", "unit"]
     if not frames:
@@ -191,24 +204,23 @@ def summary(points: Sequence[Point], folder: Path, *, level: float = 0.95) -> pd
     return pd.DataFrame(lines, columns=columns)
 
 
-def summary_tables(points: Sequence[Point], folder: Path, found: pd.DataFrame) -> list[Table]:
+def summary_tables(saved: Saved, found: pd.DataFrame) -> list[Table]:
     """The main table of each experiment, a row for each of its rows and each combination.
 
     Args:
-        points: of the sweep.
-        folder: that of the sweep.
+        saved: the points that are done.
         found: their :func:`summary`.
     """
+    first: dict[str, tuple[Point, Results[Any]]] = {}
+    for point, results in saved:
+        first.setdefault(point.experiment.name, (point, results))
     tables = []
-    for name in dict.fromkeys(point.experiment.name for point in points):
-        own = [p for p in points if p.experiment.name == name and p.is_done(folder)]
-        if not own:
-            continue
-        main = read_results(own[0].folder(folder)).main
+    for name, (point, results) in first.items():
+        main = results.main
         table = Table(f"{name}: means over seeds", main.row_heading, columns=main.columns)
         lines = found[(found["experiment"] == name) & (found["table"] == main.title)]
         for line in lines.to_dict("records"):
-            choice = ", ".join(f"{key}={line[key]}" for key in own[0].varied)
+            choice = ", ".join(f"{key}={line[key]}" for key in point.varied)
             row = f"{line['row']} ({choice})" if choice else str(line["row"])
             ends = {} if line["seeds"] < 2 else {line["metric"]: (line["low"], line["high"])}
             table.put(row, {line["metric"]: line["mean"]}, ends)
